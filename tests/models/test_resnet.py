@@ -1,0 +1,109 @@
+"""The networks against float64 logits of the published code (tests/golden/nets.npz)."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from snzoo.errors import SnzooError
+from snzoo.models.architectures import ARCHITECTURES
+from snzoo.models.build import build
+
+FOLDER = Path(__file__).parents[1] / "golden"
+LOGITS = np.load(FOLDER / "nets.npz")
+LAYOUT = json.loads((FOLDER / "layout.json").read_text())
+
+
+def rng(name):
+    return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+
+
+def draw(key, shape):
+    """The recipe by which the golden weights were drawn."""
+    generator, last = rng(key), key.rsplit(".", 1)[-1]
+    if last in ("mean_weight", "var_weight"):
+        return generator.standard_normal(shape)
+    if last in ("bias", "running_mean"):
+        return 0.1 * generator.standard_normal(shape)
+    if key == "fc.weight":
+        return generator.standard_normal(shape) / np.sqrt(shape[1])
+    if last == "weight" and len(shape) == 4 and shape[0] != 1:
+        return generator.standard_normal(shape) * np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+    return 0.5 + generator.random(shape)
+
+
+def golden_model(name):
+    model = build(ARCHITECTURES[name]).eval()
+    state = {
+        key: torch.from_numpy(draw(key, tuple(value.shape)).astype(np.float32))
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    return model
+
+
+@pytest.mark.parametrize("name", LOGITS.files)
+def test_logits_match_the_published_networks(name):
+    model = golden_model(name)
+    x = rng("input:" + name).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    x, expected = torch.from_numpy(x), torch.from_numpy(LOGITS[name])
+    scale = expected.abs().max()
+    with torch.no_grad():
+        assert (model(x) - expected).abs().max() <= 1e-5 * scale
+        assert (model.double()(x.double()) - expected).abs().max() <= 1e-10 * scale
+
+
+@pytest.mark.parametrize("tag", LAYOUT)
+def test_state_dict_layout_is_the_published_one(tag):
+    model = build(ARCHITECTURES[tag.removesuffix("_nobn")], using_bn=not tag.endswith("_nobn"))
+    layout = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert list(layout) == list(LAYOUT[tag]) and layout == LAYOUT[tag]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("size", [32, 75])
+def test_every_architecture_takes_any_size_from_32(name, size):
+    model = build(ARCHITECTURES[name], num_classes=7, width=8).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, 7) and logits.isfinite().all()
+
+
+def test_torchvision_state_dict_loads_and_gives_its_logits():
+    reference = torchvision.models.resnet50().eval()
+    model = build(ARCHITECTURES["resnet50v1_bn"]).eval()
+    model.load_state_dict(reference.state_dict())
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(model(x), reference(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride_on", ["1x1", "last_unit"])
+def test_the_stride_variants_keep_keys_and_output_size(stride_on):
+    model = build(ARCHITECTURES["resnet50v1_bn"], stride_on=stride_on, width=8).eval()
+    assert list(model.state_dict()) == list(build(ARCHITECTURES["resnet50v1_bn"]).state_dict())
+    with torch.no_grad():
+        assert model.forward_features(torch.randn(1, 3, 64, 64)).shape[2:] == (2, 2)
+
+
+def test_last_gamma_starts_residual_branches_at_zero():
+    model = build(ARCHITECTURES["resnet18v1_sn"], last_gamma=True, width=8)
+    assert all(not block.sn2.weight.any() and block.sn1.weight.all() for block in model.layer1)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("resnet50v1_bn", {"using_bn": False}),
+        ("resnet50v2_sn", {"last_gamma": True}),
+        ("resnet18v1_bn", {"stride_on": "1x1"}),
+        ("resnet50v1_bn", {"stride_on": "2x2"}),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(name, options):
+    with pytest.raises(SnzooError, match=next(iter(options))):
+        build(ARCHITECTURES[name], **options)
