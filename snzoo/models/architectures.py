@@ -34,5 +34,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     for depth in DEPTHS
     for version in (1, 2)
     for norm in NORMS
-    for architecture in [Architecture(depth, version, norm)]  # type: ignore[arg-type]
+    for architecture in [Architecture(depth, version, norm)]
 }

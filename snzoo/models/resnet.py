@@ -188,7 +188,8 @@ class _ResNet(_Named):
         """(N, in_chans, H, W) → logits (N, num_classes)."""
         x = self.forward_features(x)
         # At 224×224 this is the published 7×7 average pool; the mean takes any other size.
-        return self.fc(self.drop(x.mean((2, 3))))
+        logits: Tensor = self.fc(self.drop(x.mean((2, 3))))
+        return logits
 
 
 class ResNetV1(_ResNet):
@@ -210,7 +211,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> 
 
 
 def _unit_stride(stage: int, unit: int, depth: int, stride_on: StrideOn) -> int:
-    """Stages 2 to 4 halve the resolution in their first unit; TF-Slim, stages 1 to 3 in their last."""
+    """Stages 2 to 4 halve the map in their first unit; in TF-Slim, 1 to 3 in their last."""
     if stride_on == "last_unit":
         return 2 if stage < 3 and unit == depth - 1 else 1
     return 2 if stage > 0 and unit == 0 else 1

@@ -60,7 +60,7 @@ class _SwitchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as an even mix, with running statistics of zero (as published, the variance too)."""
+        """Start as an even mix; running statistics, the variance too, start at 0 as published."""
         nn.init.constant_(self.weight, 0.0 if self.last_gamma else 1.0)
         nn.init.zeros_(self.bias)
         nn.init.ones_(self.mean_weight)
