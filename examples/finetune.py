@@ -1,0 +1,232 @@
+"""Finetune a zoo network, or train one from random weights, on a folder of images.
+
+    python examples/finetune.py DATA --model resnet50v1_sn_8x32 --pretrained
+
+DATA holds ``train/`` and ``validation/`` (or ``val/``), each with a folder a class.
+The checkpoint that does best on the validation photos is kept as safetensors, with
+the class names, the preprocessing and this command line in its metadata, so that
+
+    snzoo predict --model MODEL --weights finetuned.safetensors PHOTO
+
+knows what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from tqdm import tqdm
+
+import snzoo
+from snzoo.data.pixels import load_image, normalize, resize_and_crop
+from snzoo.errors import SnzooError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder with train/ and validation/")
+    add("--model", required=True, help="zoo or architecture name (see: snzoo list)")
+    add("--pretrained", action="store_true", help="start from the zoo's weights")
+    add("--weights", type=Path, help="start from this checkpoint instead")
+    add("--freeze", type=int, default=0, metavar="N", help="freeze the stem and N - 1 stages (0)")
+    add("--width", type=int, help="channels of the stem (the model's: 64)")
+    add("--drop-rate", type=float, help="dropout before fc (the model's)")
+    add("--epochs", type=int, default=20, help="(20)")
+    add("--batch-size", type=int, default=32, help="(32)")
+    add("--lr", type=float, default=0.01, help="peak learning rate (0.01)")
+    add("--weight-decay", type=float, default=1e-4, help="not on norms and biases (1e-4)")
+    add("--label-smoothing", type=float, default=0.1, help="(0.1)")
+    add("--min-scale", type=float, default=0.35, help="least share of a photo in a crop (0.35)")
+    add("--resize", type=int, help="shorter side in validation, pixels (the model's: 256)")
+    add("--crop", type=int, help="side of the network's input, pixels (the model's: 224)")
+    add("--workers", type=int, default=2, help="processes that read photos (2)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--seed", type=int, default=0, help="(0)")
+    add("--half", action="store_true", help="store large weights in float16")
+    add("--output", type=Path, default=Path("finetuned.safetensors"))
+    return parser.parse_args()
+
+
+def make_loaders(args: argparse.Namespace, resize: int, crop: int) -> tuple[DataLoader, DataLoader]:
+    augment = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(crop, scale=(args.min_scale, 1.0)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(0.3, 0.3, 0.3),
+            transforms.PILToTensor(),
+        ]
+    )
+    plain = transforms.Compose(
+        [partial(resize_and_crop, resize=resize, crop=crop), transforms.PILToTensor()]
+    )
+    train = ImageFolder(find_split(args.data, "train"), augment, loader=load_image)
+    validation = ImageFolder(find_split(args.data, "validation", "val"), plain, loader=load_image)
+    if train.classes != validation.classes:
+        differ = ", ".join(sorted(set(train.classes) ^ set(validation.classes))[:5])
+        raise SnzooError(f"train and validation differ in their class folders: {differ}")
+    common: dict[str, Any] = {"batch_size": args.batch_size, "num_workers": args.workers}
+    common["persistent_workers"] = args.workers > 0
+    return (
+        DataLoader(train, shuffle=True, drop_last=len(train) > args.batch_size, **common),
+        DataLoader(validation, **common),
+    )
+
+
+def find_split(data: Path, *names: str) -> Path:
+    for name in names:
+        if (data / name).is_dir():
+            return data / name
+    raise SnzooError(f"{data} has no folder {' or '.join(names)} of class folders")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on convolution and linear weights only: none on SN's parameters or biases."""
+    decayed, plain = [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                is_weight = isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"
+                (decayed if is_weight else plain).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def freeze(model: nn.Module, count: int) -> list[nn.Module]:
+    """Freeze the stem and ``count - 1`` stages; returns what must stay in evaluation mode."""
+    if not 0 <= count <= 5:
+        raise SnzooError(f"--freeze takes 0 to 5, got {count}")
+    # In v2 the stem's norm reads the frozen convolution too, so it is part of the stem.
+    frozen = [model.conv1, model.norm(1)] if count else []
+    frozen += [model.get_submodule(f"layer{stage}") for stage in range(1, count)]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def learning_rate(step: int, *, warmup: int, total: int) -> float:
+    """Linear warm-up, then a cosine to 0, as a share of the peak."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class Trainer:
+    """A network, its optimizer and its schedule, on one device."""
+
+    def __init__(self, args: argparse.Namespace, model: nn.Module, steps: int, prepare) -> None:
+        self.args, self.prepare = args, prepare
+        self.model = model.to(args.device, memory_format=torch.channels_last)
+        self.frozen = freeze(model, args.freeze)
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(model, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True
+        )
+        total = args.epochs * steps
+        warmup = min(total // 10, 3 * steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate(step, warmup=warmup, total=total)
+        )
+        self.loss = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
+
+    def logits(self, images: Tensor) -> Tensor:
+        x = self.prepare(images.to(self.args.device))
+        return self.model(x.contiguous(memory_format=torch.channels_last))
+
+    def train_epoch(self, loader: DataLoader, title: str) -> float:
+        """One pass over the training photos; returns the mean loss."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+        total = 0.0
+        with tqdm(loader, desc=title, leave=False, disable=None) as bar:
+            for images, labels in bar:
+                loss = self.loss(self.logits(images), labels.to(self.args.device))
+                if not loss.isfinite():
+                    raise SnzooError(f"{title}: the loss became {loss.item()}; lower --lr")
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                self.schedule.step()
+                total += loss.item()
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+        return total / len(loader)
+
+    @torch.inference_mode()
+    def count_correct(self, loader: DataLoader) -> int:
+        self.model.eval()
+        return sum(
+            int((self.logits(images).argmax(1).cpu() == labels).sum()) for images, labels in loader
+        )
+
+
+def save(model: nn.Module, path: Path, description: dict[str, Any], *, half: bool) -> None:
+    """Write the checkpoint whole or not at all; what snzoo reads is under ``snzoo``."""
+    state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    if half:  # gates, scales and statistics are small and stay exact
+        large = {key for key, value in state.items() if value.numel() > 10_000}
+        state = {key: value.half() if key in large else value for key, value in state.items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(state, partial, {"snzoo": json.dumps(description)})
+    partial.replace(path)
+
+
+def main() -> None:
+    args = parse_args()
+    torch.manual_seed(args.seed)
+    entry = snzoo.get_info(args.model)
+    recipe = entry.preprocessing.replace(resize=args.resize, crop=args.crop)
+    train, validation = make_loaders(args, recipe.resize, recipe.crop)
+    classes = train.dataset.classes
+    overrides = {"width": args.width, "drop_rate": args.drop_rate}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    model = snzoo.create_model(
+        args.model,
+        pretrained=args.pretrained,
+        weights=args.weights,
+        num_classes=len(classes),
+        **overrides,
+    )
+    trainer = Trainer(args, model, len(train), lambda images: normalize(images, recipe))
+    description = {
+        "model": args.model,
+        "arguments": overrides,
+        "classes": classes,
+        "preprocessing": recipe.as_dict(),
+        "command": shlex.join(["python", "examples/finetune.py", *sys.argv[1:]]),
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    best, count = -1, len(validation.dataset)
+    for epoch in range(1, args.epochs + 1):
+        loss = trainer.train_epoch(train, f"epoch {epoch}/{args.epochs}")
+        correct = trainer.count_correct(validation)
+        share = f"{correct}/{count} ({100 * correct / count:.2f} %)"
+        print(f"epoch {epoch}: loss {loss:.3f}, validation {share}", flush=True)
+        if correct >= best:
+            best = correct
+            result = {"epoch": epoch, "validation_top1": f"{correct}/{count}"}
+            save(model, args.output, description | result, half=args.half)
+    print(f"best: {best}/{count}, kept in {args.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (SnzooError, OSError) as error:
+        sys.exit(f"finetune.py: {error}")

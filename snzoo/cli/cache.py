@@ -1,0 +1,127 @@
+"""``snzoo fetch``, ``import``, ``verify``, ``cache`` and ``pin``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from snzoo.errors import CacheError, CheckpointError, SnzooError
+from snzoo.manifest import Entry, load_manifest
+from snzoo.registry import get_info, layout_of, list_models
+
+
+def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    def add(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name, parents=parents, help=about, description=about
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    parser = add("fetch", run_fetch, "download and verify weights")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="model name or wildcard")
+
+    parser = add("import", run_import, "verify a file downloaded by hand, and keep its weights")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--model", metavar="NAME", help="(by default: by the file's name)")
+
+    parser = add("verify", run_verify, "hash stored weights again")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="(all that are stored)")
+
+    parser = add("cache", run_cache, "list the cache, or remove models from it")
+    parser.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to remove (everything)")
+
+    parser = add("pin", run_pin, "write checksums recorded on first use into a manifest")
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST")
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    from snzoo.weights import obtain
+
+    for entry in _entries(args.names):
+        path = obtain(entry, partial(layout_of, entry))
+        print(f"{entry.name}: {path}")
+    return 0
+
+
+def run_import(args: argparse.Namespace) -> int:
+    from snzoo.weights import import_file
+
+    entry = get_info(args.model) if args.model else _guess(args.file)
+    path = import_file(entry, args.file, partial(layout_of, entry))
+    print(f"{entry.name}: {path}")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from snzoo.weights import verify
+
+    status = 0
+    chosen = _entries(args.names or list_models(pretrained=True))
+    for entry in chosen:
+        try:
+            path = verify(entry)
+        except SnzooError as error:
+            print(f"snzoo: {entry.name}: {error}", file=sys.stderr)
+            status = 1
+        else:
+            if path is None and args.names:
+                print(f"snzoo: {entry.name} is not stored; see: snzoo fetch", file=sys.stderr)
+                status = 1
+            elif path is not None:
+                print(f"{entry.name}: {path} is as verified")
+    return status
+
+
+def run_cache(args: argparse.Namespace) -> int:
+    from snzoo.weights import prune, stored
+    from snzoo.weights.cache import home
+
+    sizes = stored()
+    if args.action == "list":
+        if args.names:
+            raise SnzooError("cache list takes no names")
+        for name, size in sizes.items():
+            print(f"{name:<28} {size / 1e6:8.1f} MB")
+        print(f"{sum(sizes.values()) / 1e6:.1f} MB in {home()}")
+        return 0
+    if unknown := [name for name in args.names if name not in sizes]:
+        raise CacheError(f"{', '.join(unknown)} not in the cache; see: snzoo cache list")
+    for name in args.names or sizes:
+        prune(name)
+        print(f"{name}: removed")
+    return 0
+
+
+def run_pin(args: argparse.Namespace) -> int:
+    from snzoo.weights import pin
+
+    pinned = pin(args.manifest)
+    print(f"{args.manifest}: {', '.join(pinned) or 'nothing to pin'}")
+    return 0
+
+
+def _entries(names: list[str]) -> list[Entry]:
+    """Wildcards stand for models with weights; an exact name must exist."""
+    entries = []
+    for name in names:
+        matches = list_models(name, pretrained=True) if set(name) & set("*?[") else [name]
+        if not matches:
+            raise SnzooError(f"no model with weights fits {name!r}; see: snzoo list --pretrained")
+        entries += [get_info(match) for match in matches]
+    return entries
+
+
+def _guess(file: Path) -> Entry:
+    """The model whose published file has this name."""
+    for entry in load_manifest().models.values():
+        if entry.file is not None and entry.file.name == file.name:
+            return entry
+    raise CheckpointError(
+        f"no published file is named {file.name}; say which model it is: "
+        f"snzoo import {file} --model NAME"
+    )

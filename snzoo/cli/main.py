@@ -1,0 +1,68 @@
+"""The parser, and how errors reach people."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from snzoo.cli import cache, eval, predict, zoo
+from snzoo.errors import SnzooError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="snzoo",
+        description="Model zoo and exact evaluation for Switchable Normalization networks.",
+        epilog="Environment: SNZOO_HOME (cache folder), SNZOO_OFFLINE=1, SNZOO_REQUIRE_CHECKSUM=1, "
+        "SNZOO_MANIFEST (another manifest).",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (zoo, eval, predict, cache):
+        module.add_commands(commands, parents=[debug])
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 after an error, 2 after a wrong command line."""
+    args = build_parser().parse_args(arguments)
+    try:
+        status: int = args.run(args) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # e.g. snzoo list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("snzoo: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"snzoo: {_explain(error)}", file=sys.stderr)
+        return 1
+
+
+def _explain(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, SnzooError):
+        return message
+    return f"{type(error).__name__}: {message} (--debug shows where)"
+
+
+def _version() -> str:
+    try:
+        return version("snzoo")
+    except PackageNotFoundError:  # a plain checkout
+        return "not installed"

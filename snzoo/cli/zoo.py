@@ -1,0 +1,139 @@
+"""``snzoo list`` and ``snzoo info``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from snzoo.manifest import Entry
+from snzoo.registry import get_info, list_models
+
+Key = Callable[[Entry], Any]
+
+SORT_KEYS: dict[str, Key] = {
+    "name": lambda entry: entry.name,
+    "top1": lambda entry: -_best(entry, "top1"),
+    "top5": lambda entry: -_best(entry, "top5"),
+    "params": lambda entry: entry.parameters or float("inf"),
+}
+
+
+def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("list", parents=parents, help="the models of the zoo")
+    parser.set_defaults(run=run_list)
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, e.g. 'resnet50*'")
+    parser.add_argument("--norm", choices=["sn", "bn", "gn"], help="only this normalisation")
+    parser.add_argument("--pretrained", action="store_true", help="only models with weights")
+    parser.add_argument("--sort", choices=list(SORT_KEYS), help="(the manifest's order)")
+    parser.add_argument("--names", action="store_true", help="names alone, one a line")
+    parser.add_argument("--json", action="store_true", help="names, figures and licences as JSON")
+    parser.add_argument("--markdown", action="store_true", help="the table of the README")
+
+    parser = commands.add_parser("info", parents=parents, help="all that is known of a model")
+    parser.set_defaults(run=run_info)
+    parser.add_argument("name", help="zoo or architecture name")
+    parser.add_argument("--json", action="store_true", help="the manifest's entry as JSON")
+
+
+def run_list(args: argparse.Namespace) -> int:
+    names = list_models(args.pattern, norm=args.norm, pretrained=args.pretrained)
+    entries = [get_info(name) for name in names]
+    if args.sort:
+        entries.sort(key=SORT_KEYS[args.sort])
+    if args.json:
+        print(json.dumps([_row(entry) for entry in entries], indent=2))
+    elif args.names:
+        print("\n".join(entry.name for entry in entries))
+    elif args.markdown:
+        print(markdown_table(entries))
+    else:
+        print(_text_table([_row(entry) for entry in entries]))
+    return 0 if entries else 1
+
+
+def run_info(args: argparse.Namespace) -> int:
+    entry = get_info(args.name)
+    if args.json:
+        print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
+        return 0
+    lines = [("architecture", entry.architecture), ("arguments", _pairs(entry.arguments))]
+    lines.append(("parameters", f"{entry.parameters:,}" if entry.parameters else ""))
+    lines += [
+        (
+            "published",
+            f"top-1 {r.top1:.2f}, top-5 {r.top5:.2f} on {r.images:,} images of {r.dataset} "
+            f"({r.source})",
+        )
+        for r in entry.published
+    ]
+    lines.append(("preprocessing", _pairs(asdict(entry.preprocessing))))
+    lines.append(("training", _pairs(entry.training or {})))
+    if file := entry.file:
+        lines += [("file", file.bundled or file.name or "(name not published)")]
+        lines += [("url", url) for url in file.urls] + [("page", page) for page in file.pages]
+        checksum = file.sha256 or (f"md5 {file.md5}" if file.md5 else "never published")
+        lines += [
+            ("sha256", checksum),
+            ("size", f"{file.size:,} bytes" if file.size else "never published"),
+        ]
+    lines += [("licence", entry.licence or "not stated"), ("provenance", entry.provenance)]
+    print(entry.name)
+    print("\n".join(f"  {key:<14} {value}" for key, value in lines if value))
+    return 0
+
+
+def markdown_table(entries: list[Entry]) -> str:
+    """The zoo's table in the README, which a test holds to this."""
+    lines = ["| name | parameters | top-1 | top-5 | images | sha256 | weights' licence |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | --- | --- |")
+    for entry in entries:
+        row = _row(entry)
+        cells = [f"`{row['name']}`", f"{row['parameters'] or '':,}" if row["parameters"] else ""]
+        cells += [_figure(row["top1"]), _figure(row["top5"])]
+        cells += [f"{row['images']:,}" if row["images"] else ""]
+        cells += [f"`{row['sha256'][:8]}…`" if row["sha256"] else row["checksum"]]
+        lines.append(f"| {' | '.join([*cells, row['licence'] or 'not stated'])} |")
+    return "\n".join(lines)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    result, file = (entry.published or (None,))[0], entry.file
+    return {
+        "name": entry.name,
+        "parameters": entry.parameters,
+        "top1": result and result.top1,
+        "top5": result and result.top5,
+        "images": result and result.images,
+        "checksum": file
+        and ("sha256" if file.sha256 else "md5" if file.md5 else "never published"),
+        "sha256": file and file.sha256,
+        "licence": entry.licence if file else None,
+    }
+
+
+def _text_table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no model fits; see: snzoo list"
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'name':<{width}}  {'params':>7}  {'top-1':>6}  {'top-5':>6}  checksum"]
+    for row in rows:
+        params = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else ""
+        top1, top5 = _figure(row["top1"]), _figure(row["top5"])
+        checksum = row["checksum"] or "architecture only"
+        lines.append(f"{row['name']:<{width}}  {params:>7}  {top1:>6}  {top5:>6}  {checksum}")
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _best(entry: Entry, which: str) -> float:
+    return max((getattr(result, which) for result in entry.published), default=0.0)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -1,0 +1,1 @@
+"""A path → labelled images → exact pixels."""

@@ -1,0 +1,188 @@
+"""A path → images with their class indices, or an error that says what lies there instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snzoo.data import imagenet
+from snzoo.errors import DataError
+
+# What PIL opens and people keep photos in; anything else in a folder is not taken for a photo.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.[A-Za-z]+")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images: ``labels[i]`` is the class index of ``paths[i]``.
+
+    ``description`` tells people what was found, e.g. "250 images in 98 class folders".
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    description: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def find_samples(path: str | Path, classes: str | tuple[str, ...] = "imagenet-1k") -> Samples:
+    """Label the images under ``path``: class folders, flat validation files, or a list file.
+
+    - class folders: named by wnid for ImageNet (any part of the 1,000), else by class name;
+    - flat: ``ILSVRC2012_val_00000001.JPEG`` … (any part of the 50,000), by bundled labels;
+    - a list file: ``path index`` a line, relative to the file's folder.
+
+    Args:
+        classes: ``"imagenet-1k"``, or the names of the classes in the order of the logits.
+
+    Raises:
+        DataError: nothing there can be labelled; the message says what was found.
+    """
+    path = Path(path)
+    try:
+        if path.is_file():
+            return _from_list(path, _count(classes))
+        if not path.is_dir():
+            raise DataError(f"{path} does not exist")
+        folders = sorted(item for item in path.iterdir() if _is_visible_folder(item))
+        if folders:
+            return _from_folders(path, folders, classes)
+        return _from_flat(path, classes)
+    except OSError as error:
+        raise DataError(f"can't read {error.filename or path}: {error.strerror}") from None
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """The image, or every image directly in the folder, sorted.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = _images_in(path)
+    if not found:
+        raise DataError(f"no image directly in {path}")
+    return found
+
+
+def _from_folders(path: Path, folders: list[Path], classes: str | tuple[str, ...]) -> Samples:
+    names = imagenet.wnids() if isinstance(classes, str) else classes
+    index = {name: i for i, name in enumerate(names)}
+    unknown = [folder.name for folder in folders if folder.name not in index]
+    if unknown:
+        raise DataError(_why_not(path, folders, unknown, classes))
+    if loose := _images_in(path):
+        raise DataError(
+            f"{path} holds class folders and {len(loose)} images beside them, e.g. "
+            f"{loose[0].name}; move one or the other away"
+        )
+    paths, labels = [], []
+    for folder in folders:
+        images = _images_in(folder)
+        paths += images
+        labels += [index[folder.name]] * len(images)
+    if not paths:
+        raise DataError(f"the {len(folders)} class folders in {path} hold no image")
+    of = f" of {len(names):,}" if len(folders) < len(names) else ""
+    return Samples(
+        tuple(paths), tuple(labels), f"{len(paths):,} images in {len(folders):,}{of} class folders"
+    )
+
+
+def _why_not(
+    path: Path, folders: list[Path], unknown: list[str], classes: str | tuple[str, ...]
+) -> str:
+    expected = (
+        "wnids (n01440764 …)" if isinstance(classes, str) else f"classes ({', '.join(classes)})"
+    )
+    shown = ", ".join(unknown[:3]) + (" …" if len(unknown) > 3 else "")
+    message = (
+        f"{path}: {len(unknown)} of {len(folders)} folders are not named by {expected}: {shown}"
+    )
+    if all(name.isdecimal() for name in unknown):
+        return f"{message}; numbers alone don't tell whose order they follow: name folders by wnid"
+    for name in ("val", "validation", "test", "train"):
+        if name in unknown:
+            return f"{message}; did you mean {path / name}?"
+    return message
+
+
+def _from_flat(path: Path, classes: str | tuple[str, ...]) -> Samples:
+    images = _images_in(path)
+    if not images:
+        raise DataError(f"{path} holds neither class folders nor images")
+    if not isinstance(classes, str):
+        raise DataError(
+            f"{path} holds {len(images)} images without class folders ({', '.join(classes)}), "
+            "so nothing tells their classes"
+        )
+    labels = imagenet.validation_labels()
+    numbers = []
+    for image in images:
+        found = VALIDATION_NAME.fullmatch(image.name)
+        number = int(found[1]) if found else 0
+        if not 1 <= number <= len(labels):
+            raise DataError(
+                f"{path} holds {len(images)} images without wnid folders, and the name "
+                f"{image.name} is not of the form ILSVRC2012_val_00000001.JPEG (to 00050000), "
+                "so nothing tells its class"
+            )
+        numbers.append(number)
+    if len(set(numbers)) < len(numbers):
+        twice = next(
+            image for image, n in zip(images, numbers, strict=True) if numbers.count(n) > 1
+        )
+        raise DataError(f"{path} holds {twice.name} twice, under two endings")
+    part = "" if len(images) == len(labels) else f" (a part: {len(images):,} of {len(labels):,})"
+    return Samples(
+        tuple(images),
+        tuple(labels[number - 1] for number in numbers),
+        f"{len(images):,} flat validation images{part}",
+    )
+
+
+def _from_list(path: Path, classes: int) -> Samples:
+    paths, labels = [], []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is neither a folder nor a text file of 'path index' lines"
+        ) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        *rest, index = line.strip().rsplit(maxsplit=1)
+        if not rest or not re.fullmatch(r"\d{1,9}", index, re.ASCII) or int(index) >= classes:
+            raise DataError(
+                f"{path}, line {number}: expected 'path index' with an index from 0 to "
+                f"{classes - 1}, got {line.strip()[:80]!r}"
+            )
+        paths.append(path.parent / rest[0])
+        labels.append(int(index))
+    if not paths:
+        raise DataError(f"{path} lists no image")
+    return Samples(tuple(paths), tuple(labels), f"{len(paths):,} images listed in {path.name}")
+
+
+def _count(classes: str | Sequence[str]) -> int:
+    return 1000 if isinstance(classes, str) else len(classes)
+
+
+def _is_visible_folder(item: Path) -> bool:
+    return item.is_dir() and not item.name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        item
+        for item in folder.iterdir()
+        if item.suffix.lower() in SUFFIXES and not item.name.startswith(".") and item.is_file()
+    )

@@ -1,0 +1,298 @@
+"""The manifest, parsed strictly into frozen dataclasses (standard library only).
+
+``weights_manifest.json`` is the only place where the zoo is written down. A manifest
+may come from elsewhere (``SNZOO_MANIFEST``), so every field is checked and an unknown
+one is an error: a misspelt ``sha265`` must not pass for "no checksum".
+"""
+
+import dataclasses
+import json
+import os
+import re
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from snzoo.errors import ManifestError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Shorter side → ``resize``, centre crop ``crop`` (pixels), then (pixel − mean) / std.
+
+    ``scale`` is the value of white before the mean is taken off, 1 or 255; mean and
+    std are in ``channel_order``.
+    """
+
+    resize: int
+    crop: int
+    channel_order: Literal["RGB", "BGR"]
+    scale: Literal[1, 255]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ManifestError(f"crop {self.crop} must be between 1 and resize {self.resize}")
+        if min(self.std) <= 0:
+            raise ManifestError(f"std must be positive, got {self.std}")
+
+    def replace(self, *, resize: int | None = None, crop: int | None = None) -> "Preprocessing":
+        """The same with another size; a new crop alone keeps the ratio of the two."""
+        crop = crop or self.crop
+        ratio = self.resize / self.crop
+        return dataclasses.replace(self, resize=resize or round(crop * ratio), crop=crop)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _stays_inside(path: str) -> bool:
+    parts = path.split("/")
+    return all(re.fullmatch(r"[\w+(),.-]+", part) for part in parts) and ".." not in parts
+
+
+@dataclass(frozen=True)
+class File:
+    """A weights file: where it is, and what is known of its content (``None``: never published)."""
+
+    name: str | None
+    format: Literal["pytorch", "safetensors", "keras", "tensorflow", "torch7"]
+    urls: tuple[str, ...]
+    pages: tuple[str, ...]
+    sha256: str | None
+    md5: str | None
+    size: int | None
+    fingerprint: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    bundled: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and ("/" in self.name or not _stays_inside(self.name)):
+            raise ManifestError(f"{self.name!r} is not a plain file name")
+        if self.bundled is not None and not _stays_inside(self.bundled):
+            raise ManifestError(f"{self.bundled!r} is not a path inside the package")
+        for url in (*self.urls, *self.pages):
+            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+                raise ManifestError(f"{url!r} is not an http(s) URL")
+        for value, digits in ((self.sha256, 64), (self.md5, 32)):
+            if value is not None and not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
+                raise ManifestError(f"{value!r} is not {digits} lower-case hexadecimal digits")
+        if self.size is not None and self.size < 1:
+            raise ManifestError(f"size must be positive, got {self.size}")
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the publisher gave one (an md5 counts: Keras publishes no other)."""
+        return self.sha256 is not None or self.md5 is not None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Published accuracy in per cent on ``images`` photos of ``dataset``."""
+
+    dataset: str
+    images: int
+    top1: float
+    top5: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the zoo, or (with no ``file``) a bare architecture."""
+
+    name: str
+    architecture: str
+    arguments: dict[str, Any]
+    parameters: int | None
+    classes: str | tuple[str, ...]
+    preprocessing: Preprocessing
+    file: File | None
+    published: tuple[Result, ...]
+    training: dict[str, Any] | None
+    licence: str | None
+    provenance: str
+
+    @property
+    def num_classes(self) -> int:
+        return 1000 if isinstance(self.classes, str) else len(self.classes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """ResNet-50 top-1 of several norms, by (GPUs)x(images per GPU)."""
+
+    description: str
+    source: str
+    settings: tuple[str, ...]
+    top1: dict[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The bundled demo photos: class folders under ``bundled``, ``sha256`` of the whole tree."""
+
+    bundled: str
+    classes: tuple[str, ...]
+    images: int
+    sha256: str
+    licence: str
+    provenance: str
+
+    def __post_init__(self) -> None:
+        if not _stays_inside(self.bundled):
+            raise ManifestError(f"{self.bundled!r} is not a path inside the package")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a finetuned checkpoint says of itself."""
+
+    model: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Manifest:
+    preprocessing: dict[str, Preprocessing]
+    models: dict[str, Entry]
+    demo: Photos | None
+    comparison: Comparison | None
+
+
+def default_path() -> Path:
+    """``SNZOO_MANIFEST``, else the manifest in the package, else (a checkout) beside it."""
+    if chosen := os.environ.get("SNZOO_MANIFEST"):
+        return Path(chosen)
+    package = Path(__file__).parent
+    installed = package / "weights_manifest.json"
+    return installed if installed.exists() else package.parent / "weights_manifest.json"
+
+
+def load_manifest(path: Path | None = None) -> Manifest:
+    """Read and check a manifest (default: :func:`default_path`).
+
+    Raises:
+        ManifestError: it can't be read, or a field is missing, unknown or malformed.
+    """
+    path = path or default_path()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ManifestError(f"can't read the manifest {path}: {error.strerror}") from None
+    return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _load(path: Path, mtime_ns: int, size: int) -> Manifest:
+    try:
+        return parse_manifest(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(f"can't read the manifest {path}: {error}") from None
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from None
+
+
+def parse_manifest(document: Any) -> Manifest:
+    """JSON values → :class:`Manifest`; raises ManifestError naming the field."""
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        raise ManifestError(f"schema_version must be {SCHEMA_VERSION}")
+    known = {"schema_version", "preprocessing", "models", "demo", "comparison"}
+    if unknown := set(document) - known:
+        raise ManifestError(f"unknown field {sorted(unknown)[0]!r}")
+    preprocessing: dict[str, Preprocessing] = _convert(
+        document.get("preprocessing"), dict[str, Preprocessing], "preprocessing"
+    )
+    models = {}
+    for name, fields in _convert(document.get("models"), dict[str, Any], "models").items():
+        where = f"models.{name}"
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise ManifestError(f"{where}: a model's name is letters, digits and underscores")
+        if not isinstance(fields, dict):
+            raise ManifestError(f"{where} must be an object")
+        if fields.get("preprocessing") not in preprocessing:
+            raise ManifestError(f"{where}.preprocessing must be one of {sorted(preprocessing)}")
+        recipe = document["preprocessing"][fields["preprocessing"]]
+        models[name] = _convert({**fields, "name": name, "preprocessing": recipe}, Entry, where)
+    demo = _convert(document.get("demo"), Photos | None, "demo")
+    comparison = _convert(document.get("comparison"), Comparison | None, "comparison")
+    return Manifest(preprocessing, models, demo, comparison)
+
+
+def parse_description(document: dict[str, Any], where: str) -> Description:
+    """The fields of a checkpoint's description that matter; raises ManifestError."""
+    names = {field.name for field in dataclasses.fields(Description)}
+    known = {name: value for name, value in document.items() if name in names}
+    description: Description = _convert(known, Description, where)
+    return description
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Check ``value`` against the type ``kind`` and convert lists to tuples, objects to classes."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _convert_object(value, kind, where)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(value, arguments, where)
+    if origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+        raise ManifestError(f"{where} must be one of {list(arguments)}, got {value!r}")
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise ManifestError(f"{where} must have {len(kinds)} items, got {len(value)}")
+        return tuple(
+            _convert(item, of, f"{where}[{i}]")
+            for i, (item, of) in enumerate(zip(value, kinds, strict=True))
+        )
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    if kind is float and type(value) in (int, float) and abs(value) < float("inf"):
+        return float(value)
+    if kind in (int, str, type(None)) and type(value) is kind:
+        return value
+    raise ManifestError(f"{where} has the wrong type: {value!r}")
+
+
+def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    choices = [kind for kind in kinds if kind is not type(None)]
+    if len(choices) == 1:  # keep the inner message, which names the field
+        return _convert(value, choices[0], where)
+    for kind in choices:
+        try:
+            return _convert(value, kind, where)
+        except ManifestError:
+            continue
+    raise ManifestError(f"{where} has the wrong type: {value!r}")
+
+
+def _convert_object(value: Any, kind: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where} must be an object, got {value!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(fields)):
+        raise ManifestError(f"{where} has an unknown field {unknown[0]!r}")
+    for name, field in fields.items():
+        optional = field.default_factory is not dataclasses.MISSING or field.default is None
+        if name not in value and not optional:
+            raise ManifestError(f"{where}.{name} is missing")
+    converted = {
+        name: _convert(item, fields[name].type, f"{where}.{name}") for name, item in value.items()
+    }
+    try:
+        return kind(**converted)
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {error}") from None
