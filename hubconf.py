@@ -33,6 +33,8 @@ def _docstring(name: str) -> str:
     weights = "pretrained (bool): load the zoo's weights, verified (default: False)"
     if entry.file is None:
         weights = "pretrained (bool): refused, there are no published weights"
+    elif not entry.file.is_readable:
+        weights = f"pretrained (bool): refused, a {entry.file.format} file must be converted first"
     using_bn = entry.arguments.get("using_bn", True)
     return f"""{entry.architecture}, {entry.num_classes:,} classes.
 

@@ -33,6 +33,8 @@ from tqdm import tqdm
 import snzoo
 from snzoo.data.pixels import load_image, normalize, resize_and_crop
 from snzoo.errors import SnzooError
+from snzoo.evaluate import choose_device
+from snzoo.registry import describe
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,8 +49,8 @@ def parse_args() -> argparse.Namespace:
     add("--freeze", type=int, default=0, metavar="N", help="freeze the stem and N - 1 stages (0)")
     add("--width", type=int, help="channels of the stem (the model's: 64)")
     add("--drop-rate", type=float, help="dropout before fc (the model's)")
-    add("--epochs", type=int, default=20, help="(20)")
-    add("--batch-size", type=int, default=32, help="(32)")
+    add("--epochs", type=positive, default=20, help="(20)")
+    add("--batch-size", type=positive, default=32, help="(32)")
     add("--lr", type=float, default=0.01, help="peak learning rate (0.01)")
     add("--weight-decay", type=float, default=1e-4, help="not on norms and biases (1e-4)")
     add("--label-smoothing", type=float, default=0.1, help="(0.1)")
@@ -56,11 +58,17 @@ def parse_args() -> argparse.Namespace:
     add("--resize", type=int, help="shorter side in validation, pixels (the model's: 256)")
     add("--crop", type=int, help="side of the network's input, pixels (the model's: 224)")
     add("--workers", type=int, default=2, help="processes that read photos (2)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", help="cpu, cuda, … (cuda where there is one)")
     add("--seed", type=int, default=0, help="(0)")
-    add("--half", action="store_true", help="store large weights in float16")
+    add("--half", action="store_true", help="store large weights in float16 (scored in float32)")
     add("--output", type=Path, default=Path("finetuned.safetensors"))
     return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
 
 
 def make_loaders(args: argparse.Namespace, resize: int, crop: int) -> tuple[DataLoader, DataLoader]:
@@ -190,7 +198,8 @@ def save(model: nn.Module, path: Path, description: dict[str, Any], *, half: boo
 def main() -> None:
     args = parse_args()
     torch.manual_seed(args.seed)
-    entry = snzoo.get_info(args.model)
+    args.device = choose_device(args.device)
+    entry = describe(args.model, args.weights)
     recipe = entry.preprocessing.replace(resize=args.resize, crop=args.crop)
     train, validation = make_loaders(args, recipe.resize, recipe.crop)
     classes = train.dataset.classes
@@ -206,7 +215,7 @@ def main() -> None:
     trainer = Trainer(args, model, len(train), lambda images: normalize(images, recipe))
     description = {
         "model": args.model,
-        "arguments": overrides,
+        "arguments": entry.arguments | overrides,
         "classes": classes,
         "preprocessing": recipe.as_dict(),
         "command": shlex.join(["python", "examples/finetune.py", *sys.argv[1:]]),
@@ -229,4 +238,5 @@ if __name__ == "__main__":
     try:
         main()
     except (SnzooError, OSError) as error:
-        sys.exit(f"finetune.py: {error}")
+        # A reading process sends its traceback along; the last line says what was wrong.
+        sys.exit(f"finetune.py: {str(error).strip().splitlines()[-1]}")

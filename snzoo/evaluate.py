@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,7 @@ def evaluate(
     preprocessing: Preprocessing,
     *,
     device: str | torch.device = "cpu",
-    batch_size: int = 64,
+    batch_size: int = 32,
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     report_error: Callable[[str], None] = lambda message: None,
@@ -79,7 +78,7 @@ def evaluate(
 
     Args:
         model: moved to ``device`` and put into evaluation mode.
-        workers: decoding threads (default: one a core).
+        workers: decoding threads (default: as many as torch computes with).
         on_error: raise at the first image that can't be read, or leave it out of the
             counts and report it.
         report_error: called with each message under ``skip``.
@@ -93,29 +92,28 @@ def evaluate(
     labels = torch.tensor(samples.labels)
     top1 = top5 = total = 0
     errors: list[str] = []
+    batches = read_batches(
+        samples.paths,
+        preprocessing,
+        batch_size=batch_size,
+        workers=workers or torch.get_num_threads(),
+    )
     start = time.perf_counter()
-    bar = tqdm(total=len(samples), unit="img", leave=False, disable=None if progress else True)
-    with bar:
-        for batch in read_batches(
-            samples.paths,
-            preprocessing,
-            batch_size=batch_size,
-            workers=workers or os.cpu_count() or 1,
-        ):
-            for error in batch.errors:
-                if on_error == "fail":
-                    raise DataError(f"{error}; to leave such images out: --on-error skip")
-                errors.append(str(error))
-                report_error(str(error))
+    with tqdm(
+        total=len(samples), unit="img", leave=False, disable=None if progress else True
+    ) as bar:
+        for batch in batches:
+            if batch.errors and on_error == "fail":
+                raise DataError(f"{batch.errors[0]}; to leave such images out: --on-error skip")
+            for error in map(str, batch.errors):
+                errors.append(error)
+                report_error(error)
             if batch.indices:
-                first5 = predict_batch(model, normalize(batch.pixels.to(device), preprocessing), 5)[
-                    1
-                ]
-                hits = first5.cpu() == labels[batch.indices, None]
+                x = normalize(batch.pixels.to(device), preprocessing)
+                hits = best_classes(model, x, 5).indices.cpu() == labels[batch.indices, None]
                 top1 += int(hits[:, 0].sum())
                 top5 += int(hits.sum())
                 total += len(batch.indices)
-                bar.set_postfix_str(f"top-1 {100 * top1 / total:.2f} %", refresh=False)
             bar.update(len(batch.indices) + len(batch.errors))
     if not total:
         raise DataError(f"none of the {len(samples)} images can be read")
@@ -123,9 +121,16 @@ def evaluate(
     return Evaluation(Accuracy(top1, total), Accuracy(top5, total), tuple(errors), seconds)
 
 
+class Best(NamedTuple):
+    """Probabilities and class indices of the best classes, (N, k) each, best first."""
+
+    probabilities: Tensor
+    indices: Tensor
+
+
 @torch.inference_mode()
-def predict_batch(model: nn.Module, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Normalised (N, 3, H, W) → probabilities and class indices of the ``k`` best, (N, k) each.
+def best_classes(model: nn.Module, x: Tensor, k: int) -> Best:
+    """The ``k`` best classes, at most all, of each normalised image of (N, 3, H, W).
 
     Raises:
         SnzooError: a logit is not finite.
@@ -133,22 +138,37 @@ def predict_batch(model: nn.Module, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     logits = model(x)
     if not logits.isfinite().all():
         raise SnzooError("the network's logits are not finite; are these its weights?")
-    probabilities = logits.float().softmax(1)
     indices = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return probabilities.gather(1, indices), indices
+    return Best(logits.float().softmax(1).gather(1, indices), indices)
 
 
-def choose_published(entry: Entry, images: int) -> tuple[Result | None, bool]:
-    """The published result to compare with, and whether it is on as many (so, the same) images."""
+def choose_device(name: str | None) -> str:
+    """``name``, checked, or CUDA where there is one.
+
+    Raises:
+        SnzooError: there is no such device here.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SnzooError(f"device {name!r} can't be used: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def choose_published(entry: Entry, samples: Samples) -> tuple[Result | None, bool]:
+    """The published result to compare with, and whether it is on the same images."""
     for result in entry.published:
-        if result.images == images:
+        if (result.dataset, result.images) == (samples.dataset, len(samples)):
             return result, True
     return (entry.published[0], False) if entry.published else (None, False)
 
 
-def as_json(evaluation: Evaluation, entry: Entry) -> dict[str, Any]:
+def as_json(evaluation: Evaluation, entry: Entry, samples: Samples) -> dict[str, Any]:
     """The figures of an evaluation, beside the published ones."""
-    published, same = choose_published(entry, evaluation.top1.total)
+    published, same = choose_published(entry, samples)
+    same = same and not evaluation.errors
     document: dict[str, Any] = {"images": evaluation.top1.total}
     for name in ("top1", "top5"):
         accuracy: Accuracy = getattr(evaluation, name)
@@ -161,8 +181,8 @@ def as_json(evaluation: Evaluation, entry: Entry) -> dict[str, Any]:
             "agrees": None if value is None else accuracy.agrees(value, same_images=same),
         }
     return document | {
-        "published_images": published.images if published else None,
-        "published_dataset": published.dataset if published else None,
+        "published_on": published and f"{published.images:,} images of {published.dataset}",
+        "same_images": same,
         "errors": list(evaluation.errors),
         "seconds": round(evaluation.seconds, 3),
         "images_per_second": round(evaluation.images_per_second, 2),

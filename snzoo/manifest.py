@@ -9,8 +9,6 @@ import dataclasses
 import json
 import os
 import re
-import types
-import typing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from snzoo.errors import ManifestError
+from snzoo.typed_json import convert
 
 SCHEMA_VERSION = 1
 
@@ -53,6 +52,11 @@ class Preprocessing:
         return dataclasses.asdict(self)
 
 
+def _check_hex(value: str | None, digits: int) -> None:
+    if value is not None and not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
+        raise ManifestError(f"{value!r} is not {digits} lower-case hexadecimal digits")
+
+
 def _stays_inside(path: str) -> bool:
     parts = path.split("/")
     return all(re.fullmatch(r"[\w+(),.-]+", part) for part in parts) and ".." not in parts
@@ -80,11 +84,15 @@ class File:
         for url in (*self.urls, *self.pages):
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
                 raise ManifestError(f"{url!r} is not an http(s) URL")
-        for value, digits in ((self.sha256, 64), (self.md5, 32)):
-            if value is not None and not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
-                raise ManifestError(f"{value!r} is not {digits} lower-case hexadecimal digits")
+        _check_hex(self.sha256, 64)
+        _check_hex(self.md5, 32)
         if self.size is not None and self.size < 1:
             raise ManifestError(f"size must be positive, got {self.size}")
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether snzoo reads the format; if not, the file must be converted elsewhere."""
+        return self.format not in ("tensorflow", "torch7")
 
     @property
     def has_checksum(self) -> bool:
@@ -102,6 +110,10 @@ class Result:
     top5: float
     source: str
 
+    def __post_init__(self) -> None:
+        if self.images < 1 or not 0 <= self.top1 <= self.top5 <= 100:
+            raise ManifestError("images must be positive, and 0 <= top1 <= top5 <= 100")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -111,7 +123,7 @@ class Entry:
     architecture: str
     arguments: dict[str, Any]
     parameters: int | None
-    classes: str | tuple[str, ...]
+    classes: Literal["imagenet-1k"] | tuple[str, ...]
     preprocessing: Preprocessing
     file: File | None
     published: tuple[Result, ...]
@@ -136,10 +148,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Photos:
-    """The bundled demo photos: class folders under ``bundled``, ``sha256`` of the whole tree."""
+    """The bundled demo: ``model`` and class folders of photos, ``sha256`` of the whole tree."""
 
+    model: str
+    dataset: str
     bundled: str
-    classes: tuple[str, ...]
     images: int
     sha256: str
     licence: str
@@ -148,6 +161,7 @@ class Photos:
     def __post_init__(self) -> None:
         if not _stays_inside(self.bundled):
             raise ManifestError(f"{self.bundled!r} is not a path inside the package")
+        _check_hex(self.sha256, 64)
 
 
 @dataclass(frozen=True)
@@ -208,11 +222,13 @@ def parse_manifest(document: Any) -> Manifest:
     known = {"schema_version", "preprocessing", "models", "demo", "comparison"}
     if unknown := set(document) - known:
         raise ManifestError(f"unknown field {sorted(unknown)[0]!r}")
-    preprocessing: dict[str, Preprocessing] = _convert(
+    preprocessing: dict[str, Preprocessing] = convert(
         document.get("preprocessing"), dict[str, Preprocessing], "preprocessing"
     )
+    if "imagenet" not in preprocessing:
+        raise ManifestError("preprocessing.imagenet, which bare architectures take, is missing")
     models = {}
-    for name, fields in _convert(document.get("models"), dict[str, Any], "models").items():
+    for name, fields in convert(document.get("models"), dict[str, Any], "models").items():
         where = f"models.{name}"
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             raise ManifestError(f"{where}: a model's name is letters, digits and underscores")
@@ -221,9 +237,11 @@ def parse_manifest(document: Any) -> Manifest:
         if fields.get("preprocessing") not in preprocessing:
             raise ManifestError(f"{where}.preprocessing must be one of {sorted(preprocessing)}")
         recipe = document["preprocessing"][fields["preprocessing"]]
-        models[name] = _convert({**fields, "name": name, "preprocessing": recipe}, Entry, where)
-    demo = _convert(document.get("demo"), Photos | None, "demo")
-    comparison = _convert(document.get("comparison"), Comparison | None, "comparison")
+        models[name] = convert({**fields, "name": name, "preprocessing": recipe}, Entry, where)
+    demo = convert(document.get("demo"), Photos | None, "demo")
+    if demo and demo.model not in models:
+        raise ManifestError(f"demo.model must be one of the models, got {demo.model!r}")
+    comparison = convert(document.get("comparison"), Comparison | None, "comparison")
     return Manifest(preprocessing, models, demo, comparison)
 
 
@@ -231,68 +249,5 @@ def parse_description(document: dict[str, Any], where: str) -> Description:
     """The fields of a checkpoint's description that matter; raises ManifestError."""
     names = {field.name for field in dataclasses.fields(Description)}
     known = {name: value for name, value in document.items() if name in names}
-    description: Description = _convert(known, Description, where)
+    description: Description = convert(known, Description, where)
     return description
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Check ``value`` against the type ``kind`` and convert lists to tuples, objects to classes."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _convert_object(value, kind, where)
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(value, arguments, where)
-    if origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in arguments):
-            return value
-        raise ManifestError(f"{where} must be one of {list(arguments)}, got {value!r}")
-    if origin is tuple and isinstance(value, list):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(value):
-            raise ManifestError(f"{where} must have {len(kinds)} items, got {len(value)}")
-        return tuple(
-            _convert(item, of, f"{where}[{i}]")
-            for i, (item, of) in enumerate(zip(value, kinds, strict=True))
-        )
-    if origin is dict and isinstance(value, dict):
-        return {key: _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) in (int, float) and abs(value) < float("inf"):
-        return float(value)
-    if kind in (int, str, type(None)) and type(value) is kind:
-        return value
-    raise ManifestError(f"{where} has the wrong type: {value!r}")
-
-
-def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    choices = [kind for kind in kinds if kind is not type(None)]
-    if len(choices) == 1:  # keep the inner message, which names the field
-        return _convert(value, choices[0], where)
-    for kind in choices:
-        try:
-            return _convert(value, kind, where)
-        except ManifestError:
-            continue
-    raise ManifestError(f"{where} has the wrong type: {value!r}")
-
-
-def _convert_object(value: Any, kind: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where} must be an object, got {value!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(value) - set(fields)):
-        raise ManifestError(f"{where} has an unknown field {unknown[0]!r}")
-    for name, field in fields.items():
-        optional = field.default_factory is not dataclasses.MISSING or field.default is None
-        if name not in value and not optional:
-            raise ManifestError(f"{where}.{name} is missing")
-    converted = {
-        name: _convert(item, fields[name].type, f"{where}.{name}") for name, item in value.items()
-    }
-    try:
-        return kind(**converted)
-    except ManifestError as error:
-        raise ManifestError(f"{where}: {error}") from None

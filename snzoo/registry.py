@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import CheckpointError, SnzooError, UnknownModelError
 from snzoo.manifest import Entry, load_manifest, parse_description
-from snzoo.models.architectures import ARCHITECTURES, Architecture
+from snzoo.models.architectures import ARCHITECTURES, NORMS, Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,18 @@ def list_models(
 
     Raises:
         ManifestError: the manifest can't be read.
+        SnzooError: there is no such norm.
 
     >>> list_models("resnet101*", pretrained=True)
     ['resnet101v2_sn_8x32', 'resnet101v1_sn_8x32']
     """
+    if norm not in (None, *NORMS):
+        raise SnzooError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     models = load_manifest().models
-    names = list(models) + ([] if pretrained else list(ARCHITECTURES))
+    if pretrained:
+        names = [name for name, entry in models.items() if entry.file]
+    else:
+        names = [*models, *ARCHITECTURES]
     return [
         name
         for name in names
@@ -104,6 +110,8 @@ def create_model(
         CheckpointError, ChecksumError, DownloadError, CacheError: the weights can't be had.
         SnzooError: an argument does not apply to this architecture.
     """
+    if pretrained and weights is not None:
+        raise SnzooError("weights come from the zoo (pretrained) or from a file, not from both")
     if not pretrained and weights is None:
         return _build(get_info(name), num_classes, arguments)
 
@@ -114,39 +122,41 @@ def create_model(
     entry = describe(name, weights)
     path = obtain(entry, partial(layout_of, entry)) if weights is None else Path(weights)
     state = read_state(path)
-    head = state["fc.weight"].shape[0] if num_classes and "fc.weight" in state else None
+    head = state.get("fc.weight") if num_classes else None  # if new, the old one must still fit
+    classes = len(head) if head is not None and head.ndim == 2 else None
     with torch.device("meta"):  # neither memory nor random numbers for what the file brings
-        model = _build(entry, head, arguments)
+        model = _build(entry, classes, arguments)
     model.load_state_dict(match(state, model.state_dict(), where=path), assign=True)
     if num_classes not in (None, model.fc.out_features):
         model.fc = torch.nn.Linear(model.fc.in_features, num_classes)
     return model
 
 
-def describe(name: str, weights: str | Path | None = None) -> Entry:
-    """The entry of ``name`` as the checkpoint ``weights`` changes it.
+def describe(name: str | None, weights: str | Path | None = None) -> Entry:
+    """The entry of ``name``, or what the checkpoint ``weights`` says of itself.
 
-    Checkpoints of ``examples/finetune.py`` carry their classes, preprocessing and
-    arguments; others leave the entry as it is.
+    Checkpoints of ``examples/finetune.py`` name their model, classes, preprocessing and
+    arguments. Others say nothing, and leave the entry of ``name`` as it is.
 
     Raises:
         UnknownModelError: no such name.
-        CheckpointError, ManifestError: the checkpoint can't be read, or is of another network.
+        CheckpointError, ManifestError: the checkpoint can't be read, is of another
+            network, or names none where ``name`` is None.
     """
-    entry = get_info(name)
-    if weights is None:
-        return entry
     from snzoo.weights import read_description
 
-    document = read_description(weights)
+    document = None if weights is None else read_description(weights)
     if document is None:
-        return entry
+        if name is None:
+            raise CheckpointError(f"{weights} does not say of which model it is; name one: --model")
+        return get_info(name)
     found = parse_description(document, str(weights))
-    if get_info(found.model).architecture != entry.architecture:
+    base = get_info(found.model)
+    if name is not None and get_info(name).architecture != base.architecture:
         raise CheckpointError(f"{weights} was made from {found.model}, not from {name}")
     return dataclasses.replace(
-        entry,
-        arguments=entry.arguments | found.arguments,
+        base,
+        arguments=base.arguments | found.arguments,
         classes=found.classes,
         preprocessing=found.preprocessing,
         published=(),

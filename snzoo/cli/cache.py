@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snzoo.errors import CacheError, CheckpointError, SnzooError
+from snzoo.errors import CheckpointError, SnzooError
 from snzoo.manifest import Entry, load_manifest
 from snzoo.registry import get_info, layout_of, list_models
 
@@ -42,10 +42,14 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 def run_fetch(args: argparse.Namespace) -> int:
     from snzoo.weights import obtain
 
+    status = 0
     for entry in _entries(args.names):
-        path = obtain(entry, partial(layout_of, entry))
-        print(f"{entry.name}: {path}")
-    return 0
+        try:
+            print(f"{entry.name}: {obtain(entry, partial(layout_of, entry))}", flush=True)
+        except SnzooError as error:  # the others may do better
+            print(f"snzoo: {error}", file=sys.stderr)
+            status = 1
+    return status
 
 
 def run_import(args: argparse.Namespace) -> int:
@@ -89,8 +93,6 @@ def run_cache(args: argparse.Namespace) -> int:
             print(f"{name:<28} {size / 1e6:8.1f} MB")
         print(f"{sum(sizes.values()) / 1e6:.1f} MB in {home()}")
         return 0
-    if unknown := [name for name in args.names if name not in sizes]:
-        raise CacheError(f"{', '.join(unknown)} not in the cache; see: snzoo cache list")
     for name in args.names or sizes:
         prune(name)
         print(f"{name}: removed")

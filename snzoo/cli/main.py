@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from snzoo.cli import cache, eval, predict, zoo
+from snzoo.cli import cache, evaluate, predict, zoo
 from snzoo.errors import SnzooError
 
 
@@ -26,10 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
         "SNZOO_MANIFEST (another manifest).",
     )
     parser.add_argument("--version", action="version", version=_version())
-    debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    about = "show the traceback of an error"
+    parser.add_argument("--debug", action="store_true", help=about)
+    debug = argparse.ArgumentParser(add_help=False)  # after the command's name it works too
+    debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=about)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (zoo, eval, predict, cache):
+    for module in (zoo, evaluate, predict, cache):
         module.add_commands(commands, parents=[debug])
     return parser
 
@@ -37,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 after an error, 2 after a wrong command line."""
     args = build_parser().parse_args(arguments)
+    # Pillow warns of broken EXIF and the like, which changes no pixel; for people, it is noise.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         status: int = args.run(args) or 0
         sys.stdout.flush()

@@ -7,7 +7,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from snzoo.cli.eval import DEMO, add_model_options, choose_device, positive
+from snzoo.cli.common import (
+    add_model_options,
+    choose_entry,
+    load_model,
+    positive,
+)
 from snzoo.errors import SnzooError
 
 if TYPE_CHECKING:
@@ -21,7 +26,6 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("predict", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or http(s) URL")
-    parser.add_argument("--model", default=DEMO, metavar="NAME", help=f"({DEMO})")
     add_model_options(parser)
     parser.add_argument(
         "--topk", type=positive, default=5, metavar="K", help="classes an image (5)"
@@ -30,13 +34,13 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from snzoo.evaluate import choose_device
     from snzoo.predict import expand, predict
-    from snzoo.registry import create_model, describe
 
-    entry = describe(args.model, args.weights)
+    entry = choose_entry(args)
     sources = list(expand(args.images))
     device = choose_device(args.device)
-    model = create_model(args.model, pretrained=args.weights is None, weights=args.weights)
+    model = load_model(args, entry)
     predictions, failed = [], 0
     for source in sources:
         try:

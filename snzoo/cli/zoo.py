@@ -8,15 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from snzoo.manifest import Entry
+from snzoo.errors import SnzooError
+from snzoo.manifest import Entry, File
 from snzoo.registry import get_info, list_models
 
 Key = Callable[[Entry], Any]
 
 SORT_KEYS: dict[str, Key] = {
     "name": lambda entry: entry.name,
-    "top1": lambda entry: -_best(entry, "top1"),
-    "top5": lambda entry: -_best(entry, "top5"),
+    "top1": lambda entry: _rank(entry, "top1"),
+    "top5": lambda entry: _rank(entry, "top5"),
     "params": lambda entry: entry.parameters or float("inf"),
 }
 
@@ -35,12 +36,14 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("info", parents=parents, help="all that is known of a model")
     parser.set_defaults(run=run_info)
     parser.add_argument("name", help="zoo or architecture name")
-    parser.add_argument("--json", action="store_true", help="the manifest's entry as JSON")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
 
 
 def run_list(args: argparse.Namespace) -> int:
     names = list_models(args.pattern, norm=args.norm, pretrained=args.pretrained)
     entries = [get_info(name) for name in names]
+    if not entries:
+        raise SnzooError(f"no model fits {args.pattern!r} and the filters; see: snzoo list")
     if args.sort:
         entries.sort(key=SORT_KEYS[args.sort])
     if args.json:
@@ -51,7 +54,7 @@ def run_list(args: argparse.Namespace) -> int:
         print(markdown_table(entries))
     else:
         print(_text_table([_row(entry) for entry in entries]))
-    return 0 if entries else 1
+    return 0
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -74,9 +77,10 @@ def run_info(args: argparse.Namespace) -> int:
     if file := entry.file:
         lines += [("file", file.bundled or file.name or "(name not published)")]
         lines += [("url", url) for url in file.urls] + [("page", page) for page in file.pages]
-        checksum = file.sha256 or (f"md5 {file.md5}" if file.md5 else "never published")
+        md5 = file.md5 and f"md5 {file.md5}"
+        sha256 = file.sha256 and f"sha256 {file.sha256}"
         lines += [
-            ("sha256", checksum),
+            ("checksum", sha256 or md5 or "never published"),
             ("size", f"{file.size:,} bytes" if file.size else "never published"),
         ]
     lines += [("licence", entry.licence or "not stated"), ("provenance", entry.provenance)]
@@ -87,14 +91,13 @@ def run_info(args: argparse.Namespace) -> int:
 
 def markdown_table(entries: list[Entry]) -> str:
     """The zoo's table in the README, which a test holds to this."""
-    lines = ["| name | parameters | top-1 | top-5 | images | sha256 | weights' licence |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | --- | --- |")
+    lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' licence |"]
+    lines.append("| --- | ---: | ---: | ---: | --- | --- | --- |")
     for entry in entries:
         row = _row(entry)
-        cells = [f"`{row['name']}`", f"{row['parameters'] or '':,}" if row["parameters"] else ""]
+        cells = [f"`{row['name']}`", f"{row['parameters']:,}" if row["parameters"] else ""]
         cells += [_figure(row["top1"]), _figure(row["top5"])]
-        cells += [f"{row['images']:,}" if row["images"] else ""]
-        cells += [f"`{row['sha256'][:8]}…`" if row["sha256"] else row["checksum"]]
+        cells += [row["dataset"] or "", row["checksum"] or ""]
         lines.append(f"| {' | '.join([*cells, row['licence'] or 'not stated'])} |")
     return "\n".join(lines)
 
@@ -107,23 +110,28 @@ def _row(entry: Entry) -> dict[str, Any]:
         "top1": result and result.top1,
         "top5": result and result.top5,
         "images": result and result.images,
-        "checksum": file
-        and ("sha256" if file.sha256 else "md5" if file.md5 else "never published"),
+        "dataset": result and result.dataset,
+        "checksum": file and _checksum(file),
         "sha256": file and file.sha256,
         "licence": entry.licence if file else None,
     }
 
 
+def _checksum(file: File) -> str:
+    if not file.is_readable:
+        return f"{file.format} file, not readable"
+    return "sha256" if file.sha256 else "md5" if file.md5 else "never published"
+
+
 def _text_table(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return "no model fits; see: snzoo list"
     width = max(len(row["name"]) for row in rows)
-    lines = [f"{'name':<{width}}  {'params':>7}  {'top-1':>6}  {'top-5':>6}  checksum"]
+    lines = [f"{'name':<{width}}  {'params':>7}  {'top-1':>6}  {'top-5':>6}  {'on':<15}  checksum"]
     for row in rows:
         params = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else ""
         top1, top5 = _figure(row["top1"]), _figure(row["top5"])
         checksum = row["checksum"] or "architecture only"
-        lines.append(f"{row['name']:<{width}}  {params:>7}  {top1:>6}  {top5:>6}  {checksum}")
+        figures = f"{params:>7}  {top1:>6}  {top5:>6}  {row['dataset'] or '':<15}"
+        lines.append(f"{row['name']:<{width}}  {figures}  {checksum}")
     return "\n".join(lines)
 
 
@@ -131,8 +139,12 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _best(entry: Entry, which: str) -> float:
-    return max((getattr(result, which) for result in entry.published), default=0.0)
+def _rank(entry: Entry, which: str) -> tuple[bool, float]:
+    """ImageNet's figures first: those of another data set compare with nothing."""
+    if not entry.published:
+        return True, 0.0
+    result = entry.published[0]
+    return not result.dataset.startswith("imagenet"), -getattr(result, which)
 
 
 def _pairs(values: dict[str, Any]) -> str:

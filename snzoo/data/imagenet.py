@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +20,14 @@ def wnids() -> tuple[str, ...]:
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """The first name of each class, e.g. ``tench``, in the order of :func:`wnids`."""
-    return tuple(line.split(" ", 1)[1].split(",")[0] for line in _synsets())
+    """The first name of each class, e.g. ``tench``, in the order of :func:`wnids`.
+
+    Two names stand for two classes each (crane, maillot); those have their wnid beside them.
+    """
+    names = [line.split(" ", 1)[1].split(",")[0] for line in _synsets()]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    pairs = zip(names, wnids(), strict=True)
+    return tuple(f"{name} ({wnid})" if name in twice else name for name, wnid in pairs)
 
 
 @cache

@@ -7,7 +7,6 @@ resize of the shorter side → centre crop → normalisation.
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import torch
@@ -17,22 +16,7 @@ from torch import Tensor
 from snzoo.errors import DataError
 from snzoo.manifest import Preprocessing
 
-_EIGHT_BIT = {
-    "1",
-    "L",
-    "LA",
-    "La",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBX",
-    "RGBa",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-}
+LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
 
 
 def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
@@ -45,14 +29,10 @@ def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.
     if name is None:
         name = "an image" if isinstance(source, bytes) else str(source)
     try:
-        with warnings.catch_warnings():
-            # Broken EXIF and palettes with transparency are worth no line each.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.mode not in _EIGHT_BIT:  # Pillow would clip those to white
-                    raise ValueError(f"pixels of mode {image.mode}, not 8 bits; convert it first")
-                return image.convert("RGB")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow clips them to white
+                raise ValueError(f"pixels of mode {image.mode}, not 8 bits; convert it first")
+            return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -61,10 +41,16 @@ def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.
 
 
 def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
-    """Shorter side → ``resize`` pixels, then the central ``crop`` × ``crop`` of them."""
+    """Shorter side → ``resize`` pixels, then the central ``crop`` × ``crop`` of them.
+
+    Raises:
+        DataError: the image is so narrow that resizing it would fill the memory.
+    """
     width, height = image.size
     short, long = sorted(image.size)
     long = int(resize * long / short)  # truncated, as torchvision does
+    if resize * long > LARGEST:
+        raise DataError(f"{width}x{height} pixels would grow to {resize}x{long}; crop it first")
     size = (long, resize) if width > height else (resize, long)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -78,11 +64,15 @@ def load_pixels(
     """Image file → uint8 RGB (3, crop, crop), still without normalisation.
 
     Raises:
-        DataError: see :func:`load_image`.
+        DataError: see :func:`load_image` and :func:`resize_and_crop`.
     """
-    image = resize_and_crop(
-        load_image(source, name=name), resize=preprocessing.resize, crop=preprocessing.crop
-    )
+    if name is None:
+        name = "an image" if isinstance(source, bytes) else str(source)
+    image = load_image(source, name=name)
+    try:
+        image = resize_and_crop(image, resize=preprocessing.resize, crop=preprocessing.crop)
+    except DataError as error:
+        raise DataError(f"can't use {name}: {error}") from None
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(preprocessing.crop, preprocessing.crop, 3).permute(2, 0, 1).contiguous()
 

@@ -1,13 +1,13 @@
 """Switchable Normalization: each layer learns how to mix IN, LN and BN statistics.
 
-With k ranging over instance, layer and batch norm (section 3 of the paper)::
+With k ranging over instance, layer and batch norm::
 
     mean = sum_k softmax(mean_weight)[k] * mean_k
     var  = sum_k softmax(var_weight)[k]  * var_k
     y    = (x - mean) / sqrt(var + eps) * weight + bias
 
 The two softmaxes are over scalars that all channels and positions share. LN and
-BN statistics follow from the IN statistics (section 3.2), so ``x`` is reduced once.
+BN statistics follow from the IN statistics, so ``x`` is reduced once.
 """
 
 from math import prod
@@ -204,7 +204,7 @@ class SwitchNorm2d(_SpatialSwitchNorm):
         using_moving_average: if false, each training step adds ``mean`` to
             ``running_mean`` and ``mean² + var`` to ``running_var``; divide both by
             the number of batches, then subtract ``running_mean²`` from
-            ``running_var``, to get the batch average (paper, section 3.1).
+            ``running_var``, to get the batch average of the paper.
         using_bn: mix in batch statistics; if false there are no running statistics.
         last_gamma: start ``weight`` at 0 rather than 1.
 
@@ -244,12 +244,12 @@ class SwitchNorm3d(_SpatialSwitchNorm):
 
 def _var_mean(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Unbiased variance and mean; a single value has variance 0 rather than 0 / 0."""
-    count = prod(x.shape[dim] for dim in dims)
+    count = prod([x.shape[dim] for dim in dims])
     return torch.var_mean(x, dims, correction=1 if count > 1 else 0, keepdim=True)
 
 
 def _pool(mean_in: Tensor, var_in: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """LN (dim 1) or BN (dim 0) statistics from those of IN (equation 5 of the paper).
+    """LN (dim 1) or BN (dim 0) statistics from those of IN.
 
     The law of total variance, ``E[var] + Var[mean]``, equals the published
     ``E[var + mean²] − E[mean]²`` but cannot cancel to a negative number.

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ def folder_of(name: str) -> Path:
     return home() / "models" / name
 
 
+def lock_of(name: str) -> FileLock:
+    # Beside the folder: a lock that prune removed would no longer be the one others wait for.
+    return FileLock(folder_of(name).with_name(f".{name}.lock"))
+
+
 @contextmanager
 def locked(name: str) -> Iterator[Path]:
     """The folder of a model, made if need be, for this process alone.
@@ -95,38 +100,40 @@ def locked(name: str) -> Iterator[Path]:
     """
     folder = folder_of(name)
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(name)
         try:
             lock.acquire(timeout=1)
         except Timeout:
             logging.getLogger("snzoo").warning("waiting for another process with %s", name)
             lock.acquire()
         try:
+            folder.mkdir(exist_ok=True)
             yield folder
         finally:
+            with suppress(OSError):  # nothing came of it
+                folder.rmdir()
             lock.release()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns what a full or read-only disk raises into a CacheError."""
+    advice = "make room, or set SNZOO_HOME to another folder"
     try:
         yield
     except OSError as error:
         where = error.filename or path
-        raise CacheError(
-            f"can't write {where}: {error.strerror or error}; "
-            "make room, or set SNZOO_HOME to another folder"
-        ) from None
+        raise CacheError(f"can't write {where}: {error.strerror or error}; {advice}") from None
     except SafetensorError as error:
-        raise CacheError(f"can't write {path}: {error}") from None
+        raise CacheError(f"can't write {path}: {error}; {advice}") from None
 
 
 def write_json(path: Path, document: Any) -> None:
     """Whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
@@ -158,7 +165,10 @@ def recorded() -> dict[str, Digest]:
     except NotADirectoryError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CacheError(f"can't read the recorded checksums in {path}: {error}") from None
+        raise CacheError(
+            f"can't read the recorded checksums in {path}: {error}; mend that file, "
+            "or remove it to trust the next downloads anew"
+        ) from None
 
 
 def record(name: str, digest: Digest) -> None:

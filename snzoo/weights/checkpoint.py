@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from snzoo.weights.download import looks_like_html
 StateDict = dict[str, Tensor]
 
 DESCRIPTION = "snzoo"  # the safetensors metadata key under which a checkpoint describes itself
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 NAMED = 3  # how many keys a message names
 
 
@@ -91,10 +93,23 @@ def match(
         raise CheckpointError(
             f"{where} does not fit the network: {'; '.join(filter(None, problems))}"
         )
+    seen: set[int] = set()
     return {
-        key: (state[key].to(like.dtype) if key in state else torch.zeros((), dtype=like.dtype))
+        key: _own(state[key], seen).to(like.dtype)
+        if key in state
+        else torch.zeros_like(like, device="cpu")
         for key, like in layout.items()
     }
+
+
+def _own(tensor: Tensor, seen: set[int]) -> Tensor:
+    """Memory of its own, contiguous: what is shared or repeated can't be saved or trained."""
+    storage = tensor.untyped_storage()
+    alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+    seen.add(storage.data_ptr())
+    if alone and tensor.is_contiguous():
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def check_fingerprint(
@@ -102,9 +117,9 @@ def check_fingerprint(
 ) -> None:
     """Raises CheckpointError where a tensor is not the published one, to 4 decimals."""
     for key, values in fingerprint.items():
-        found = state[key].flatten().tolist()
-        if len(found) != len(values) or any(
-            abs(a - b) > 1e-4 for a, b in zip(found, values, strict=True)
+        found = state[key].flatten().tolist() if key in state else []
+        if len(found) != len(values) or not all(  # "not all", because NaN is near nothing
+            abs(a - b) <= 1e-4 for a, b in zip(found, values, strict=True)
         ):
             shown = [round(value, 4) for value in found[:NAMED]]
             raise CheckpointError(f"{where}: {key} is {shown}, published: {list(values)}")
@@ -127,18 +142,24 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what they warn of is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own for damaged files
         text = str(error)
         if found := re.search(
             r"GLOBAL ([\w.]+)|[Ii]nstruction|[Oo]perand|Trying to (?:call|build)", text
         ):
-            what = found[1] or "more than tensors"
-            reason = f"it holds {what}, which could run code; refused"
+            reason = (
+                f"it holds {found[1]}, which could run code; refused"
+                if found[1]
+                else "it is no weights file, or holds more than tensors; refused"
+            )
         elif "legacy .tar" in text:
-            reason = "the legacy tar serialization is not read; save it again with torch.save"
+            reason = "it is no weights file, or a legacy tar; save it again with torch.save"
         else:
-            reason = f"it is damaged, cut short or no weights file ({_first_line(error)})"
+            reason = "it is damaged, cut short or no weights file"
+            if len(text) > 10:  # torch's KeyErrors are bare numbers
+                reason += f" ({_first_line(error)})"
         raise CheckpointError(f"can't read {path}: {reason}") from None
 
 
@@ -148,13 +169,18 @@ def _flatten(content: Any, path: Path) -> StateDict:
         state = content["state_dict"]
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no state dict but a {type(state).__name__}")
-    strays = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    strays = [str(key) for key, value in state.items() if not _is_dense(value)]
     strays += [repr(key) for key in state if not isinstance(key, str)]
     if strays:
-        raise CheckpointError(f"{path}: not a state dict: {_name('no tensors', strays)}")
-    if all(key.startswith("module.") for key in state):  # saved from DataParallel
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+        raise CheckpointError(f"{path}: not a state dict: {_name('no dense tensors', strays)}")
+    prefix = "module." if all(key.startswith("module.") for key in state) else ""  # DataParallel
+    return {key.removeprefix(prefix): value.detach() for key, value in state.items()}
+
+
+def _is_dense(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return value.device.type == "cpu" and not value.is_quantized
 
 
 def _differences(
@@ -165,10 +191,8 @@ def _differences(
         found, like = state[key], layout[key]
         if found.shape != like.shape:
             differences.append(f"{key} is {tuple(found.shape)}, not {tuple(like.shape)}")
-        elif found.layout != torch.strided or found.is_quantized:
-            differences.append(f"{key} is not a dense tensor")
         elif found.dtype != like.dtype and (
-            exact_dtypes or found.is_floating_point() != like.is_floating_point()
+            exact_dtypes or not {found.dtype, like.dtype} <= FLOATS
         ):
             differences.append(f"{key} is {found.dtype}, not {like.dtype}")
     return sorted(differences)

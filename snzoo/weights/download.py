@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from snzoo.errors import CheckpointError, ChecksumError, DownloadError, SnzooErr
 
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets
 ATTEMPTS = 4  # a mirror
+BACKOFF = 1.0  # seconds before the second attempt; doubles from there
 LARGEST = 4 << 30  # bytes; for files whose size was never published
-CHUNK = 1 << 18
+CHUNK = 1 << 18  # bytes; what a dropped connection loses, at most
 TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 WRONG_FILE = (ChecksumError, CheckpointError)
 
@@ -41,7 +43,6 @@ class Request:
     size: int | None
     accept: Callable[[Path], Path]
     resume_blind: bool
-    backoff: float = 1.0  # seconds before the second attempt; doubles from there
 
 
 def download(urls: Sequence[str], request: Request) -> Path:
@@ -63,15 +64,22 @@ def download(urls: Sequence[str], request: Request) -> Path:
         except (DownloadError, *WRONG_FILE) as failure:
             error = failure
             failures.append(f"{urlsplit(url).hostname}: {failure}")
-    raise type(error)("; ".join(failures) or str(error))
+    # Two mirrors on one host may fail alike: say it once.
+    raise type(error)("; ".join(dict.fromkeys(failures)) or str(error))
 
 
 def _download_one(url: str, request: Request) -> Path:
+    reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
-            time.sleep(request.backoff * 2 ** (attempt - 1))
+            pause = BACKOFF * 2 ** (attempt - 1)
+            if sys.stderr.isatty():  # so that nobody waits before a mute terminal
+                print(f"{request.title}: {reason}; again in {pause:.0f} s", file=sys.stderr)
+            time.sleep(pause)
         try:
             resumed = _transfer(url, request)
+        except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as failure:
+            raise DownloadError(_first_line(failure)) from None
         except (_Retry, *TRANSIENT) as failure:
             reason = _first_line(failure)
             continue
@@ -95,9 +103,11 @@ def _transfer(url: str, request: Request) -> bool:
     offset, headers = _resume_from(url, request)
     headers["Accept-Encoding"] = "identity"  # lengths and offsets are those of the file
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if offset and response.headers.get("Content-Range") == f"bytes */{offset}":
+            return True  # the part is the whole file, which there was no room to unpack
         _check_response(response, url, request)
         resumed = response.status_code == 206
-        if resumed and not _range_starts_at(response, offset):
+        if resumed and not _is_rest(response, offset):
             discard(request.part)
             raise _Retry("the server sent another range than the one asked for")
         offset = offset if resumed else 0
@@ -105,6 +115,7 @@ def _transfer(url: str, request: Request) -> bool:
         total = None if length is None else offset + length
         _check_size(total, request, whole=True)
         if not resumed:
+            discard(request.part)  # or it would pass for the start of what is remembered now
             _remember(url, response, request)
         _write(response, request, offset, total)
     _check_size(request.part.stat().st_size, request, whole=False)
@@ -134,8 +145,9 @@ def _check_response(response: requests.Response, url: str, request: Request) -> 
         raise _Retry(f"HTTP {status} {response.reason}")
     if status not in (200, 206):
         raise DownloadError(f"HTTP {status} {response.reason}")
-    if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
-        raise DownloadError(f"redirected from https to {urlsplit(response.url).scheme}; refused")
+    hops = {urlsplit(hop.url).scheme for hop in (*response.history, response)}
+    if urlsplit(url).scheme == "https" and hops != {"https"}:
+        raise DownloadError("redirected from https to http; refused")
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise DownloadError(WEB_PAGE)
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -199,9 +211,13 @@ def _announced_length(response: requests.Response) -> int | None:
     return int(length) if length.isdecimal() else None
 
 
-def _range_starts_at(response: requests.Response, offset: int) -> bool:
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return found is not None and int(found[1]) == offset
+def _is_rest(response: requests.Response, offset: int) -> bool:
+    """Whether a 206 brings everything from ``offset`` on: a server may send less than asked."""
+    header = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", header)
+    if found is None or int(found[1]) != offset:
+        return False
+    return found[3] in ("*", str(int(found[2]) + 1))
 
 
 def _remember(url: str, response: requests.Response, request: Request) -> None:
@@ -225,12 +241,17 @@ def _origin(part: Path) -> Path:
 def _first_line(error: Exception) -> str:
     """requests' messages nest the cause in brackets; the innermost sentence is what people need."""
     if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT[0]} to {TIMEOUT[1]} s"
+        connecting = isinstance(error, requests.ConnectTimeout)
+        return f"no answer within {TIMEOUT[0] if connecting else TIMEOUT[1]} s"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the server's certificate can't be verified"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy refused the connection"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection closed before the end of the file"
     if isinstance(error, requests.ConnectionError):
         found = re.search(
             r"\[Errno [^]]*\] ([\w ]+)|(Name or service[\w ]*|Read timed out)", str(error)
         )
-        return f"can't connect ({found[1] or found[2]})" if found else "can't connect"
+        return "the connection failed" + (f" ({found[1] or found[2]})" if found else "")
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,12 +12,21 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from snzoo.errors import CheckpointError, ChecksumError, DownloadError, ManifestError, OfflineError
+from snzoo.environment import is_set
+from snzoo.errors import (
+    CacheError,
+    CheckpointError,
+    ChecksumError,
+    DownloadError,
+    ManifestError,
+    OfflineError,
+)
 from snzoo.manifest import Entry, File, parse_manifest
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, Digest, Stamp
@@ -25,8 +34,6 @@ from snzoo.weights.checkpoint import check_fingerprint, match, read_state
 from snzoo.weights.download import Request, download
 
 Layout = Callable[[], Mapping[str, Tensor]]  # called only where a new file must be checked
-
-UNREADABLE = {"tensorflow": "TF-Slim", "torch7": "Torch7"}
 
 
 def obtain(entry: Entry, layout: Layout) -> Path:
@@ -48,10 +55,10 @@ def obtain(entry: Entry, layout: Layout) -> Path:
         return _bundled(file)
     if cached := _cached(entry):
         return cached
-    if os.environ.get("SNZOO_OFFLINE") == "1":
+    if is_set("SNZOO_OFFLINE"):
         raise OfflineError(
-            f"{entry.name} is not in {cache.home()} and SNZOO_OFFLINE=1; "
-            f"where there is a network, run: snzoo fetch {entry.name}"
+            f"{entry.name} is not in {cache.home()}, or not whole there, and SNZOO_OFFLINE=1; "
+            f"run snzoo fetch {entry.name} with a network, or snzoo import FILE"
         )
     with cache.locked(entry.name) as folder:
         # Another process may have been quicker.
@@ -67,7 +74,12 @@ def import_file(entry: Entry, path: Path, layout: Layout) -> Path:
     if _weights_file(entry).bundled is not None:
         raise CheckpointError(f"{entry.name} is part of snzoo; there is nothing to import")
     with cache.locked(entry.name):
-        return _install(entry, path, layout)
+        try:
+            return _install(entry, path, layout)
+        except (ChecksumError, CheckpointError) as error:
+            raise type(error)(
+                f"{path} is not the file of {entry.name}: {error}; see: snzoo info {entry.name}"
+            ) from None
 
 
 def verify(entry: Entry) -> Path | None:
@@ -76,7 +88,8 @@ def verify(entry: Entry) -> Path | None:
     Raises:
         ChecksumError: it is damaged, or not the published (or the recorded) one.
     """
-    assert entry.file is not None
+    if entry.file is None:
+        return None
     if entry.file.bundled is not None:
         return _bundled(entry.file)
     path = cache.folder_of(entry.name) / WEIGHTS
@@ -85,7 +98,12 @@ def verify(entry: Entry) -> Path | None:
     stamp = cache.read_stamp(entry.name)
     if stamp is None or Digest.of(path) != stamp.weights:
         raise ChecksumError(f"{path} is damaged; remove it with: snzoo cache prune {entry.name}")
-    stamp.source.check(entry.file, cache.recorded().get(entry.name))
+    try:
+        stamp.source.check(entry.file, cache.recorded().get(entry.name))
+    except ChecksumError as error:
+        raise ChecksumError(
+            f"{path} was made from another file: {error}; to replace it: snzoo fetch {entry.name}"
+        ) from None
     return path
 
 
@@ -103,8 +121,10 @@ def prune(name: str) -> None:
     """Remove a model from the cache; its recorded checksum stays, and stays in force.
 
     Raises:
-        CacheError: it can't be removed.
+        CacheError: it is not there, or can't be removed.
     """
+    if name not in stored():  # a path, perhaps
+        raise CacheError(f"{name!r} is not in the cache; see: snzoo cache list")
     with cache.locked(name) as folder:
         shutil.rmtree(folder)
 
@@ -127,8 +147,10 @@ def pin(path: Path) -> list[str]:
             document["models"][name]["file"] |= {"sha256": digest.sha256, "size": digest.size}
             pinned.append(name)
     if pinned:
-        with cache.writing(path):
+        try:
             cache.write_json(path, document)
+        except OSError as error:
+            raise CacheError(f"can't write {path}: {error.strerror}") from None
     return pinned
 
 
@@ -139,12 +161,14 @@ def _weights_file(entry: Entry) -> File:
         raise CheckpointError(
             f"{entry.name} has no published weights; see: snzoo list --pretrained"
         )
-    if file.format in UNREADABLE:
+    if not file.is_readable:
         raise CheckpointError(
-            f"{entry.name} is published as a {UNREADABLE[file.format]} file, which snzoo does not "
-            "read; convert it to a PyTorch state dict and name that with --weights"
+            f"{entry.name} is published as a {file.format} file, which snzoo does not read; "
+            "convert it to a PyTorch state dict and name that with --weights"
         )
-    if os.environ.get("SNZOO_REQUIRE_CHECKSUM") == "1" and not file.has_checksum:
+    if file.format == "keras" and not find_spec("h5py"):  # before the download, not after it
+        raise CheckpointError(f"{entry.name} is an HDF5 file; to read it: pip install h5py")
+    if is_set("SNZOO_REQUIRE_CHECKSUM") and not file.has_checksum:
         raise ChecksumError(
             f"no checksum of {entry.name} was ever published, and SNZOO_REQUIRE_CHECKSUM=1; "
             "to write the recorded one into a manifest: snzoo pin MANIFEST"
@@ -178,7 +202,8 @@ def _cached(entry: Entry) -> Path | None:
             return None
     except (OSError, ChecksumError):
         return None
-    with suppress(OSError):  # copied or touched, but whole: spare the next process the hash
+    # Copied or touched, but whole: spare the next process the hash, where nobody is at work.
+    with suppress(OSError), cache.lock_of(entry.name).acquire(timeout=0):
         cache.write_stamp(entry.name, replace(stamp, mtime_ns=stat.st_mtime_ns))
     return path
 
@@ -195,11 +220,11 @@ def _download(entry: Entry, part: Path, layout: Layout) -> Path:
     try:
         return download(file.urls, request)
     except (DownloadError, ChecksumError, CheckpointError) as error:
-        pages = " or ".join(file.pages)
-        by_hand = (
-            f"; download it by hand from {pages}, then: snzoo import FILE --model {entry.name}"
-        )
-        raise type(error)(f"{entry.name}: {error}{by_hand if pages else ''}") from None
+        pages = " or ".join(file.pages or file.urls)
+        raise type(error)(
+            f"{entry.name}: {error}; download it by hand from {pages}, "
+            f"then: snzoo import FILE --model {entry.name}"
+        ) from None
 
 
 def _install(entry: Entry, path: Path, layout: Layout) -> Path:
@@ -216,7 +241,9 @@ def _install(entry: Entry, path: Path, layout: Layout) -> Path:
     weights, partial = folder / WEIGHTS, folder / "weights.partial"
     with cache.writing(partial):
         try:
-            save_file({key: value.contiguous() for key, value in state.items()}, partial)
+            save_file(state, partial)
+            with open(partial, "rb") as written:  # on the disk before its name is
+                os.fsync(written.fileno())
             stamp = Stamp(digest, Digest.of(partial), partial.stat().st_mtime_ns)
             partial.replace(weights)
         finally:

@@ -107,3 +107,34 @@ def test_last_gamma_starts_residual_branches_at_zero():
 def test_options_that_do_not_apply_are_refused(name, options):
     with pytest.raises(SnzooError, match=next(iter(options))):
         build(ARCHITECTURES[name], **options)
+
+
+def test_the_norm_may_follow_the_addition():
+    block = build(ARCHITECTURES["resnet18v1_bn"], norm_after_add=True, width=8).layer1[0].eval()
+    block.bn2.running_mean.fill_(0.3)
+    block.bn2.weight.data.fill_(1.7)
+    x = torch.randn(2, 8, 9, 9)
+    inner = block.conv2(block.bn1(block.conv1(x)).relu())
+    assert torch.allclose(block(x), block.bn2(inner + x).relu())
+
+
+@pytest.mark.parametrize(
+    "stride_on, strides, pooled",
+    [
+        ("3x3", {"layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"}, 0),
+        ("1x1", {"layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1"}, 0),
+        ("last_unit", {"layer1.2.conv2", "layer2.3.conv2", "layer3.5.conv2"}, 3),
+    ],
+)
+def test_the_stride_sits_where_it_is_asked_for(stride_on, strides, pooled):
+    model = build(ARCHITECTURES["resnet50v1_bn"], stride_on=stride_on, width=8)
+    found = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+        and module.stride == (2, 2)
+        and name != "conv1"
+        and "downsample" not in name
+    }
+    pools = [module for module in model.modules() if isinstance(module, torch.nn.MaxPool2d)]
+    assert found == strides and len(pools) == pooled

@@ -1,5 +1,6 @@
 """The operator against float64 results of the published code (tests/golden/layers.npz)."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -97,17 +98,43 @@ def test_wrong_shapes_say_what_was_expected(layer, shape, expected):
         layer(torch.randn(shape))
 
 
-def test_channels_last_is_kept_and_equal():
-    layer = SwitchNorm2d(8).eval()
-    x = torch.randn(2, 8, 6, 5)
-    y = layer(x.to(memory_format=torch.channels_last))
-    assert y.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize(
+    "layer, shape, memory_format",
+    [
+        (SwitchNorm2d(8), (2, 8, 6, 5), torch.channels_last),
+        (SwitchNorm3d(8), (2, 8, 3, 6, 5), torch.channels_last_3d),
+    ],
+)
+def test_channels_last_is_kept_and_equal(layer, shape, memory_format):
+    layer.eval()
+    x = torch.randn(shape)
+    y = layer(x.to(memory_format=memory_format))
+    assert y.is_contiguous(memory_format=memory_format)
     assert torch.allclose(y, layer(x), atol=1e-5)
 
 
-def test_exports_with_a_dynamic_batch():
-    layer = SwitchNorm2d(4).eval()
+RANKS = [
+    (SwitchNorm1d(4), (3, 4)),
+    (SwitchNorm1d(4), (3, 4, 5)),
+    (SwitchNorm2d(4), (3, 4, 5, 5)),
+    (SwitchNorm3d(4), (3, 4, 2, 5, 5)),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layer, shape", RANKS)
+def test_compiles_without_a_graph_break(layer, shape, training):
+    layer = copy.deepcopy(layer).train(training)
+    x = torch.randn(shape)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x), layer(x), atol=1e-6)
+    assert torch.allclose(compiled.running_var, layer.running_var)
+
+
+@pytest.mark.parametrize("layer, shape", RANKS)
+def test_exports_with_a_dynamic_batch(layer, shape):
+    layer = copy.deepcopy(layer).eval()
     batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(layer, (torch.randn(3, 4, 5, 5),), dynamic_shapes=({0: batch},))
-    x = torch.randn(7, 4, 5, 5)
+    program = torch.export.export(layer, (torch.randn(shape),), dynamic_shapes=({0: batch},))
+    x = torch.randn(7, *shape[1:])
     assert torch.allclose(program.module()(x), layer(x), atol=1e-6)

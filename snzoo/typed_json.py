@@ -1,0 +1,71 @@
+"""JSON values → frozen dataclasses, checked field by field against their types."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal
+
+from snzoo.errors import ManifestError
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """Check ``value`` against the type ``kind`` and convert lists to tuples, objects to classes."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _to_object(value, kind, where)
+    if origin in (typing.Union, types.UnionType):
+        return _to_union(value, arguments, where)
+    if origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+        raise ManifestError(f"{where} must be one of {list(arguments)}, got {value!r}")
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise ManifestError(f"{where} must have {len(kinds)} items, got {len(value)}")
+        return tuple(
+            convert(item, of, f"{where}[{i}]")
+            for i, (item, of) in enumerate(zip(value, kinds, strict=True))
+        )
+    if origin is dict and isinstance(value, dict):
+        return {key: convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    if kind is float and type(value) in (int, float) and abs(value) < float("inf"):
+        return float(value)
+    if kind in (int, str, type(None)) and type(value) is kind:
+        return value
+    raise ManifestError(f"{where} has the wrong type: {value!r}")
+
+
+def _to_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    choices = [kind for kind in kinds if kind is not type(None)]
+    if len(choices) == 1:  # keep the inner message, which names the field
+        return convert(value, choices[0], where)
+    for kind in choices:
+        try:
+            return convert(value, kind, where)
+        except ManifestError:
+            continue
+    raise ManifestError(f"{where} has the wrong type: {value!r}")
+
+
+def _to_object(value: Any, kind: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where} must be an object, got {value!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(fields)):
+        raise ManifestError(f"{where} has an unknown field {unknown[0]!r}")
+    for name, field in fields.items():
+        optional = field.default_factory is not dataclasses.MISSING or field.default is None
+        if name not in value and not optional:
+            raise ManifestError(f"{where}.{name} is missing")
+    converted = {
+        name: convert(item, fields[name].type, f"{where}.{name}") for name, item in value.items()
+    }
+    try:
+        return kind(**converted)
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {error}") from None

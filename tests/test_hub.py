@@ -1,0 +1,57 @@
+"""torch.hub from a plain checkout, in a process that finds the checkout and no installed snzoo."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# torch.hub looks for a GitHub repository in its folder before it asks the network.
+SCRIPT = """
+import inspect, sys, torch
+import hubconf, snzoo
+assert snzoo.__file__.startswith(sys.argv[1]), snzoo.__file__
+github = {"github": "owner/snzoo:main", "skip_validation": True, "trust_repo": True}
+names = torch.hub.list(**github)
+assert names == sorted(snzoo.list_models()), names
+for name in names:
+    model = torch.hub.load(".", name, source="local", trust_repo=True, width=8, num_classes=2)
+    assert model.fc.out_features == 2
+    text = torch.hub.help(model=name, **github)
+    assert all(word in text for word in ("pretrained", "num_classes", "Licence")), text
+    assert all(f"{result.top1:.2f}" in text for result in snzoo.get_info(name).published), text
+    assert inspect.isfunction(getattr(hubconf, name))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "owner_snzoo_main"
+    shutil.copytree(ROOT / "snzoo", folder / "snzoo")
+    for name in ("hubconf.py", "weights_manifest.json"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def run(checkout, *code):
+    return subprocess.run(
+        [sys.executable, "-c", *code], cwd=checkout, capture_output=True, text=True
+    )
+
+
+def test_every_name_is_an_entry_point_that_loads_and_explains_itself(checkout):
+    done = run(checkout, SCRIPT, str(checkout))
+    assert done.returncode == 0, done.stderr
+
+
+def test_pretrained_weights_load_through_the_hub(checkout):
+    code = (
+        "import torch; model = torch.hub.load('.', 'resnet18v1_sn_clothing', source='local',"
+        " trust_repo=True, pretrained=True); print(model.eval()(torch.zeros(1, 3, 128, 128)).shape)"
+    )
+    done = run(checkout, code)
+    assert done.stdout == "torch.Size([1, 10])\n", done.stderr

@@ -1,0 +1,121 @@
+"""The manifest: what it holds, that its schema and its parser agree, what they refuse."""
+
+import copy
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from snzoo.errors import ManifestError
+from snzoo.manifest import load_manifest, parse_manifest
+from snzoo.registry import layout_of, list_models
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((ROOT / "docs" / "weights_manifest.schema.json").read_text(encoding="utf-8"))
+
+
+def test_the_manifest_fits_its_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(DOCUMENT, SCHEMA)
+
+
+def test_the_zoo_is_complete():
+    assert list_models(norm="sn", pretrained=True)[:7] == [
+        "resnet101v2_sn_8x32",
+        "resnet101v1_sn_8x32",
+        "resnet50v2_sn_8x32",
+        "resnet50v1_sn_8x32",
+        "resnet50v1_sn_8x32_step",
+        "resnet50v1_sn_8x4",
+        "resnet50v1_sn_8x1",
+    ]
+    assert len(list_models("resnet50v1_bn_*", pretrained=True)) == 4
+
+
+def test_no_checksum_is_claimed_for_files_published_without_one():
+    for name, entry in load_manifest().models.items():
+        if name.startswith(("resnet50v1_sn_8x", "resnet50v2_sn_8x", "resnet101")):
+            assert (entry.file.sha256, entry.file.md5, entry.file.size) == (None, None, None)
+            assert entry.licence == "CC-BY-NC-4.0"
+
+
+@pytest.mark.parametrize("name", list(DOCUMENT["models"]))
+def test_parameter_counts_are_those_of_the_networks(name):
+    entry = load_manifest().models[name]
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    counts = [v.numel() for key, v in layout_of(entry).items() if not key.endswith(buffers)]
+    assert sum(counts) == entry.parameters
+
+
+@pytest.mark.parametrize("name", list(DOCUMENT["models"]))
+def test_fingerprints_and_comparison_fit_what_they_describe(name):
+    entry = load_manifest().models[name]
+    layout = layout_of(entry)
+    for key, values in entry.file.fingerprint.items():
+        assert layout[key].shape == (len(values),)
+    comparison = load_manifest().comparison
+    assert all(len(row) == len(comparison.settings) for row in comparison.top1.values())
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("schema_version", 2, "schema_version must be 1"),
+        ("models.resnet50v1_bn_msra.file.sha265", "0" * 64, "unknown field 'sha265'"),
+        ("models.resnet50v1_bn_msra.file.sha256", "A" * 64, "64 lower-case"),
+        ("models.resnet50v1_bn_msra.file.md5", "12", "32 lower-case"),
+        ("models.resnet50v1_bn_msra.file.size", 0, "size must be positive"),
+        ("models.resnet50v1_bn_msra.file.size", True, "size has the wrong type"),
+        ("models.resnet50v1_bn_msra.file.urls", ["file:///etc/passwd"], "not an http"),
+        ("models.resnet50v1_bn_msra.file.urls", ["https:///no-host"], "not an http"),
+        ("models.resnet50v1_bn_msra.file.name", "../weights.pth", "not a plain file name"),
+        ("models.resnet50v1_bn_msra.file.bundled", "demo/../../x", "not a path inside"),
+        ("models.resnet50v1_bn_msra.file.bundled", "/etc/passwd", "not a path inside"),
+        ("models.resnet50v1_bn_msra.file.format", "joblib", "format must be one of"),
+        ("models.resnet50v1_bn_msra.preprocessing", "other", "preprocessing must be one of"),
+        ("models.resnet50v1_bn_msra.classes", "imagenet-22k", "classes"),
+        ("models.resnet50v1_bn_msra.published", [{"dataset": "x"}], "images is missing"),
+        ("models.a/b", DOCUMENT["models"]["resnet50v1_bn_msra"], "letters, digits"),
+        ("models.x", [], "models.x must be an object"),
+        ("preprocessing.msra.std", [1, 0, 1], "std must be positive"),
+        ("preprocessing.msra.mean", [1, 2], "must have 3 items"),
+        ("preprocessing.msra.mean", [1, 2, float("nan")], "wrong type"),
+        ("preprocessing.msra.crop", 300, "crop 300 must be between"),
+        ("models.resnet50v1_bn_msra.published.0.top1", 250, "top1"),
+        ("models.resnet50v1_bn_msra.published.0.images", 0, "images must be positive"),
+        ("demo.sha256", "x", "64 lower-case"),
+        ("demo.bundled", "../photos", "not a path inside"),
+        ("demo.model", "other", "demo.model must be one of"),
+        ("preprocessing", {}, "preprocessing.imagenet"),
+        ("surprise", 1, "unknown field 'surprise'"),
+    ],
+)
+def test_malformed_manifests_are_refused_with_the_field_named(path, value, message):
+    document = copy.deepcopy(DOCUMENT)
+    *parents, last = path.split(".")
+    target = document
+    for key in parents:
+        target = target[int(key) if key.isdecimal() else key]
+    target[last] = value
+    with pytest.raises(ManifestError, match=message):
+        parse_manifest(document)
+    # What relates two fields, and numbers that JSON can't write, are beyond a schema.
+    relates = ("models.resnet50v1_bn_msra.preprocessing", "demo.model", "preprocessing.msra.crop")
+    if path not in relates and "nan" not in str(value):
+        assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, "\xff"])
+def test_files_that_are_no_manifest_are_refused(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ManifestError, match=str(path)):
+        load_manifest(path)
+
+
+def test_a_missing_manifest_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNZOO_MANIFEST", str(tmp_path / "none.json"))
+    with pytest.raises(ManifestError, match=r"none\.json: No such file"):
+        list_models()

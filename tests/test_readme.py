@@ -1,0 +1,92 @@
+"""The README's tables are the manifest's, and its commands are run."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import snzoo
+from snzoo.cli import main
+from snzoo.manifest import load_manifest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+
+
+def test_the_zoos_table_is_made_from_the_manifest(capsys):
+    main(["list", "--pretrained", "--markdown"])
+    assert capsys.readouterr().out.strip() in README
+
+
+def test_the_comparison_is_the_manifests():
+    comparison = load_manifest().comparison
+    for norm, row in comparison.top1.items():
+        cells = ["–" if value is None else f"{value:.1f}" for value in row]
+        assert f"| {norm} | {' | '.join(cells)} |" in README
+    settings = " | ".join(setting.replace("x", "×") for setting in comparison.settings)
+    assert f"| | {settings} |" in README
+
+
+def test_ci_runs_the_commands_that_install():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    first, test = (line for line in COMMANDS if "pip install" in line)
+    assert test.removeprefix("python -m pip install ") in script.replace("install -q ", "")
+    assert first.split("&& ")[1] in script
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def stage(tmp_path, httpserver, monkeypatch):
+    """A folder like the checkout; the model that the README downloads is served locally."""
+    for name in ("snzoo", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    torch.save(snzoo.create_model("resnet50v1_sn_8x32").state_dict(), tmp_path / "weights.pth")
+    httpserver.expect_request("/weights").respond_with_data((tmp_path / "weights.pth").read_bytes())
+    document = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
+    file = document["models"]["resnet50v1_sn_8x32"]["file"]
+    file["urls"] = [httpserver.url_for("/weights")]
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    for split in ("train", "validation", "imagenet"):
+        for i, wnid in enumerate(("n01440764", "n01443537")):
+            folder = tmp_path / "DATA" / split / wnid
+            folder.mkdir(parents=True)
+            pixels = np.random.default_rng(i).integers(0, 256, (240, 230, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photo.jpg")
+    monkeypatch.setenv("SNZOO_MANIFEST", str(tmp_path / "manifest.json"))
+    monkeypatch.setenv("SNZOO_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_other_command_runs_in_the_order_of_the_readme(stage):
+    photo = "DATA/imagenet/n01440764/photo.jpg"
+    places = {"/path/to/val": "DATA/imagenet", "PHOTO": photo}
+    for line in COMMANDS:
+        if "pip install" not in line:
+            command = [places.get(word, word) for word in shlex.split(line)]
+            if "examples/finetune.py" in command:
+                command += ["--epochs", "1"]  # the default of 20 would say no more
+            done = subprocess.run(command, cwd=stage, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (stage / "results.json").exists()

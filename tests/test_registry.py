@@ -1,0 +1,173 @@
+"""Names → entries → networks."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import snzoo
+from snzoo import registry
+from snzoo.errors import CheckpointError, SnzooError, UnknownModelError
+from snzoo.models.architectures import ARCHITECTURES
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys, snzoo; snzoo.list_models('*v2*'); snzoo.get_info('resnet50v1_sn_8x1');"
+        "sys.exit('torch' in sys.modules or 'requests' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_filters_combine():
+    assert snzoo.list_models("resnet34*", norm="gn") == ["resnet34v1_gn", "resnet34v2_gn"]
+    assert snzoo.list_models("resnet34*", pretrained=True) == []
+
+
+@pytest.mark.parametrize("name", ["resnet50v1_sn_8x23", "resnet50_sn_8x32", "ResNet34v1_SN"])
+def test_a_wrong_name_suggests_the_nearest(name):
+    with pytest.raises(UnknownModelError, match="did you mean resnet"):
+        snzoo.get_info(name)
+
+
+def test_a_hopeless_name_says_where_to_look():
+    with pytest.raises(UnknownModelError, match="see: snzoo list"):
+        snzoo.create_model("zzz")
+
+
+@pytest.mark.parametrize("name", snzoo.list_models(pretrained=True))
+def test_every_zoo_model_is_built_as_published(name):
+    entry = snzoo.get_info(name)
+    model = snzoo.create_model(name, drop_rate=0.25)
+    assert sum(p.numel() for p in model.parameters()) == entry.parameters
+    assert model.drop.p == 0.25 and model.fc.out_features == entry.num_classes
+
+
+def test_the_entry_gives_defaults_that_arguments_override():
+    assert snzoo.create_model("resnet50v1_sn_8x1").layer1[0].sn1.mean_weight.shape == (2,)
+    model = snzoo.create_model(
+        "resnet50v1_sn_8x1", using_bn=True, in_chans=1, num_classes=3, width=8
+    )
+    assert model.layer1[0].sn1.mean_weight.shape == (3,)
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(SnzooError, match=r"resnet18v1_sn: .*widht"):
+        snzoo.create_model("resnet18v1_sn", widht=8)
+
+
+def test_an_architecture_has_no_pretrained_weights():
+    with pytest.raises(CheckpointError, match="no published weights"):
+        snzoo.create_model("resnet18v1_sn", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["resnet50v1_bn_tf", "resnet50v1_bn_fbtorch"])
+def test_formats_that_are_not_read_are_named(name):
+    with pytest.raises(CheckpointError, match="convert it"):
+        snzoo.create_model(name, pretrained=True)
+
+
+def save(tmp_path, model):
+    path = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_a_file_gives_its_weights_and_draws_no_random_numbers(tmp_path):
+    source = snzoo.create_model("resnet18v1_sn", width=8)
+    path = save(tmp_path, source)
+    state = torch.get_rng_state()
+    model = snzoo.create_model("resnet18v1_sn", weights=path, width=8)
+    assert torch.equal(torch.get_rng_state(), state)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.eval()(x), source.eval()(x))
+    assert all(p.requires_grad and not p.is_meta for p in model.parameters())
+
+
+def test_another_number_of_classes_keeps_the_backbone_under_a_new_head(tmp_path):
+    source = snzoo.create_model("resnet18v1_sn", width=8)
+    path = save(tmp_path, source)
+    model = snzoo.create_model("resnet18v1_sn", weights=path, width=8, num_classes=4)
+    assert model.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 4)
+    backbone = {key: value for key, value in source.state_dict().items() if key[:2] != "fc"}
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in backbone.items())
+
+
+def test_a_file_with_its_own_head_loads_whole(tmp_path):
+    source = snzoo.create_model("resnet18v1_sn", width=8, num_classes=4)
+    path = save(tmp_path, source)
+    model = snzoo.create_model("resnet18v1_sn", weights=path, width=8, num_classes=4)
+    assert torch.equal(model.fc.weight, source.fc.weight)
+    with pytest.raises(CheckpointError, match=r"fc.weight is \(4, 64\), not \(1000, 64\)"):
+        snzoo.create_model("resnet18v1_sn", weights=path, width=8)
+
+
+def test_more_input_channels_than_the_file_has_are_refused(tmp_path):
+    path = save(tmp_path, snzoo.create_model("resnet18v1_sn", width=8))
+    with pytest.raises(
+        CheckpointError, match=r"conv1.weight is \(8, 3, 7, 7\), not \(8, 4, 7, 7\)"
+    ):
+        snzoo.create_model("resnet18v1_sn", weights=path, width=8, in_chans=4)
+
+
+def test_architectures_and_zoo_names_do_not_collide():
+    assert not set(ARCHITECTURES) & set(snzoo.list_models(pretrained=True))
+
+
+def describe(tmp_path, **fields):
+    """A checkpoint of resnet50v1_bn_msra, narrow, that describes itself."""
+    model = snzoo.create_model("resnet50v1_bn_msra", width=8, num_classes=2)
+    recipe = snzoo.get_info("resnet50v1_bn_msra").preprocessing.as_dict()
+    description = {"model": "resnet50v1_bn_msra", "arguments": {"width": 8}}
+    description |= {"classes": ["a", "b"], "preprocessing": recipe} | fields
+    path = tmp_path / "described.safetensors"
+    save_file(model.state_dict(), path, {"snzoo": json.dumps(description)})
+    return path, model
+
+
+def test_a_described_checkpoint_is_built_as_it_was_whatever_it_is_called(tmp_path):
+    path, source = describe(tmp_path)
+    x = torch.randn(2, 3, 64, 64)
+    for name in ("resnet50v1_bn_msra", "resnet50v1_bn", "resnet50v1_bn_torchvision"):
+        model = snzoo.create_model(name, weights=path)
+        assert torch.equal(model.eval()(x), source.eval()(x))
+    entry = registry.describe(None, path)
+    assert entry.classes == ("a", "b") and entry.preprocessing.channel_order == "BGR"
+    assert entry.published == ()
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"model": "resnet50v1_sn"}, "was made from resnet50v1_sn"),
+        ({"model": "resnet51"}, "no model named"),
+        ({"classes": "cats"}, "classes has the wrong type"),
+        ({"preprocessing": {}}, "preprocessing.resize is missing"),
+        ({"arguments": {"depth": 3}}, "depth"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(tmp_path, fields, message):
+    path, _ = describe(tmp_path, **fields)
+    with pytest.raises(SnzooError, match=message):
+        snzoo.create_model("resnet50v1_bn", weights=path)
+
+
+def test_weights_come_from_one_place(tmp_path):
+    with pytest.raises(SnzooError, match="not from both"):
+        snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, weights="x.pth")
+
+
+def test_a_head_of_another_rank_is_refused_by_name(tmp_path):
+    state = snzoo.create_model("resnet18v1_sn", width=8).state_dict()
+    torch.save(state | {"fc.weight": torch.tensor(1.0)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"fc\.weight is \(\)"):
+        snzoo.create_model("resnet18v1_sn", weights=tmp_path / "x.pth", width=8, num_classes=3)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(SnzooError, match="norm must be one of sn, bn, gn"):
+        snzoo.list_models(norm="in")

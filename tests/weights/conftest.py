@@ -1,0 +1,233 @@
+"""A made model, its real checkpoint files, and mirrors on loopback that can misbehave."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from werkzeug import Response
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+
+from snzoo.cli import main
+from snzoo.models.architectures import ARCHITECTURES
+from snzoo.models.build import build
+from snzoo.weights import download
+
+NAME, FILE, PAGE = "made", "made.pth", "https://example.org/made"
+CLASSES = ["cat", "dog", "cow"]
+RECIPE = {
+    "resize": 64,
+    "crop": 64,
+    "channel_order": "RGB",
+    "scale": 1,
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit status and its two streams."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Mirror:
+    """A URL on loopback that answers by a script, and with its last answer from then on."""
+
+    def __init__(self, server, path):
+        self.url, self.seen, self.script = server.url_for(path), [], []
+        server.expect_request(path).respond_with_handler(self._answer)
+
+    def answers(self, *script):
+        self.seen, self.script = [], list(script)
+
+    def _answer(self, request):
+        self.seen.append(request.headers)
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return answer(request)
+
+    @property
+    def offsets(self):
+        """Where each request went on: a byte, or None for one that asked for the whole file."""
+        ranges = [headers.get("Range") for headers in self.seen]
+        return [found and int(found.removeprefix("bytes=").removesuffix("-")) for found in ranges]
+
+    @staticmethod
+    def file(content, *, etag="one", modified=None, cut=None, ranges=True):
+        """The file as HTTP wants it (Range, If-Range); the connection drops after ``cut`` bytes."""
+
+        def answer(request):
+            response = Response(content, mimetype="application/octet-stream")
+            if modified:
+                response.last_modified = modified
+            if etag:
+                response.set_etag(etag)
+            try:
+                response.make_conditional(request, ranges, len(content))
+            except RequestedRangeNotSatisfiable as error:
+                return error.get_response()
+            length = response.headers["Content-Length"]
+            response.set_data(response.get_data()[:cut])
+            response.headers["Content-Length"] = length
+            return response
+
+        return answer
+
+    @staticmethod
+    def reply(status, body=b"", **headers):
+        """Always this, whatever is asked; ``Content_Type`` stands for Content-Type."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return lambda request: Response(body, status, named)
+
+
+class Zoo:
+    """A manifest with one model, a cache folder, and the command line over both."""
+
+    def __init__(self, folder, capsys, mirror):
+        self.home, self.manifest = folder / "home", folder / "manifest.json"
+        self.capsys, self.mirror = capsys, mirror
+
+    def publish(self, content=None, *, known=True, architecture="resnet18v1_sn", **fields):
+        """Write the manifest; ``content`` is what the mirror serves, well, from now on.
+
+        ``known``: whether its sha256 and size are published, which ``fields`` override.
+        """
+        file = {"name": FILE, "format": "pytorch", "urls": [self.mirror.url], "pages": [PAGE]}
+        file |= {"sha256": None, "md5": None, "size": None}
+        if content is not None:
+            self.mirror.answers(self.mirror.file(content))
+            if known:
+                file |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        entry = {
+            "architecture": architecture,
+            "arguments": {"width": 8},
+            "parameters": None,
+            "classes": CLASSES,
+            "preprocessing": "small",
+            "file": file | fields,
+            "published": [],
+            "training": None,
+            "licence": None,
+            "provenance": "Made for a test.",
+        }
+        document = {"schema_version": 1, "preprocessing": {"small": RECIPE, "imagenet": RECIPE}}
+        self.manifest.write_text(json.dumps(document | {"models": {NAME: entry}}))
+
+    def run(self, *arguments):
+        """A command in this process."""
+        self.capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Result(status, *self.capsys.readouterr())
+
+    def spawn(self, *arguments, **options):
+        """A command in a new process."""
+        command = [sys.executable, "-m", "snzoo", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    @property
+    def folder(self):
+        return self.home / "models" / NAME
+
+    @property
+    def weights(self):
+        return self.folder / "weights.safetensors"
+
+    @property
+    def part(self):
+        return self.folder / "download.part"
+
+    def lock(self, *folders):
+        """Make them read-only."""
+        for folder in folders:
+            folder.chmod(0o555)
+            if os.access(folder, os.W_OK):
+                pytest.skip("this user may write anywhere")
+
+    def kept(self):
+        """What a reader of the cache would find, file name → bytes."""
+        paths = [self.weights, self.folder / "stamp.json"]
+        return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+    def refuses(self, result, *words, keeps=None):
+        """One line that says what was wrong and what to do; the cache is as it was."""
+        assert result.status == 1
+        assert result.err.startswith("snzoo: ") and len(result.err.splitlines()) == 1, result.err
+        assert [word for word in words if word not in result.err] == [], result.err
+        assert "Traceback" not in result.err and "--debug" not in result.err
+        assert self.kept() == (keeps or {})
+
+    def holds(self, state, result=None):
+        """The command succeeded without a word, and the cache has these tensors."""
+        assert result is None or (result.status, result.err) == (0, "")
+        assert not self.part.exists() and set(self.kept()) == {"weights.safetensors", "stamp.json"}
+        cached = load_file(self.weights)
+        assert cached.keys() == state.keys()
+        assert all(torch.equal(cached[key], state[key]) for key in state)
+
+
+@pytest.fixture(scope="session")
+def state():
+    """A state dict of the made model, with statistics that a new network doesn't have."""
+    torch.manual_seed(7)
+    network = build(ARCHITECTURES["resnet18v1_sn"], width=8, num_classes=len(CLASSES))
+    return {key: torch.rand_like(value) for key, value in network.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def saved():
+    """What torch.save writes, as bytes."""
+
+    def save(content, **options):
+        buffer = io.BytesIO()
+        torch.save(content, buffer, **options)
+        return buffer.getvalue()
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def content(saved, state):
+    """The made model's file, three chunks of a download long."""
+    return saved(state)
+
+
+@pytest.fixture
+def mirrors(httpserver):
+    """Two of them, in the manifest's order."""
+    return Mirror(httpserver, f"/first/{FILE}"), Mirror(httpserver, f"/second/{FILE}")
+
+
+@pytest.fixture
+def mirror(mirrors):
+    return mirrors[0]
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch, capsys, mirror):
+    zoo = Zoo(tmp_path, capsys, mirror)
+    monkeypatch.setenv("SNZOO_HOME", str(zoo.home))
+    monkeypatch.setenv("SNZOO_MANIFEST", str(zoo.manifest))
+    monkeypatch.setenv("NO_PROXY", "*")
+    for name in ("SNZOO_OFFLINE", "SNZOO_REQUIRE_CHECKSUM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "BACKOFF", 0.0)
+    return zoo
+
+
+@pytest.fixture
+def cached(zoo, mirror, content):
+    """The zoo with the made model in its cache; the network is gone."""
+    zoo.publish(content)
+    assert zoo.run("fetch", "made").status == 0
+    mirror.answers(mirror.reply(500))
+    return zoo

@@ -1,0 +1,265 @@
+"""What is cached, recorded, imported, verified and pruned."""
+
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import snzoo
+
+
+@pytest.fixture
+def other(saved, state):
+    """Another good file of the same network."""
+    return saved({key: value + 1 for key, value in state.items()})
+
+
+def damage(path, *, unnoticed=False):
+    """Flip one byte in the middle; ``unnoticed``: with the time of before."""
+    before = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(before.st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 0xFF]))
+    later = 0 if unnoticed else 1
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + later))
+
+
+def test_a_fetched_model_is_created_with_its_weights(zoo, state, content):
+    zoo.publish(content)
+    model = snzoo.create_model("made", pretrained=True)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    zoo.holds(state)
+
+
+def test_a_cached_model_needs_neither_network_nor_unpickling(cached, mirror, monkeypatch):
+    monkeypatch.setattr(torch, "load", None)
+    assert snzoo.create_model("made", pretrained=True).fc.out_features == 3
+    assert cached.run("fetch", "made").status == 0
+    assert mirror.seen == []
+
+
+def test_offline_a_cached_model_is_used(cached, state, mirror, monkeypatch):
+    monkeypatch.setenv("SNZOO_OFFLINE", "1")
+    cached.holds(state, cached.spawn("fetch", "made"))
+    assert mirror.seen == []
+
+
+def test_offline_a_model_that_is_not_cached_is_refused(zoo, mirror, state, content, monkeypatch):
+    zoo.publish(content)
+    monkeypatch.setenv("SNZOO_OFFLINE", "1")
+    result = zoo.run("fetch", "made")
+    zoo.refuses(result, str(zoo.home), "SNZOO_OFFLINE=1", "run snzoo fetch made with a network")
+    assert mirror.seen == [] and not zoo.home.exists()
+
+    monkeypatch.delenv("SNZOO_OFFLINE")
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+def test_damaged_weights_are_fetched_again(cached, mirror, state, content):
+    damage(cached.weights)
+    mirror.answers(mirror.file(content))
+    cached.holds(state, cached.run("fetch", "made"))
+    assert len(mirror.seen) == 1
+
+
+def test_damaged_weights_are_not_used_without_a_network(cached, mirror, monkeypatch):
+    damage(cached.weights)
+    before = cached.kept()
+    cached.refuses(cached.run("fetch", "made"), "HTTP 500", "snzoo import", keeps=before)
+    monkeypatch.setenv("SNZOO_OFFLINE", "1")
+    result = cached.run("fetch", "made")
+    cached.refuses(result, "not whole there", "SNZOO_OFFLINE=1", "snzoo fetch made", keeps=before)
+
+
+def test_a_file_that_is_published_anew_replaces_the_old(cached, mirror, saved, state, other):
+    before = cached.kept()
+    cached.publish(other)
+    mirror.answers(mirror.reply(404))
+    cached.refuses(cached.run("fetch", "made"), "HTTP 404", keeps=before)
+    mirror.answers(mirror.file(other))
+    changed = {key: value + 1 for key, value in state.items()}
+    cached.holds(changed, cached.run("fetch", "made"))
+
+
+def test_touched_weights_are_hashed_once_and_used(cached, mirror, state, monkeypatch):
+    os.utime(cached.weights, (1, 1))
+    cached.holds(state, cached.run("fetch", "made"))
+    assert mirror.seen == []
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    cached.holds(state, cached.run("fetch", "made"))
+
+
+def test_verify_finds_a_flipped_byte_that_no_time_betrays(cached):
+    assert "made: " in cached.run("verify").out
+    damage(cached.weights, unnoticed=True)
+    before = cached.kept()
+    for arguments in (["verify"], ["verify", "made"]):
+        cached.refuses(
+            cached.run(*arguments), "made: ", "damaged", "snzoo cache prune made", keeps=before
+        )
+
+
+def test_verify_finds_weights_of_another_file(cached, other):
+    before = cached.kept()
+    cached.publish(other)
+    cached.refuses(cached.run("verify"), "another file", "sha256", "snzoo fetch made", keeps=before)
+
+
+@pytest.mark.parametrize("name", ["made", "resnet18v1_sn"])
+def test_verify_of_what_is_not_stored_says_so(zoo, content, name):
+    zoo.publish(content)
+    zoo.refuses(zoo.run("verify", name), f"{name} is not stored", "snzoo fetch")
+    assert zoo.run("verify").status == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--model", "made"]])
+def test_a_file_downloaded_by_hand_is_imported(zoo, mirror, state, content, tmp_path, arguments):
+    file = tmp_path / ("renamed (1).pth" if arguments else "made.pth")
+    file.write_bytes(content)
+    zoo.publish(content)
+    zoo.holds(state, zoo.run("import", file, *arguments))
+    assert file.read_bytes() == content and mirror.seen == []
+    assert str(zoo.weights) in zoo.run("fetch", "made").out and mirror.seen == []
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        pytest.param(lambda content: content[:-1] + b"x", "sha256 is", id="damaged"),
+        pytest.param(lambda content: content[:-1], "size is", id="cut short"),
+        pytest.param(lambda content: b"<html>", "size is", id="web page"),
+    ],
+)
+def test_a_wrong_file_is_not_imported_and_left_alone(zoo, state, content, tmp_path, wrong, words):
+    file = tmp_path / "made.pth"
+    file.write_bytes(wrong(content))
+    zoo.publish(content)
+    zoo.refuses(
+        zoo.run("import", file), f"{file} is not the file of made", words, "snzoo info made"
+    )
+    assert file.read_bytes() == wrong(content)
+
+    file.write_bytes(content)
+    zoo.holds(state, zoo.run("import", file))
+
+
+def test_import_names_what_it_can_not_place(zoo, content, tmp_path):
+    zoo.publish(content)
+    (tmp_path / "other.pth").write_bytes(content)
+    zoo.refuses(zoo.run("import", tmp_path / "other.pth"), "other.pth", "--model NAME")
+    zoo.refuses(zoo.run("import", tmp_path / "made.pth"), "made.pth: No such file")
+    zoo.refuses(zoo.run("import", tmp_path, "--model", "made"), "Is a directory")
+    result = zoo.run("import", tmp_path / "other.pth", "--model", "resnet18v1_sn")
+    zoo.refuses(result, "resnet18v1_sn has no published weights", "snzoo list --pretrained")
+
+
+@pytest.mark.parametrize("format", ["tensorflow", "torch7"])
+def test_formats_that_are_not_read_are_refused_before_the_download(zoo, mirror, content, format):
+    zoo.publish(content, format=format)
+    zoo.refuses(zoo.run("fetch", "made"), "does not read", "convert it", "--weights")
+    assert mirror.seen == []
+
+
+@pytest.fixture
+def recorded(zoo, content):
+    """The zoo after a first use of a file whose checksum was never published."""
+    zoo.publish(content, known=False)
+    assert zoo.run("fetch", "made").status == 0
+    return zoo
+
+
+def checksums(zoo):
+    return zoo.home / "checksums.lock.json"
+
+
+def test_a_checksum_that_was_never_published_is_recorded(recorded, content):
+    digest = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "md5": None}
+    assert json.loads(checksums(recorded).read_text()) == {"made": digest}
+
+
+def test_the_recorded_checksum_is_enforced_after_prune(recorded, state, content, other, tmp_path):
+    record = checksums(recorded).read_bytes()
+    recorded.run("cache", "prune", "made")
+    recorded.publish(other, known=False)
+    words = ["recorded on first use", "if you trust the new file", str(checksums(recorded))]
+    recorded.refuses(recorded.run("fetch", "made"), *words, "snzoo import FILE --model made")
+    (tmp_path / "made.pth").write_bytes(other)
+    recorded.refuses(recorded.run("import", tmp_path / "made.pth"), *words)
+    assert checksums(recorded).read_bytes() == record
+
+    recorded.publish(content, known=False)
+    recorded.holds(state, recorded.run("fetch", "made"))
+    assert checksums(recorded).read_bytes() == record
+
+
+def test_a_published_checksum_is_not_recorded(cached):
+    assert not checksums(cached).exists()
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[]", '{"made": "x"}', '{"made": {"sha": "0"}}'])
+def test_damaged_records_are_never_taken_for_none(recorded, state, content, broken):
+    whole, kept = checksums(recorded).read_bytes(), recorded.kept()
+    words = ["recorded checksums", str(checksums(recorded)), "mend that file"]
+    checksums(recorded).write_text(broken)
+    recorded.refuses(recorded.run("fetch", "made"), *words, keeps=kept)
+    recorded.run("cache", "prune", "made")
+    recorded.refuses(recorded.run("fetch", "made"), *words)
+    assert checksums(recorded).read_text() == broken
+
+    checksums(recorded).write_bytes(whole)
+    recorded.holds(state, recorded.run("fetch", "made"))
+
+
+def test_required_checksums_refuse_what_has_none_until_it_is_pinned(
+    recorded, mirror, state, content, monkeypatch
+):
+    monkeypatch.setenv("SNZOO_REQUIRE_CHECKSUM", "1")
+    mirror.answers(mirror.file(content))
+    words = ["no checksum of made", "SNZOO_REQUIRE_CHECKSUM=1", "snzoo pin MANIFEST"]
+    recorded.refuses(recorded.run("fetch", "made"), *words, keeps=recorded.kept())  # cached, too
+    before = json.loads(recorded.manifest.read_text())
+    assert recorded.run("pin", recorded.manifest).out == f"{recorded.manifest}: made\n"
+    recorded.holds(state, recorded.run("fetch", "made"))
+    recorded.run("cache", "prune", "made")
+    recorded.holds(state, recorded.run("fetch", "made"))
+
+    before["models"]["made"]["file"]["sha256"] = hashlib.sha256(content).hexdigest()
+    before["models"]["made"]["file"]["size"] = len(content)
+    assert json.loads(recorded.manifest.read_text()) == before
+    assert recorded.run("pin", recorded.manifest).out.endswith("nothing to pin\n")
+
+
+def test_required_checksums_refuse_a_first_fetch(zoo, mirror, content, state, monkeypatch):
+    monkeypatch.setenv("SNZOO_REQUIRE_CHECKSUM", "1")
+    zoo.publish(content, known=False)
+    zoo.refuses(zoo.run("fetch", "made"), "SNZOO_REQUIRE_CHECKSUM=1", "snzoo pin MANIFEST")
+    assert mirror.seen == []
+
+    zoo.publish(content)
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+def test_pin_leaves_a_file_that_is_no_manifest_alone(recorded, tmp_path):
+    file = tmp_path / "no.json"
+    for text in ("{", "{}", "[]"):
+        file.write_text(text)
+        result = recorded.run("pin", file)
+        recorded.refuses(result, keeps=recorded.kept())
+        assert file.read_text() == text
+
+
+def test_a_published_md5_is_enough(zoo, state, content, monkeypatch):
+    monkeypatch.setenv("SNZOO_REQUIRE_CHECKSUM", "1")
+    zoo.publish(content, known=False, md5=hashlib.md5(content).hexdigest())
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+def test_safetensors_are_fetched_as_they_are(zoo, state, tmp_path):
+    save_file(state, tmp_path / "made.safetensors")
+    zoo.publish((tmp_path / "made.safetensors").read_bytes(), format="safetensors")
+    zoo.holds(state, zoo.run("fetch", "made"))
