@@ -8,7 +8,7 @@ from torch import nn
 
 from snzoo.errors import SnzooError
 from snzoo.models.architectures import DEPTHS, Architecture
-from snzoo.models.resnet import BlockV1, NormLayer, ResNetV1, ResNetV2, StrideOn
+from snzoo.models.resnet import NormLayer, ResNetV1, ResNetV2, StrideOn
 from snzoo.nn import SwitchNorm2d
 
 ResNet = ResNetV1 | ResNetV2
@@ -58,7 +58,8 @@ def build(
         architecture, f"stride_on={stride_on!r}", stride_on == "3x3" or movable, "v1 bottleneck"
     )
 
-    model = (ResNetV1 if v1 else ResNetV2)(
+    v1_only = {"norm_after_add": norm_after_add, "last_gamma": last_gamma} if v1 else {}
+    return (ResNetV1 if v1 else ResNetV2)(
         layers,
         bottleneck=bottleneck,
         norm=_norm_layer(
@@ -69,15 +70,8 @@ def build(
         width=width,
         drop_rate=drop_rate,
         stride_on=stride_on,
+        **v1_only,
     )
-    for block in model.modules():
-        if isinstance(block, BlockV1):
-            block.norm_after_add = norm_after_add
-            if last_gamma:
-                scale = block.norm(block.convs).weight
-                assert isinstance(scale, nn.Parameter)
-                nn.init.zeros_(scale)
-    return model
 
 
 def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:

@@ -8,7 +8,7 @@ published state dicts name them.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,11 +83,19 @@ class _Block(_Named):
 class BlockV1(_Block):
     """conv → norm → ReLU …, the last ReLU after the addition.
 
-    ``norm_after_add`` (set by the network) also moves the last norm behind the
-    addition, as in the ResNet-50 of fb.resnet.torch.
+    ``norm_after_add`` moves the last norm behind the addition, as in the ResNet-50 of
+    fb.resnet.torch; ``last_gamma`` starts that norm's scale at 0.
     """
 
-    norm_after_add = False
+    def __init__(
+        self, *sizes: int, norm_after_add: bool = False, last_gamma: bool = False, **options: Any
+    ) -> None:
+        super().__init__(*sizes, **options)
+        self.norm_after_add = norm_after_add
+        if last_gamma:
+            scale = self.norm(self.convs).weight
+            assert isinstance(scale, nn.Parameter)
+            nn.init.zeros_(scale)
 
     def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
         self.add_module(f"conv{i}", conv)
@@ -144,6 +152,7 @@ class _ResNet(_Named):
         width: int = 64,
         drop_rate: float = 0.0,
         stride_on: StrideOn = "3x3",
+        **block_options: bool,
     ) -> None:
         super().__init__(norm)
         self.conv1 = _conv(in_chans, width, 7, 2)
@@ -159,6 +168,7 @@ class _ResNet(_Named):
                     bottleneck=bottleneck,
                     norm=norm,
                     stride_on=stride_on,
+                    **block_options,
                 )
                 channels = block.out_channels
                 blocks.append(block)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import snzoo
 from snzoo.cli import main
+from snzoo.registry import describe
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune.py"
 SMALL = ["--width", "8", "--crop", "48", "--batch-size", "8", "--workers", "0"]
@@ -54,11 +55,21 @@ def test_it_learns_and_its_checkpoint_knows_what_it_is(data, tmp_path, capsys):
     assert description["classes"] == ["apple", "plum"]
     assert description["preprocessing"]["crop"] == 48 and "--epochs 6" in description["command"]
 
+    # A second generation: the first one's width, classes and preprocessing are still known.
+    command = [sys.executable, SCRIPT, data, "--model", "resnet18v1_sn", "--weights", best]
+    command += ["--epochs", "1", "--workers", "0", "--output", "second.safetensors"]
+    subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
+    second = describe(None, tmp_path / "second.safetensors")
+    assert second.arguments == {"width": 8} and second.preprocessing.crop == 48
+    snzoo.create_model("resnet18v1_sn", weights=tmp_path / "second.safetensors")
+
     arguments = ["--model", "resnet18v1_sn", "--weights", str(best)]
     assert main(["eval", *arguments, "--imagenet", str(data / "validation")]) == 0
     assert "8/8" in capsys.readouterr().out
     assert main(["predict", *arguments, str(data / "validation" / "plum" / "0.png")]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[0] == "plum"
+    assert main(["predict", "--weights", str(best), str(data / "validation" / "plum")]) == 0
+    capsys.readouterr()
     assert (
         main(["eval", "--model", "resnet34v1_sn", "--weights", str(best), "--imagenet", "."]) == 1
     )
@@ -97,11 +108,19 @@ def test_half_stores_large_weights_in_half_the_bytes_and_loads(data, tmp_path):
         (["--lr", "1e30", "--epochs", "3"], "lower --lr"),
         (["--weights", "none.pth"], "none.pth"),
         (["--pretrained"], "no published weights"),
+        (["--device", "toaster"], "device 'toaster' can't be used"),
     ],
 )
 def test_mistakes_are_one_line(data, arguments, message):
     done = finetune(data, *arguments)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_broken_photo_is_one_line_from_a_reading_process_too(data):
+    broken = data / "train" / "plum" / "broken.png"
+    broken.write_text("no image")
+    done = finetune(data, "--workers", 2, "--epochs", 1)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and str(broken) in done.stderr
 
 
 def test_splits_that_do_not_fit_are_refused(data):
