@@ -143,13 +143,15 @@ def describe(name: str | None, weights: str | Path | None = None) -> Entry:
         CheckpointError, ManifestError: the checkpoint can't be read, is of another
             network, or names none where ``name`` is None.
     """
+    if name is not None and weights is None:
+        return get_info(name)
     from snzoo.weights import read_description
 
-    document = None if weights is None else read_description(weights)
-    if document is None:
-        if name is None:
-            raise CheckpointError(f"{weights} does not say of which model it is; name one: --model")
+    document = read_description(weights) if weights is not None else None
+    if document is None and name is not None:
         return get_info(name)
+    if document is None:
+        raise CheckpointError(f"{weights} does not say of which model it is; name one: --model")
     found = parse_description(document, str(weights))
     base = get_info(found.model)
     if name is not None and get_info(name).architecture != base.architecture:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from math import gcd
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -42,22 +42,19 @@ def build(
         norm_after_add: v1 only: the last norm of a block follows the addition.
 
     Raises:
-        SnzooError: an option does not apply to this architecture.
+        SnzooError: a size makes no sense, or an option does not apply to this architecture.
     """
+    _check_sizes(drop_rate, num_classes=num_classes, in_chans=in_chans, width=width)
+    _check_options(
+        architecture,
+        using_bn=using_bn,
+        using_moving_average=using_moving_average,
+        last_gamma=last_gamma,
+        norm_after_add=norm_after_add,
+        stride_on=stride_on,
+    )
     bottleneck, layers = DEPTHS[architecture.depth]
     v1 = architecture.version == 1
-    sn = architecture.norm == "sn"
-    _require(architecture, "using_bn=False", using_bn or sn, "SN")
-    _require(architecture, "using_moving_average=False", using_moving_average or sn, "SN")
-    _require(architecture, "last_gamma=True", v1 or not last_gamma, "v1")
-    _require(architecture, "norm_after_add=True", v1 or not norm_after_add, "v1")
-    if stride_on not in ("3x3", "1x1", "last_unit"):
-        raise SnzooError(f"stride_on must be '3x3', '1x1' or 'last_unit', got {stride_on!r}")
-    movable = v1 and bottleneck
-    _require(
-        architecture, f"stride_on={stride_on!r}", stride_on == "3x3" or movable, "v1 bottleneck"
-    )
-
     v1_only = {"norm_after_add": norm_after_add, "last_gamma": last_gamma} if v1 else {}
     return (ResNetV1 if v1 else ResNetV2)(
         layers,
@@ -83,6 +80,31 @@ def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
     return NormLayer("gn", lambda channels: nn.GroupNorm(gcd(32, channels), channels))
 
 
-def _require(architecture: Architecture, option: str, applies: bool, where: str) -> None:
-    if not applies:
-        raise SnzooError(f"{option} applies to {where} networks only, not to {architecture.name}")
+def _check_sizes(drop_rate: float, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise SnzooError(f"{name} must be a whole number from 1, got {size!r}")
+    if not 0 <= drop_rate <= 1:
+        raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
+
+
+def _check_options(architecture: Architecture, **options: Any) -> None:
+    """An option that would change nothing here is an error, not ignored."""
+    v1, sn = architecture.version == 1, architecture.norm == "sn"
+    bottleneck = DEPTHS[architecture.depth][0]
+    rules = {
+        "using_bn": (True, sn, "SN"),
+        "using_moving_average": (True, sn, "SN"),
+        "last_gamma": (False, v1, "v1"),
+        "norm_after_add": (False, v1, "v1"),
+        "stride_on": ("3x3", v1 and bottleneck, "v1 bottleneck"),
+    }
+    for name, (default, applies, where) in rules.items():
+        value = options[name]
+        if value != default and not applies:
+            raise SnzooError(
+                f"{name}={value!r} applies to {where} networks only, not to {architecture.name}"
+            )
+    if options["stride_on"] not in get_args(StrideOn):
+        choices = ", ".join(get_args(StrideOn))
+        raise SnzooError(f"stride_on must be one of {choices}, got {options['stride_on']!r}")
