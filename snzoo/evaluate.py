@@ -68,7 +68,7 @@ def evaluate(
     preprocessing: Preprocessing,
     *,
     device: str | torch.device = "cpu",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     report_error: Callable[[str], None] = lambda message: None,
@@ -78,6 +78,7 @@ def evaluate(
 
     Args:
         model: moved to ``device`` and put into evaluation mode.
+        batch_size: default 16 on the CPU, where larger ones only cost memory, else 128.
         workers: decoding threads (default: as many as torch computes with).
         on_error: raise at the first image that can't be read, or leave it out of the
             counts and report it.
@@ -95,7 +96,7 @@ def evaluate(
     batches = read_batches(
         samples.paths,
         preprocessing,
-        batch_size=batch_size,
+        batch_size=batch_size or (16 if torch.device(device).type == "cpu" else 128),
         workers=workers or torch.get_num_threads(),
     )
     start = time.perf_counter()

@@ -34,7 +34,9 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="class folders (wnids), the flat validation files or a part of them, or a list "
         "file of 'path index' lines (default: the bundled demo photos)",
     )
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="(32)")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="(16 on the CPU, 128 elsewhere)"
+    )
     parser.add_argument("--workers", type=positive, metavar="N", help="decoding threads")
     parser.add_argument(
         "--on-error",
