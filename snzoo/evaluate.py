@@ -152,7 +152,7 @@ def choose_device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SnzooError(f"device {name!r} can't be used: {str(error).splitlines()[0]}") from None
     return name

@@ -44,9 +44,10 @@ class Preprocessing:
 
     def replace(self, *, resize: int | None = None, crop: int | None = None) -> "Preprocessing":
         """The same with another size; a new crop alone keeps the ratio of the two."""
-        crop = crop or self.crop
+        crop = self.crop if crop is None else crop
         ratio = self.resize / self.crop
-        return dataclasses.replace(self, resize=resize or round(crop * ratio), crop=crop)
+        resize = round(crop * ratio) if resize is None else resize
+        return dataclasses.replace(self, resize=resize, crop=crop)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -172,6 +173,11 @@ class Description:
     arguments: dict[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if not name.isprintable() or self.classes.count(name) > 1:
+                raise ManifestError(f"class names must be printable and differ, got {name!r}")
 
 
 @dataclass(frozen=True)

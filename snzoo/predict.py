@@ -12,6 +12,7 @@ from snzoo.data.imagenet import class_names
 from snzoo.data.pixels import load_pixels, normalize
 from snzoo.data.remote import fetch_image, is_url
 from snzoo.data.samples import find_images
+from snzoo.errors import DataError
 from snzoo.evaluate import best_classes
 from snzoo.manifest import Entry
 
@@ -63,6 +64,8 @@ def expand(sources: Sequence[str]) -> Iterator[str]:
         DataError: a folder holds no image.
     """
     for source in sources:
+        if not source:
+            raise DataError("one of the names is empty; name a file, a folder or a URL")
         if is_url(source):
             yield source
         else:

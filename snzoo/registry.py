@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import inspect
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def list_models(
     if pretrained:
         names = [name for name, entry in models.items() if entry.file]
     else:
-        names = [*models, *ARCHITECTURES]
+        names = list(dict.fromkeys([*models, *ARCHITECTURES]))
     return [
         name
         for name in names
@@ -112,6 +113,8 @@ def create_model(
     """
     if pretrained and weights is not None:
         raise SnzooError("weights come from the zoo (pretrained) or from a file, not from both")
+    if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
+        raise SnzooError(f"num_classes must be a whole number from 1, got {num_classes!r}")
     if not pretrained and weights is None:
         return _build(get_info(name), num_classes, arguments)
 
@@ -180,10 +183,12 @@ def _build(entry: Entry, num_classes: int | None, arguments: dict[str, Any]) -> 
     merged = {"num_classes": entry.num_classes, **entry.arguments, **arguments}
     if num_classes is not None:
         merged["num_classes"] = num_classes
-    try:
-        return build(_architecture(entry), **merged)
-    except TypeError as error:
-        raise SnzooError(f"can't build {entry.name}: {error}") from None
+    known = set(inspect.signature(build).parameters) - {"architecture"}
+    if unknown := sorted(set(merged) - known):
+        raise SnzooError(
+            f"{entry.name} takes no argument {unknown[0]!r}, but {', '.join(sorted(known))}"
+        )
+    return build(_architecture(entry), **merged)
 
 
 def _architecture(entry: Entry) -> Architecture:
@@ -195,6 +200,6 @@ def _architecture(entry: Entry) -> Architecture:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: snzoo list"
     return f"no model named {name!r}; {hint}"

@@ -10,7 +10,7 @@ import snzoo
 PACKAGE = Path(snzoo.__file__).parent
 FLOORS = [
     {"errors", "nn"},
-    {"environment", "typed_json", "models"},
+    {"environment", "network", "typed_json", "models"},
     {"manifest"},
     {"weights", "data"},
     {"registry"},

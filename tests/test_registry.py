@@ -56,7 +56,7 @@ def test_the_entry_gives_defaults_that_arguments_override():
 
 
 def test_an_unknown_argument_is_refused():
-    with pytest.raises(SnzooError, match=r"resnet18v1_sn: .*widht"):
+    with pytest.raises(SnzooError, match=r"resnet18v1_sn takes no argument 'widht', but .*width"):
         snzoo.create_model("resnet18v1_sn", widht=8)
 
 
@@ -147,7 +147,10 @@ def test_a_described_checkpoint_is_built_as_it_was_whatever_it_is_called(tmp_pat
         ({"model": "resnet51"}, "no model named"),
         ({"classes": "cats"}, "classes has the wrong type"),
         ({"preprocessing": {}}, "preprocessing.resize is missing"),
-        ({"arguments": {"depth": 3}}, "depth"),
+        ({"arguments": {"depth": 3}}, "takes no argument 'depth', but .*width"),
+        ({"arguments": {"width": -8}}, "width must be a whole number from 1"),
+        ({"classes": ["a", "a"]}, "must be printable and differ, got 'a'"),
+        ({"classes": ["a", "\x1b[31m"]}, "must be printable"),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(tmp_path, fields, message):
@@ -166,6 +169,13 @@ def test_a_head_of_another_rank_is_refused_by_name(tmp_path):
     torch.save(state | {"fc.weight": torch.tensor(1.0)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"fc\.weight is \(\)"):
         snzoo.create_model("resnet18v1_sn", weights=tmp_path / "x.pth", width=8, num_classes=3)
+
+
+@pytest.mark.parametrize("number", [0, -1, "7", 7.5, True])
+def test_a_number_of_classes_that_makes_no_sense_is_refused(number):
+    for pretrained in (False, True):
+        with pytest.raises(SnzooError, match="num_classes must be a whole number from 1"):
+            snzoo.create_model("resnet18v1_sn_clothing", pretrained=pretrained, num_classes=number)
 
 
 def test_an_unknown_norm_is_refused():

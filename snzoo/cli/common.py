@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def path(text: str) -> Path:
+    if not text:  # Path("") would be the current folder
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="NAME", help="zoo or architecture name (default: the demo's)")
-    add("--weights", type=Path, metavar="FILE", help="this checkpoint, not the zoo's")
-    add("--device", metavar="DEVICE", help="cpu, cuda, … (default: cuda where there is one)")
+    add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
+    add("--device", metavar="DEVICE", help="cpu, cuda, ... (default: cuda where there is one)")
 
 
 def choose_entry(args: argparse.Namespace) -> Entry:

@@ -13,6 +13,7 @@ from snzoo.cli.common import (
     choose_entry,
     demo,
     load_model,
+    path,
     positive,
 )
 from snzoo.errors import SnzooError
@@ -29,7 +30,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--imagenet",
-        type=Path,
+        type=path,
         metavar="PATH",
         help="class folders (wnids), the flat validation files or a part of them, or a list "
         "file of 'path index' lines (default: the bundled demo photos)",
@@ -44,7 +45,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         default="fail",
         help="stop at an image that can't be read (default), or report it and go on",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write the figures to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +80,8 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise SnzooError(f"which model? snzoo eval --model NAME --imagenet {args.imagenet}")
     if args.json:
         folder = args.json.resolve().parent
-        if args.json.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        writable = os.access(args.json if args.json.exists() else folder, os.W_OK)
+        if args.json.is_dir() or not folder.is_dir() or not writable:
             raise SnzooError(f"can't write {args.json}: name a file in a folder that you may write")
 
 
@@ -102,13 +104,12 @@ def _table(figures: dict[str, Any]) -> str:
         counts = f"{row['correct']}/{figures['images']}"
         line = f"{title}  {counts:>11}  {row['percent']:7.2f} %  [{low:6.2f}, {high:6.2f}]"
         if row["published"] is not None:
-            word = "agrees" if row["agrees"] else "differs"
-            line += f"  {row['published']:7.2f} % ({word})"
+            words = ("differs", "agrees") if figures["same_images"] else ("outside", "inside")
+            line += f"  {row['published']:7.2f} % ({words[row['agrees']]})"
         lines.append(line)
     if figures["published_on"] and not figures["same_images"]:
         lines.append(
-            f"published on {figures['published_on']}; on other images, as here, "
-            "'agrees' means within the interval"
+            f"published on {figures['published_on']}, not on these: inside or outside the interval"
         )
     if figures["errors"]:
         lines.append(f"left out, could not be read: {len(figures['errors'])} images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 after an error, 2 after a wrong command line."""
+    _prepare_streams()
     args = build_parser().parse_args(arguments)
     # Pillow warns of broken EXIF and the like, which changes no pixel; for people, it is noise.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -57,6 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"snzoo: {_explain(error)}", file=sys.stderr)
         return 1
+
+
+def _prepare_streams() -> None:
+    """Closed streams swallow what is written; terminals show "?" for what they can't show."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _explain(error: Exception) -> str:

@@ -6,7 +6,10 @@ resize of the shorter side → centre crop → normalisation.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
 from pathlib import Path
 
 import torch
@@ -29,6 +32,10 @@ def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.
     if name is None:
         name = "an image" if isinstance(source, bytes) else str(source)
     try:
+        if not isinstance(source, bytes) and not stat.S_ISREG(mode := Path(source).stat().st_mode):
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise ValueError("not a regular file")  # a pipe would be waited for without end
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow clips them to white
                 raise ValueError(f"pixels of mode {image.mode}, not 8 bits; convert it first")

@@ -51,10 +51,10 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
     """
     path = Path(path)
     try:
-        if path.is_file():
-            return _from_list(path, 1000 if isinstance(classes, str) else len(classes))
-        if not path.is_dir():
+        if not path.exists():
             raise DataError(f"{path} does not exist")
+        if not path.is_dir():
+            return _from_list(path, 1000 if isinstance(classes, str) else len(classes))
         folders = sorted(item for item in _visible(path) if item.is_dir())
         if folders:
             return _from_folders(path, folders, classes)
@@ -70,9 +70,9 @@ def find_images(path: str | Path) -> list[Path]:
         DataError: there is none, or the folder can't be read.
     """
     path = Path(path)
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         found, _ = _images_in(path)
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from None
@@ -87,6 +87,7 @@ def _from_folders(path: Path, folders: list[Path], classes: Classes) -> Samples:
     if unknown := [folder.name for folder in folders if folder.name not in index]:
         raise DataError(_why_not(path, folders, unknown, classes))
     loose, ignored = _images_in(path)
+    ignored -= len(folders)
     if loose:
         raise DataError(
             f"{path} holds class folders and {len(loose)} images beside them, e.g. "
@@ -198,7 +199,7 @@ def _is_validation_set(paths: Sequence[Path], labels: Sequence[int]) -> bool:
 
 
 def _left_out(ignored: int) -> str:
-    return f" ({ignored:,} other files left out)" if ignored else ""
+    return f" ({ignored:,} other files or folders left out)" if ignored else ""
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -206,7 +207,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> tuple[list[Path], int]:
-    """Images, broken links too (they are reported when read), and how many other files."""
-    items = [item for item in _visible(folder) if not item.is_dir()]
-    images = sorted(item for item in items if item.suffix.lower() in SUFFIXES)
+    """Images, broken links too (they are reported when read), and how many other items."""
+    items = _visible(folder)
+    images = sorted(i for i in items if i.suffix.lower() in SUFFIXES and not i.is_dir())
     return images, len(items) - len(images)

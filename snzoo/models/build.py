@@ -84,7 +84,7 @@ def _check_sizes(drop_rate: float, **sizes: int) -> None:
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             raise SnzooError(f"{name} must be a whole number from 1, got {size!r}")
-    if not 0 <= drop_rate <= 1:
+    if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
         raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
 
 

@@ -77,6 +77,8 @@ class _SwitchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
+        if x.numel() == 0:  # no statistics, and none that may reach the running ones
+            return x * self._per_channel(self.weight, x) + self._per_channel(self.bias, x)
         # Half precision overflows and cancels in squared sums: reduce in float32 at least.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         means, variances = zip(*self._statistics(wide), strict=True)
@@ -92,6 +94,8 @@ class _SwitchNorm(nn.Module):
                 f"{type(self).__name__} expects {self.input_format} with C = "
                 f"{self.num_features}, got shape {tuple(x.shape)}"
             )
+        if not x.is_floating_point():
+            raise ValueError(f"{type(self).__name__} expects floating-point input, got {x.dtype}")
 
     def _statistics(self, x: Tensor) -> Statistics:
         """(mean, variance) of each kind, in the order of the gates, broadcastable to ``x``."""

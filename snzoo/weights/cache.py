@@ -78,7 +78,10 @@ class Stamp:
 def home() -> Path:
     """``SNZOO_HOME``, else ``snzoo`` in the user's cache folder."""
     if chosen := os.environ.get("SNZOO_HOME"):
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:  # ~nobody/...
+            raise CacheError(f"SNZOO_HOME={chosen}: {error}") from None
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "snzoo"
 
 
@@ -130,11 +133,18 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    """Whole or not at all; through links, and straight into what is no regular file."""
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    path = path.resolve()
+    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
+        path.write_text(text, encoding="utf-8")
+        return
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_stamp(name: str) -> Stamp | None:

@@ -15,8 +15,8 @@ import requests
 from tqdm import tqdm
 
 from snzoo.errors import CheckpointError, ChecksumError, DownloadError, SnzooError
+from snzoo.network import TIMEOUT, explain
 
-TIMEOUT = (10, 30)  # seconds to connect, and between two packets
 ATTEMPTS = 4  # a mirror
 BACKOFF = 1.0  # seconds before the second attempt; doubles from there
 LARGEST = 4 << 30  # bytes; for files whose size was never published
@@ -79,19 +79,19 @@ def _download_one(url: str, request: Request) -> Path:
         try:
             resumed = _transfer(url, request)
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as failure:
-            raise DownloadError(_first_line(failure)) from None
+            raise DownloadError(explain(failure)) from None
         except (_Retry, *TRANSIENT) as failure:
-            reason = _first_line(failure)
+            reason = explain(failure)
             continue
-        except requests.RequestException as failure:
-            raise DownloadError(_first_line(failure)) from None
+        except (requests.RequestException, ValueError) as failure:  # ValueError: no proper URL
+            raise DownloadError(explain(failure)) from None
         try:
             accepted = request.accept(request.part)
         except WRONG_FILE as failure:
             discard(request.part)
             if not resumed:
                 raise
-            reason = _first_line(failure)  # perhaps two versions were mixed: from the start
+            reason = explain(failure)  # perhaps two versions were mixed: from the start
         else:
             discard(request.part)
             return accepted
@@ -236,22 +236,3 @@ def discard(part: Path) -> None:
 
 def _origin(part: Path) -> Path:
     return part.with_name(part.name + ".json")
-
-
-def _first_line(error: Exception) -> str:
-    """requests' messages nest the cause in brackets; the innermost sentence is what people need."""
-    if isinstance(error, requests.Timeout):
-        connecting = isinstance(error, requests.ConnectTimeout)
-        return f"no answer within {TIMEOUT[0] if connecting else TIMEOUT[1]} s"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the server's certificate can't be verified"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy refused the connection"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection closed before the end of the file"
-    if isinstance(error, requests.ConnectionError):
-        found = re.search(
-            r"\[Errno [^]]*\] ([\w ]+)|(Name or service[\w ]*|Read timed out)", str(error)
-        )
-        return "the connection failed" + (f" ({found[1] or found[2]})" if found else "")
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -30,7 +30,7 @@ from snzoo.errors import (
 from snzoo.manifest import Entry, File, parse_manifest
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, Digest, Stamp
-from snzoo.weights.checkpoint import check_fingerprint, match, read_state
+from snzoo.weights.checkpoint import check_fingerprint, check_whole, match, read_state
 from snzoo.weights.download import Request, download
 
 Layout = Callable[[], Mapping[str, Tensor]]  # called only where a new file must be checked
@@ -93,13 +93,13 @@ def verify(entry: Entry) -> Path | None:
     if entry.file.bundled is not None:
         return _bundled(entry.file)
     path = cache.folder_of(entry.name) / WEIGHTS
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False where it may not look
         return None
     stamp = cache.read_stamp(entry.name)
     if stamp is None or Digest.of(path) != stamp.weights:
         raise ChecksumError(f"{path} is damaged; remove it with: snzoo cache prune {entry.name}")
     try:
-        stamp.source.check(entry.file, cache.recorded().get(entry.name))
+        stamp.source.check(entry.file, _recorded(entry))
     except ChecksumError as error:
         raise ChecksumError(
             f"{path} was made from another file: {error}; to replace it: snzoo fetch {entry.name}"
@@ -110,11 +110,14 @@ def verify(entry: Entry) -> Path | None:
 def stored() -> dict[str, int]:
     """Name → bytes on disk, of every model in the cache (unfinished downloads too)."""
     models = cache.home() / "models"
-    folders = sorted(path for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
-    return {
-        folder.name: sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        for folder in folders
-    }
+    try:
+        folders = [path for path in models.iterdir() if path.is_dir()] if models.is_dir() else []
+        return {
+            folder.name: sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+            for folder in sorted(folders)
+        }
+    except OSError as error:
+        raise CacheError(f"can't read {error.filename}: {error.strerror}") from None
 
 
 def prune(name: str) -> None:
@@ -176,6 +179,12 @@ def _weights_file(entry: Entry) -> File:
     return file
 
 
+def _recorded(entry: Entry) -> Digest | None:
+    """The digest of the first use, where it is what counts."""
+    published = entry.file is not None and entry.file.has_checksum
+    return None if published else cache.recorded().get(entry.name)
+
+
 def _bundled(file: File) -> Path:
     assert file.bundled is not None
     path = Path(__file__).parents[1] / file.bundled
@@ -194,7 +203,7 @@ def _cached(entry: Entry) -> Path | None:
     if stamp is None:
         return None
     try:
-        stamp.source.check(entry.file, cache.recorded().get(entry.name))
+        stamp.source.check(entry.file, _recorded(entry))
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) == (stamp.weights.size, stamp.mtime_ns):
             return path
@@ -230,18 +239,21 @@ def _download(entry: Entry, part: Path, layout: Layout) -> Path:
 def _install(entry: Entry, path: Path, layout: Layout) -> Path:
     """Published file → verified safetensors in the cache; the caller holds the lock."""
     file = _weights_file(entry)
-    known = cache.recorded().get(entry.name)
+    known = _recorded(entry)
     digest = Digest.of(path, md5=file.md5 is not None)
     digest.check(file, known)
     # Without a checksum, whatever else is known of the file must agree.
     state = match(read_state(path), layout(), where=path.name, exact_dtypes=not file.has_checksum)
     check_fingerprint(state, file.fingerprint, where=path.name)
+    if not file.has_checksum:
+        check_whole(path, state)
 
     folder = cache.folder_of(entry.name)
     weights, partial = folder / WEIGHTS, folder / "weights.partial"
     with cache.writing(partial):
         try:
             save_file(state, partial)
+            partial.chmod(folder.stat().st_mode & 0o666)  # readable by whom the folder is
             with open(partial, "rb") as written:  # on the disk before its name is
                 os.fsync(written.fileno())
             stamp = Stamp(digest, Digest.of(partial), partial.stat().st_mtime_ns)

@@ -94,8 +94,9 @@ def test_a_wrong_name_is_one_line_with_the_nearest(command):
         ([], "COMMAND"),
         (["evla"], "evla"),
         (["eval", "--on-error", "maybe"], "maybe"),
-        (["eval", "--batch-size", "0"], "at least 1"),
-        (["eval", "--batch-size", "x"], "invalid"),
+        (["eval", "--batch-size", "0"], "must be a whole number from 1, got '0'"),
+        (["eval", "--batch-size", "x"], "must be a whole number from 1, got 'x'"),
+        (["eval", "--imagenet", ""], "must not be empty"),
         (["predict"], "IMAGE"),
     ],
 )
@@ -119,6 +120,10 @@ def test_a_wrong_command_line_is_one_line_with_status_2(arguments, word):
         (["predict", "x.jpg", "--weights", "none.pth"], ["none.pth", "No such file"]),
         (["predict", "none.jpg"], ["none.jpg", "No such file"]),
         (["predict", "."], ["no image directly in"]),
+        (["predict", ""], ["one of the names is empty"]),
+        (["predict", "ftp://127.0.0.1/x.jpg"], ["ftp://127.0.0.1/x.jpg", "only http and https"]),
+        (["predict", "http://a..b/x.jpg"], ["can't fetch http://a..b/x.jpg"]),
+        (["eval", "--device", "meta"], ["device 'meta' can't be used"]),
         (["predict", "http://127.0.0.1:9/x.jpg"], ["can't fetch http://127.0.0.1:9/x.jpg"]),
     ],
 )
@@ -239,3 +244,27 @@ def test_terminals_get_bars():
     os.close(slave)
     os.close(master)
     assert done.returncode == 0 and "█" in text.splitlines()[1]
+
+
+def test_json_goes_through_links_and_into_pipes_and_replaces_neither(tmp_path):
+    target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    for path in (link, pipe):
+        assert run("eval", "--json", path).returncode == 0
+    assert link.is_symlink() and json.loads(target.read_text())["images"] > 0
+    assert pipe.is_fifo() and json.loads(reader.communicate(timeout=60)[0])["images"] > 0
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
+def test_closed_streams_do_no_harm(closed):
+    command = f"{sys.executable} -m snzoo eval {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0 and "Error" not in done.stderr
+
+
+def test_a_terminal_that_shows_ascii_only_is_no_obstacle():
+    environment = {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"}
+    assert run("eval", "--help", **environment).returncode == 0
+    assert run("info", "resnet50v1_sn_8x1", **environment).returncode == 0

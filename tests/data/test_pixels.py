@@ -114,10 +114,11 @@ def bomb(path):
         (lambda path: path.write_bytes(b""), "not an image"),
         (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: None, "No such file"),
+        (os.mkfifo, "not a regular file"),
         (bomb, "decompression bomb"),
         (thread, "would grow to 256x15360000"),
     ],
-    ids=["16 bits", "truncated", "text", "empty", "folder", "missing", "bomb", "thread"],
+    ids=["16 bits", "truncated", "text", "empty", "folder", "missing", "pipe", "bomb", "thread"],
 )
 def test_what_is_no_proper_image_is_named_with_the_reason(tmp_path, make, message):
     path = tmp_path / "photo.JPEG"

@@ -41,7 +41,10 @@ def test_a_part_of_the_wnid_folders_keeps_its_class_indices(touch):
     path = touch("n15075141/b.JPEG", "n01443537/a.JPEG", "n01443537/.hidden.jpg", "n15075141/x.txt")
     samples = find_samples(path)
     assert labels(samples) == {"a.JPEG": 1, "b.JPEG": 999}
-    assert samples.description == "2 images in 2 of 1,000 class folders (1 other files left out)"
+    assert (
+        samples.description
+        == "2 images in 2 of 1,000 class folders (1 other files or folders left out)"
+    )
 
 
 def test_class_folders_follow_the_order_of_the_classes(touch):
@@ -105,6 +108,11 @@ def test_what_cannot_be_labelled_is_refused_saying_what_was_found(touch, names, 
     with pytest.raises(DataError, match=message) as caught:
         find_samples(path)
     assert str(path) in str(caught.value)
+
+
+def test_folders_below_a_class_are_counted_as_left_out(touch):
+    samples = find_samples(touch("hat/a.jpg", "hat/deep/b.jpg", "hat/deep/c.jpg", "x.txt"), CLOTHES)
+    assert samples.description.startswith("1 images in 1 of 2 class folders (2 other files or")
 
 
 def test_broken_links_are_kept_to_be_reported(touch):

@@ -77,6 +77,23 @@ def test_one_position_is_finite_with_its_gradient(layer, shape, training):
     assert y.isfinite().all() and x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "layer, shape",
+    [(SwitchNorm2d(4), (0, 4, 5, 5)), (SwitchNorm2d(4), (2, 4, 0, 5)), (SwitchNorm1d(4), (0, 4))],
+)
+def test_nothing_in_changes_nothing(layer, shape):
+    x = torch.empty(shape, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == shape and x.grad.shape == shape
+    assert not layer.running_mean.any() and not layer.running_var.any()
+
+
+def test_integers_are_refused():
+    with pytest.raises(ValueError, match=r"floating-point input, got torch\.int64"):
+        SwitchNorm2d(4)(torch.zeros(2, 4, 3, 3, dtype=torch.int64))
+
+
 def test_half_precision_keeps_float32_statistics():
     layer = SwitchNorm2d(8)
     x = (torch.randn(2, 8, 40, 40) * 300).half()  # squares overflow in float16

@@ -304,3 +304,25 @@ def test_a_small_file_that_unfolds_into_terabytes_is_refused(zoo, saved, tmp_pat
     path.write_bytes(saved({"fc.weight": torch.zeros(1).expand(10**14)}))
     with pytest.raises(CheckpointError, match=r"does not fit|no dense tensors"):
         match(read_state(path), {"fc.weight": torch.empty(2, 2)}, where=path)
+
+
+def test_a_flipped_byte_is_found_by_its_crc_where_no_checksum_is_known(zoo, content, state):
+    damaged = bytearray(content)
+    damaged[len(damaged) // 2] ^= 1
+    zoo.publish(bytes(damaged), known=False)
+    zoo.refuses(zoo.run("fetch", "made"), "is damaged: wrong CRC", "download it by hand")
+    assert not (zoo.home / "checksums.lock.json").exists()
+    zoo.publish(content, known=False)
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+def test_values_that_are_not_finite_are_refused_where_no_checksum_is_known(zoo, saved, state):
+    broken = state | {"fc.bias": torch.full_like(state["fc.bias"], float("nan"))}
+    zoo.publish(saved(broken), known=False)
+    zoo.refuses(zoo.run("fetch", "made"), "not finite: fc.bias")
+
+
+def test_others_may_read_what_is_cached_if_they_may_read_its_folder(zoo, content):
+    zoo.publish(content)
+    assert zoo.run("fetch", "made").status == 0
+    assert zoo.weights.stat().st_mode & 0o777 == zoo.folder.stat().st_mode & 0o666
