@@ -16,13 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -46,29 +49,55 @@ def parse_args() -> argparse.Namespace:
     add("--model", required=True, help="zoo or architecture name (see: snzoo list)")
     add("--pretrained", action="store_true", help="start from the zoo's weights")
     add("--weights", type=Path, help="start from this checkpoint instead")
-    add("--freeze", type=int, default=0, metavar="N", help="freeze the stem and N - 1 stages (0)")
-    add("--width", type=int, help="channels of the stem (the model's: 64)")
-    add("--drop-rate", type=float, help="dropout before fc (the model's)")
-    add("--epochs", type=positive, default=20, help="(20)")
-    add("--batch-size", type=positive, default=32, help="(32)")
-    add("--lr", type=float, default=0.01, help="peak learning rate (0.01)")
-    add("--weight-decay", type=float, default=1e-4, help="not on norms and biases (1e-4)")
-    add("--label-smoothing", type=float, default=0.1, help="(0.1)")
-    add("--min-scale", type=float, default=0.35, help="least share of a photo in a crop (0.35)")
-    add("--resize", type=int, help="shorter side in validation, pixels (the model's: 256)")
-    add("--crop", type=int, help="side of the network's input, pixels (the model's: 224)")
-    add("--workers", type=int, default=2, help="processes that read photos (2)")
+    add(
+        "--freeze",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="freeze the stem and N - 1 stages (0)",
+    )
+    add("--width", type=whole(1), help="channels of the stem (the model's: 64)")
+    add("--drop-rate", type=real(1), help="dropout before fc (the model's)")
+    add("--epochs", type=whole(1), default=20, help="(20)")
+    add("--batch-size", type=whole(1), default=32, help="(32)")
+    add("--lr", type=real(), default=0.01, help="peak learning rate (0.01)")
+    add("--weight-decay", type=real(), default=1e-4, help="not on norms and biases (1e-4)")
+    add("--label-smoothing", type=real(1), default=0.1, help="(0.1)")
+    add("--min-scale", type=real(1), default=0.35, help="least share of a photo in a crop (0.35)")
+    add("--resize", type=whole(1), help="shorter side in validation, pixels (the model's: 256)")
+    add("--crop", type=whole(1), help="side of the network's input, pixels (the model's: 224)")
+    add("--workers", type=whole(0), default=2, help="processes that read photos (2)")
     add("--device", help="cpu, cuda, … (cuda where there is one)")
-    add("--seed", type=int, default=0, help="(0)")
+    add("--seed", type=whole(0), default=0, help="(0)")
     add("--half", action="store_true", help="store large weights in float16 (scored in float32)")
     add("--output", type=Path, default=Path("finetuned.safetensors"))
     return parser.parse_args()
 
 
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """Argument type: a whole number from ``least``."""
+
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+        return int(text)
+
+    return convert
+
+
+def real(most: float = math.inf) -> Callable[[str], float]:
+    """Argument type: a finite number from 0 to ``most``."""
+
+    def convert(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (0 <= number <= most and math.isfinite(number)):
+            raise argparse.ArgumentTypeError(f"must be a number from 0 to {most}, got {text!r}")
+        return number
+
+    return convert
 
 
 def make_loaders(args: argparse.Namespace, resize: int, crop: int) -> tuple[DataLoader, DataLoader]:
@@ -141,7 +170,10 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace, model: nn.Module, steps: int, prepare) -> None:
         self.args, self.prepare = args, prepare
-        self.model = model.to(args.device, memory_format=torch.channels_last)
+        # On the CPU it gains nothing, and torch 2.14 crashes in narrow networks with it.
+        on_cuda = torch.device(args.device).type == "cuda"
+        self.layout = torch.channels_last if on_cuda else torch.contiguous_format
+        self.model = model.to(args.device, memory_format=self.layout)
         self.frozen = freeze(model, args.freeze)
         self.optimizer = torch.optim.SGD(
             parameter_groups(model, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True
@@ -155,7 +187,7 @@ class Trainer:
 
     def logits(self, images: Tensor) -> Tensor:
         x = self.prepare(images.to(self.args.device))
-        return self.model(x.contiguous(memory_format=torch.channels_last))
+        return self.model(x.contiguous(memory_format=self.layout))
 
     def train_epoch(self, loader: DataLoader, title: str) -> float:
         """One pass over the training photos; returns the mean loss."""
@@ -179,9 +211,13 @@ class Trainer:
     @torch.inference_mode()
     def count_correct(self, loader: DataLoader) -> int:
         self.model.eval()
-        return sum(
-            int((self.logits(images).argmax(1).cpu() == labels).sum()) for images, labels in loader
-        )
+        correct = 0
+        for images, labels in loader:
+            logits = self.logits(images)
+            if not logits.isfinite().all():  # a network that diverged is no checkpoint to keep
+                raise SnzooError("validation: the logits are not finite; lower --lr")
+            correct += int((logits.argmax(1).cpu() == labels).sum())
+        return correct
 
 
 def save(model: nn.Module, path: Path, description: dict[str, Any], *, half: bool) -> None:
@@ -191,14 +227,26 @@ def save(model: nn.Module, path: Path, description: dict[str, Any], *, half: boo
         large = {key for key, value in state.items() if value.numel() > 10_000}
         state = {key: value.half() if key in large else value for key, value in state.items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, {"snzoo": json.dumps(description)})
-    partial.replace(path)
+    try:
+        save_file(state, partial, {"snzoo": json.dumps(description)})
+        partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it private
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_output(path: Path) -> None:
+    """Fail before the training rather than after its first epoch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
+        raise SnzooError(f"--output {path}: name a file in a folder that you may write")
 
 
 def main() -> None:
     args = parse_args()
     torch.manual_seed(args.seed)
     args.device = choose_device(args.device)
+    check_output(args.output)
     entry = describe(args.model, args.weights)
     recipe = entry.preprocessing.replace(resize=args.resize, crop=args.crop)
     train, validation = make_loaders(args, recipe.resize, recipe.crop)
@@ -220,7 +268,6 @@ def main() -> None:
         "preprocessing": recipe.as_dict(),
         "command": shlex.join(["python", "examples/finetune.py", *sys.argv[1:]]),
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     best, count = -1, len(validation.dataset)
     for epoch in range(1, args.epochs + 1):
         loss = trainer.train_epoch(train, f"epoch {epoch}/{args.epochs}")
@@ -237,6 +284,10 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (SnzooError, OSError) as error:
+    except (SnzooError, SafetensorError, OSError, ValueError) as error:
         # A reading process sends its traceback along; the last line says what was wrong.
-        sys.exit(f"finetune.py: {str(error).strip().splitlines()[-1]}")
+        last = str(error).strip().splitlines()[-1]
+        sys.exit(f"finetune.py: {last.removeprefix('snzoo.errors.DataError: ')}")
+    except KeyboardInterrupt:
+        print("finetune.py: interrupted; the best checkpoint so far is kept", file=sys.stderr)
+        sys.exit(130)
