@@ -1,5 +1,6 @@
 """Names → entries → networks."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -20,6 +21,11 @@ def test_listing_imports_no_torch():
         "sys.exit('torch' in sys.modules or 'requests' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_examples_of_the_docstrings_are_true():
+    result = doctest.testmod(registry)
+    assert result.attempted >= 2 and not result.failed
 
 
 def test_filters_combine():

@@ -6,11 +6,10 @@ resize of the shorter side → centre crop → normalisation.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 from pathlib import Path
+from stat import S_ISREG
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -32,9 +31,7 @@ def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.
     if name is None:
         name = "an image" if isinstance(source, bytes) else str(source)
     try:
-        if not isinstance(source, bytes) and not stat.S_ISREG(mode := Path(source).stat().st_mode):
-            if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not isinstance(source, bytes) and not S_ISREG(os.stat(source).st_mode):
             raise ValueError("not a regular file")  # a pipe would be waited for without end
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow clips them to white

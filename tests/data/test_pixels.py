@@ -112,7 +112,7 @@ def bomb(path):
         (truncated, "truncated"),
         (lambda path: path.write_text("no image"), "not an image"),
         (lambda path: path.write_bytes(b""), "not an image"),
-        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.mkdir(), "not a regular file"),
         (lambda path: None, "No such file"),
         (os.mkfifo, "not a regular file"),
         (bomb, "decompression bomb"),
