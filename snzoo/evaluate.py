@@ -78,7 +78,7 @@ def evaluate(
 
     Args:
         model: moved to ``device`` and put into evaluation mode.
-        batch_size: default 16 on the CPU, where larger ones only cost memory, else 128.
+        batch_size: default 16 on the CPU, 128 elsewhere.
         workers: decoding threads (default: as many as torch computes with).
         on_error: raise at the first image that can't be read, or leave it out of the
             counts and report it.
