@@ -37,6 +37,7 @@ import snzoo
 from snzoo.data.pixels import load_image, normalize, resize_and_crop
 from snzoo.errors import SnzooError
 from snzoo.evaluate import choose_device
+from snzoo.manifest import parse_description
 from snzoo.registry import describe
 
 
@@ -262,12 +263,13 @@ def main() -> None:
     )
     trainer = Trainer(args, model, len(train), lambda images: normalize(images, recipe))
     description = {
-        "model": args.model,
+        "model": entry.name,
         "arguments": entry.arguments | overrides,
         "classes": classes,
         "preprocessing": recipe.as_dict(),
         "command": shlex.join(["python", "examples/finetune.py", *sys.argv[1:]]),
     }
+    parse_description(json.loads(json.dumps(description)), "DATA")  # or nobody could read it
     best, count = -1, len(validation.dataset)
     for epoch in range(1, args.epochs + 1):
         loss = trainer.train_epoch(train, f"epoch {epoch}/{args.epochs}")
@@ -286,7 +288,7 @@ if __name__ == "__main__":
         main()
     except (SnzooError, SafetensorError, OSError, ValueError) as error:
         # A reading process sends its traceback along; the last line says what was wrong.
-        last = str(error).strip().splitlines()[-1]
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         sys.exit(f"finetune.py: {last.removeprefix('snzoo.errors.DataError: ')}")
     except KeyboardInterrupt:
         print("finetune.py: interrupted; the best checkpoint so far is kept", file=sys.stderr)

@@ -154,7 +154,9 @@ def choose_device(name: str | None) -> str:
     try:
         torch.empty(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SnzooError(f"device {name!r} can't be used: {str(error).splitlines()[0]}") from None
+        raise SnzooError(
+            f"device {name!r} can't be used: {str(error).partition(chr(10))[0]}"
+        ) from None
     return name
 
 

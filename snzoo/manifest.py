@@ -83,7 +83,11 @@ class File:
         if self.bundled is not None and not _stays_inside(self.bundled):
             raise ManifestError(f"{self.bundled!r} is not a path inside the package")
         for url in (*self.urls, *self.pages):
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            try:
+                parts = urlsplit(url)
+            except ValueError:  # e.g. http://[
+                parts = urlsplit("")
+            if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ManifestError(f"{url!r} is not an http(s) URL")
         _check_hex(self.sha256, 64)
         _check_hex(self.md5, 32)
@@ -175,6 +179,8 @@ class Description:
     preprocessing: Preprocessing
 
     def __post_init__(self) -> None:
+        if "num_classes" in self.arguments:
+            raise ManifestError("arguments.num_classes is that of classes; leave it out")
         for name in self.classes:
             if not name.isprintable() or self.classes.count(name) > 1:
                 raise ManifestError(f"class names must be printable and differ, got {name!r}")
@@ -240,7 +246,9 @@ def parse_manifest(document: Any) -> Manifest:
             raise ManifestError(f"{where}: a model's name is letters, digits and underscores")
         if not isinstance(fields, dict):
             raise ManifestError(f"{where} must be an object")
-        if fields.get("preprocessing") not in preprocessing:
+        if "name" in fields:
+            raise ManifestError(f"{where} has an unknown field 'name'")
+        if str(fields.get("preprocessing")) not in preprocessing:
             raise ManifestError(f"{where}.preprocessing must be one of {sorted(preprocessing)}")
         recipe = document["preprocessing"][fields["preprocessing"]]
         models[name] = convert({**fields, "name": name, "preprocessing": recipe}, Entry, where)

@@ -1,6 +1,7 @@
 """JSON values → frozen dataclasses, checked field by field against their types."""
 
 import dataclasses
+import sys
 import types
 import typing
 from typing import Any, Literal
@@ -31,7 +32,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         )
     if origin is dict and isinstance(value, dict):
         return {key: convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) in (int, float) and abs(value) < float("inf"):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if kind in (int, str, type(None)) and type(value) is kind:
         return value

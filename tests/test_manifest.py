@@ -70,6 +70,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
         ("models.resnet50v1_bn_msra.file.size", True, "size has the wrong type"),
         ("models.resnet50v1_bn_msra.file.urls", ["file:///etc/passwd"], "not an http"),
         ("models.resnet50v1_bn_msra.file.urls", ["https:///no-host"], "not an http"),
+        ("models.resnet50v1_bn_msra.name", "x", "unknown field 'name'"),
         ("models.resnet50v1_bn_msra.file.name", "../weights.pth", "not a plain file name"),
         ("models.resnet50v1_bn_msra.file.bundled", "demo/../../x", "not a path inside"),
         ("models.resnet50v1_bn_msra.file.bundled", "/etc/passwd", "not a path inside"),
@@ -82,6 +83,8 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
         ("preprocessing.msra.std", [1, 0, 1], "std must be positive"),
         ("preprocessing.msra.mean", [1, 2], "must have 3 items"),
         ("preprocessing.msra.mean", [1, 2, float("nan")], "wrong type"),
+        ("models.resnet50v1_bn_msra.preprocessing", [], "preprocessing must be one of"),
+        ("preprocessing.msra.mean", [1, 2, 10**400], "wrong type"),
         ("preprocessing.msra.crop", 300, "crop 300 must be between"),
         ("models.resnet50v1_bn_msra.published.0.top1", 250, "top1"),
         ("models.resnet50v1_bn_msra.published.0.images", 0, "images must be positive"),
@@ -103,7 +106,7 @@ def test_malformed_manifests_are_refused_with_the_field_named(path, value, messa
         parse_manifest(document)
     # What relates two fields, and numbers that JSON can't write, are beyond a schema.
     relates = ("models.resnet50v1_bn_msra.preprocessing", "demo.model", "preprocessing.msra.crop")
-    if path not in relates and "nan" not in str(value):
+    if path not in relates and "nan" not in str(value) and len(str(value)) < 400:
         assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document)
 
 
@@ -119,3 +122,10 @@ def test_a_missing_manifest_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SNZOO_MANIFEST", str(tmp_path / "none.json"))
     with pytest.raises(ManifestError, match=r"none\.json: No such file"):
         list_models()
+
+
+def test_a_url_that_no_parser_takes_is_refused():
+    document = copy.deepcopy(DOCUMENT)
+    document["models"]["resnet50v1_bn_msra"]["file"]["urls"] = ["http://[bad"]
+    with pytest.raises(ManifestError, match="not an http"):
+        parse_manifest(document)

@@ -36,7 +36,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def choose_entry(args: argparse.Namespace) -> Entry:
     """What ``--model`` and ``--weights`` name: the demo where neither is given."""
-    name = args.model or (None if args.weights else demo().model)
+    name = args.model
+    if name is None and not args.weights:
+        name = demo().model
     return describe(name, args.weights)
 
 

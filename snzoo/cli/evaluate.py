@@ -76,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_choice(args: argparse.Namespace) -> None:
     """What can be refused before the work begins."""
-    if args.imagenet and not (args.model or args.weights):
+    if args.imagenet and args.model is None and not args.weights:
         raise SnzooError(f"which model? snzoo eval --model NAME --imagenet {args.imagenet}")
     if args.json:
-        folder = args.json.resolve().parent
-        writable = os.access(args.json if args.json.exists() else folder, os.W_OK)
-        if args.json.is_dir() or not folder.is_dir() or not writable:
+        special = args.json.exists() and not args.json.is_file()  # a device, a pipe or a folder
+        target = args.json if special else args.json.resolve().parent
+        if args.json.is_dir() or not target.exists() or not os.access(target, os.W_OK):
             raise SnzooError(f"can't write {args.json}: name a file in a folder that you may write")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import requests
 
@@ -12,7 +11,6 @@ from snzoo.errors import DownloadError, OfflineError
 from snzoo.network import TIMEOUT, explain
 
 LARGEST = 64 << 20  # bytes
-LONGEST = 120  # seconds
 
 
 def is_url(source: str) -> bool:
@@ -23,14 +21,13 @@ def fetch_image(url: str) -> bytes:
     """The content behind an http(s) URL.
 
     Raises:
-        DownloadError: there is none, more than ``LARGEST`` bytes, or not within ``LONGEST``.
+        DownloadError: there is none, or more than ``LARGEST`` bytes.
         OfflineError: ``SNZOO_OFFLINE=1``.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise DownloadError(f"can't fetch {url}: only http and https URLs")
     if is_set("SNZOO_OFFLINE"):
         raise OfflineError(f"can't fetch {url}: SNZOO_OFFLINE=1; save the image and name the file")
-    deadline = time.monotonic() + LONGEST
     try:
         with requests.get(url, stream=True, timeout=TIMEOUT) as response:
             response.raise_for_status()
@@ -39,8 +36,6 @@ def fetch_image(url: str) -> bytes:
                 content += chunk
                 if len(content) > LARGEST:
                     raise DownloadError(f"{url} is larger than {LARGEST >> 20} MiB")
-                if time.monotonic() > deadline:
-                    raise DownloadError(f"{url} did not arrive within {LONGEST} s")
             return bytes(content)
     except (requests.RequestException, ValueError) as error:  # ValueError: no proper URL
         raise DownloadError(f"can't fetch {url}: {explain(error)}") from None

@@ -11,6 +11,8 @@ from snzoo.models.architectures import DEPTHS, Architecture
 from snzoo.models.resnet import NormLayer, ResNetV1, ResNetV2, StrideOn
 from snzoo.nn import SwitchNorm2d
 
+LARGEST = 1_000_000  # a typing mistake rather than a size
+
 ResNet = ResNetV1 | ResNetV2
 
 
@@ -82,8 +84,8 @@ def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
 
 def _check_sizes(drop_rate: float, **sizes: int) -> None:
     for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise SnzooError(f"{name} must be a whole number from 1, got {size!r}")
+        if type(size) is not int or not 1 <= size <= LARGEST:
+            raise SnzooError(f"{name} must be a whole number from 1 to {LARGEST:,}, got {size!r}")
     if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
         raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
 
@@ -101,6 +103,8 @@ def _check_options(architecture: Architecture, **options: Any) -> None:
     }
     for name, (default, applies, where) in rules.items():
         value = options[name]
+        if type(value) is not type(default):
+            raise SnzooError(f"{name} must be a {type(default).__name__}, got {value!r}")
         if value != default and not applies:
             raise SnzooError(
                 f"{name}={value!r} applies to {where} networks only, not to {architecture.name}"

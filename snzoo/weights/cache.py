@@ -135,10 +135,10 @@ def writing(path: Path) -> Iterator[None]:
 def write_json(path: Path, document: Any) -> None:
     """Whole or not at all; through links, and straight into what is no regular file."""
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    path = path.resolve()
     if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
         path.write_text(text, encoding="utf-8")
         return
+    path = path.resolve()
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")

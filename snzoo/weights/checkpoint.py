@@ -40,7 +40,7 @@ def read_state(path: str | Path) -> StateDict:
     if looks_like_html(start):
         raise CheckpointError(f"{path} is a web page, not a weights file; download it again")
     if start[8:9] == b"{":
-        return _read_safetensors(path)
+        return _flatten(_read_safetensors(path), path)
     if start.startswith(b"\x89HDF"):
         from snzoo.weights.keras import read_keras
 

@@ -24,10 +24,9 @@ from snzoo.errors import (
     CheckpointError,
     ChecksumError,
     DownloadError,
-    ManifestError,
     OfflineError,
 )
-from snzoo.manifest import Entry, File, parse_manifest
+from snzoo.manifest import Entry, File, load_manifest
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, Digest, Stamp
 from snzoo.weights.checkpoint import check_fingerprint, check_whole, match, read_state
@@ -139,12 +138,10 @@ def pin(path: Path) -> list[str]:
         ManifestError: ``path`` is no manifest.
         CacheError: it can't be written.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ManifestError(f"can't read the manifest {path}: {error}") from None
+    models = load_manifest(path).models
+    document = json.loads(path.read_text(encoding="utf-8"))
     pinned = []
-    for name, entry in parse_manifest(document).models.items():
+    for name, entry in models.items():
         digest = cache.recorded().get(name)
         if digest and entry.file and not entry.file.has_checksum:
             document["models"][name]["file"] |= {"sha256": digest.sha256, "size": digest.size}
@@ -169,8 +166,6 @@ def _weights_file(entry: Entry) -> File:
             f"{entry.name} is published as a {file.format} file, which snzoo does not read; "
             "convert it to a PyTorch state dict and name that with --weights"
         )
-    if file.format == "keras" and not find_spec("h5py"):  # before the download, not after it
-        raise CheckpointError(f"{entry.name} is an HDF5 file; to read it: pip install h5py")
     if is_set("SNZOO_REQUIRE_CHECKSUM") and not file.has_checksum:
         raise ChecksumError(
             f"no checksum of {entry.name} was ever published, and SNZOO_REQUIRE_CHECKSUM=1; "
@@ -213,12 +208,15 @@ def _cached(entry: Entry) -> Path | None:
         return None
     # Copied or touched, but whole: spare the next process the hash, where nobody is at work.
     with suppress(OSError), cache.lock_of(entry.name).acquire(timeout=0):
-        cache.write_stamp(entry.name, replace(stamp, mtime_ns=stat.st_mtime_ns))
+        if cache.read_stamp(entry.name) == stamp:
+            cache.write_stamp(entry.name, replace(stamp, mtime_ns=stat.st_mtime_ns))
     return path
 
 
 def _download(entry: Entry, part: Path, layout: Layout) -> Path:
     file = _weights_file(entry)
+    if file.format == "keras" and not find_spec("h5py"):  # before the download, not after it
+        raise CheckpointError(f"{entry.name} is an HDF5 file; to read it: pip install h5py")
     request = Request(
         part=part,
         title=entry.name,

@@ -121,6 +121,7 @@ def test_a_wrong_command_line_is_one_line_with_status_2(arguments, word):
         (["predict", "none.jpg"], ["none.jpg", "No such file"]),
         (["predict", "."], ["no image directly in"]),
         (["predict", ""], ["one of the names is empty"]),
+        (["predict", "x.jpg", "--model", ""], ["no model named ''"]),
         (["predict", "ftp://127.0.0.1/x.jpg"], ["ftp://127.0.0.1/x.jpg", "only http and https"]),
         (["predict", "http://a..b/x.jpg"], ["can't fetch http://a..b/x.jpg"]),
         (["eval", "--device", "meta"], ["device 'meta' can't be used"]),
@@ -253,6 +254,9 @@ def test_json_goes_through_links_and_into_pipes_and_replaces_neither(tmp_path):
     reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
     for path in (link, pipe):
         assert run("eval", "--json", path).returncode == 0
+    command = f"{sys.executable} -m snzoo eval --json /dev/stdout | cat"
+    text = subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+    assert json.loads(text[text.index("{") :])["images"] > 0
     assert link.is_symlink() and json.loads(target.read_text())["images"] > 0
     assert pipe.is_fifo() and json.loads(reader.communicate(timeout=60)[0])["images"] > 0
 

@@ -61,6 +61,10 @@ def test_it_learns_and_its_checkpoint_knows_what_it_is(data, tmp_path, capsys):
     subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
     second = describe(None, tmp_path / "second.safetensors")
     assert second.arguments == {"width": 8} and second.preprocessing.crop == 48
+    # The zoo name that was typed has another width; what counts is what the file says.
+    command[command.index("resnet18v1_sn")] = "resnet18v1_sn_clothing"
+    subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
+    assert describe(None, tmp_path / "second.safetensors").name == "resnet18v1_sn"
     snzoo.create_model("resnet18v1_sn", weights=tmp_path / "second.safetensors")
 
     arguments = ["--model", "resnet18v1_sn", "--weights", str(best)]

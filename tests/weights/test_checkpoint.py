@@ -326,3 +326,9 @@ def test_others_may_read_what_is_cached_if_they_may_read_its_folder(zoo, content
     zoo.publish(content)
     assert zoo.run("fetch", "made").status == 0
     assert zoo.weights.stat().st_mode & 0o777 == zoo.folder.stat().st_mode & 0o666
+
+
+def test_prefixes_are_dropped_from_safetensors_too(zoo, state, tmp_path):
+    path = tmp_path / "prefixed.safetensors"
+    save_file({f"module.{key}": value for key, value in state.items()}, path)
+    assert read_state(path).keys() == state.keys()
