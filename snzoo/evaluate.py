@@ -153,7 +153,7 @@ def choose_device(name: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise SnzooError(
             f"device {name!r} can't be used: {str(error).partition(chr(10))[0]}"
         ) from None

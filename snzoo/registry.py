@@ -1,6 +1,6 @@
 """Names → entries → networks: list, look up, create.
 
-torch is imported by :func:`create_model` only, so that listing stays cheap.
+torch is imported only where a network or a checkpoint is wanted, so that listing stays cheap.
 """
 
 from __future__ import annotations
@@ -113,15 +113,16 @@ def create_model(
     """
     if pretrained and weights is not None:
         raise SnzooError("weights come from the zoo (pretrained) or from a file, not from both")
-    if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
-        raise SnzooError(f"num_classes must be a whole number from 1, got {num_classes!r}")
     if not pretrained and weights is None:
         return _build(get_info(name), num_classes, arguments)
 
     import torch
 
+    from snzoo.models.build import check_sizes
     from snzoo.weights import match, obtain, read_state
 
+    if num_classes is not None:
+        check_sizes(num_classes=num_classes)  # of the new head, if the file's is another
     entry = describe(name, weights)
     path = obtain(entry, partial(layout_of, entry)) if weights is None else Path(weights)
     state = read_state(path)

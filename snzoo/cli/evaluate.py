@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snzoo.cli.common import (
@@ -50,6 +49,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from snzoo.evaluate import as_json, choose_device, evaluate
+    from snzoo.weights.cache import save_json
 
     _check_choice(args)
     entry = choose_entry(args)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{entry.name} on {samples.description} ({device})")
     print(_table(figures))
     if args.json:
-        _write(args.json, _provenance(args, entry, samples, device) | figures)
+        save_json(args.json, _provenance(args, entry, samples, device) | figures)
     return 0
 
 
@@ -133,12 +133,3 @@ def _provenance(
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "versions": {"torch": torch.__version__, "pillow": PIL.__version__},
     }
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    from snzoo.weights.cache import write_json
-
-    try:
-        write_json(path, document)
-    except OSError as error:
-        raise SnzooError(f"can't write {path}: {error.strerror}") from None

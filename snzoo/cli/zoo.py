@@ -10,6 +10,7 @@ from typing import Any
 
 from snzoo.errors import SnzooError
 from snzoo.manifest import Entry, File
+from snzoo.models.architectures import NORMS
 from snzoo.registry import get_info, list_models
 
 Key = Callable[[Entry], Any]
@@ -26,7 +27,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", parents=parents, help="the models of the zoo")
     parser.set_defaults(run=run_list)
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, e.g. 'resnet50*'")
-    parser.add_argument("--norm", choices=["sn", "bn", "gn"], help="only this normalisation")
+    parser.add_argument("--norm", choices=NORMS, help="only this normalisation")
     parser.add_argument("--pretrained", action="store_true", help="only models with weights")
     parser.add_argument("--sort", choices=list(SORT_KEYS), help="(the manifest's order)")
     parser.add_argument("--names", action="store_true", help="names alone, one a line")

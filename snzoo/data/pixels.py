@@ -28,8 +28,7 @@ def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.
         DataError: it can't be read, is no image, is damaged or cut short, or is so
             large that it looks like a decompression bomb.
     """
-    if name is None:
-        name = "an image" if isinstance(source, bytes) else str(source)
+    name = _name(source, name)
     try:
         if not isinstance(source, bytes) and not S_ISREG(os.stat(source).st_mode):
             raise ValueError("not a regular file")  # a pipe would be waited for without end
@@ -42,6 +41,10 @@ def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image that Pillow knows"
         raise DataError(f"can't read {name}: {reason}") from None
+
+
+def _name(source: str | Path | bytes, name: str | None) -> str:
+    return name or ("an image" if isinstance(source, bytes) else str(source))
 
 
 def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
@@ -70,13 +73,11 @@ def load_pixels(
     Raises:
         DataError: see :func:`load_image` and :func:`resize_and_crop`.
     """
-    if name is None:
-        name = "an image" if isinstance(source, bytes) else str(source)
     image = load_image(source, name=name)
     try:
         image = resize_and_crop(image, resize=preprocessing.resize, crop=preprocessing.crop)
     except DataError as error:
-        raise DataError(f"can't use {name}: {error}") from None
+        raise DataError(f"can't use {_name(source, name)}: {error}") from None
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(preprocessing.crop, preprocessing.crop, 3).permute(2, 0, 1).contiguous()
 

@@ -46,7 +46,9 @@ def build(
     Raises:
         SnzooError: a size makes no sense, or an option does not apply to this architecture.
     """
-    _check_sizes(drop_rate, num_classes=num_classes, in_chans=in_chans, width=width)
+    check_sizes(num_classes=num_classes, in_chans=in_chans, width=width)
+    if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
+        raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
     _check_options(
         architecture,
         using_bn=using_bn,
@@ -82,12 +84,11 @@ def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
     return NormLayer("gn", lambda channels: nn.GroupNorm(gcd(32, channels), channels))
 
 
-def _check_sizes(drop_rate: float, **sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Raises SnzooError naming a size that is no whole number from 1 to ``LARGEST``."""
     for name, size in sizes.items():
         if type(size) is not int or not 1 <= size <= LARGEST:
             raise SnzooError(f"{name} must be a whole number from 1 to {LARGEST:,}, got {size!r}")
-    if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
-        raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
 
 
 def _check_options(architecture: Architecture, **options: Any) -> None:

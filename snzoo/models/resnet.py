@@ -5,6 +5,7 @@ registered under the prefix of their kind (``sn1``, ``bn1``), because that is ho
 published state dicts name them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,7 +39,7 @@ class _Named(nn.Module):
         return self.get_submodule(f"{self.prefix}{which}")
 
 
-class _Block(_Named):
+class _Block(_Named, ABC):
     """Two 3×3 convolutions, or 1×1, 3×3, 1×1 with a fourfold expansion (bottleneck)."""
 
     downsample: nn.Module | None
@@ -70,11 +71,13 @@ class _Block(_Named):
         else:
             self.downsample = None
 
+    @abstractmethod
     def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
-        raise NotImplementedError
+        """Register ``conv`` as the i-th, and its norm, in the order of the state dict."""
 
+    @abstractmethod
     def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
-        raise NotImplementedError
+        """The shortcut where the number of channels changes."""
 
     def conv(self, i: int) -> nn.Module:
         return self.get_submodule(f"conv{i}")

@@ -10,6 +10,7 @@ The two softmaxes are over scalars that all channels and positions share. LN and
 BN statistics follow from the IN statistics, so ``x`` is reduced once.
 """
 
+from abc import ABC, abstractmethod
 from math import prod
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 Statistics = list[tuple[Tensor, Tensor]]
 
 
-class _SwitchNorm(nn.Module):
+class _SwitchNorm(nn.Module, ABC):
     """What the three ranks share: parameters, buffers, mixing and the affine map."""
 
     input_ranks: tuple[int, ...]
@@ -97,9 +98,9 @@ class _SwitchNorm(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"{type(self).__name__} expects floating-point input, got {x.dtype}")
 
+    @abstractmethod
     def _statistics(self, x: Tensor) -> Statistics:
         """(mean, variance) of each kind, in the order of the gates, broadcastable to ``x``."""
-        raise NotImplementedError
 
     def _per_channel(self, values: Tensor, x: Tensor) -> Tensor:
         return values.to(x.dtype).reshape(1, -1, *(1,) * (x.ndim - 2))

@@ -147,6 +147,14 @@ def write_json(path: Path, document: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
+def save_json(path: Path, document: Any) -> None:
+    """:func:`write_json` to a file that people named; raises CacheError."""
+    try:
+        write_json(path, document)
+    except OSError as error:
+        raise CacheError(f"can't write {path}: {error.strerror}") from None
+
+
 def read_stamp(name: str) -> Stamp | None:
     """The stamp of a cached model; None where there is none, or none that can be read."""
     try:
@@ -170,9 +178,7 @@ def recorded() -> dict[str, Digest]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {name: Digest(**fields) for name, fields in entries.items()}
-    except FileNotFoundError:
-        return {}
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CacheError(

@@ -147,10 +147,7 @@ def pin(path: Path) -> list[str]:
             document["models"][name]["file"] |= {"sha256": digest.sha256, "size": digest.size}
             pinned.append(name)
     if pinned:
-        try:
-            cache.write_json(path, document)
-        except OSError as error:
-            raise CacheError(f"can't write {path}: {error.strerror}") from None
+        cache.save_json(path, document)
     return pinned
 
 
