@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import snzoo
-from snzoo.data.pixels import load_image, normalize, resize_and_crop
+from snzoo.data.decode import load_image
+from snzoo.data.pixels import normalize, resize_and_crop
+from snzoo.data.sources import read_file
 from snzoo.errors import SnzooError
 from snzoo.evaluate import choose_device
 from snzoo.manifest import parse_description
@@ -113,8 +116,8 @@ def make_loaders(args: argparse.Namespace, resize: int, crop: int) -> tuple[Data
     plain = transforms.Compose(
         [partial(resize_and_crop, resize=resize, crop=crop), transforms.PILToTensor()]
     )
-    train = ImageFolder(find_split(args.data, "train"), augment, loader=load_image)
-    validation = ImageFolder(find_split(args.data, "validation", "val"), plain, loader=load_image)
+    train = ImageFolder(find_split(args.data, "train"), augment, loader=open_image)
+    validation = ImageFolder(find_split(args.data, "validation", "val"), plain, loader=open_image)
     if train.classes != validation.classes:
         differ = ", ".join(sorted(set(train.classes) ^ set(validation.classes))[:5])
         raise SnzooError(f"train and validation differ in their class folders: {differ}")
@@ -124,6 +127,10 @@ def make_loaders(args: argparse.Namespace, resize: int, crop: int) -> tuple[Data
         DataLoader(train, shuffle=True, drop_last=len(train) > args.batch_size, **common),
         DataLoader(validation, **common),
     )
+
+
+def open_image(path: str) -> Image:
+    return load_image(read_file(Path(path)), name=path)
 
 
 def find_split(data: Path, *names: str) -> Path:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from snzoo.data.imagenet import class_names
+from snzoo.data.imagenet import names_of
 from snzoo.data.pixels import load_pixels, normalize
 from snzoo.data.remote import fetch_image, is_url
 from snzoo.data.samples import find_images
+from snzoo.data.sources import read_file
 from snzoo.errors import DataError
-from snzoo.evaluate import best_classes
+from snzoo.evaluate.network import best_classes, check_finite
 from snzoo.manifest import Entry
 
 
@@ -46,12 +48,14 @@ def predict(
         DownloadError: the URL gives none; OfflineError under ``SNZOO_OFFLINE=1``.
         SnzooError: the network gives logits that are not finite.
     """
-    content = fetch_image(source) if is_url(source) else source
-    pixels = load_pixels(content, entry.preprocessing, name=source)
+    content = fetch_image(source) if is_url(source) else read_file(Path(source))
+    pixels = torch.tensor(load_pixels(content, entry.preprocessing, name=source))
     model.to(device).eval()
-    x = normalize(pixels[None].to(device), entry.preprocessing)
-    probabilities, indices = (values[0].tolist() for values in best_classes(model, x, topk))
-    names = class_names() if isinstance(entry.classes, str) else entry.classes
+    x = normalize(pixels.permute(2, 0, 1)[None].to(device), entry.preprocessing)
+    best = best_classes(model, x, topk)
+    check_finite(best, entry.name)
+    probabilities, indices = (values[0].tolist() for values in best)
+    names = names_of(entry.classes)
     return Prediction(
         source, tuple(names[i] for i in indices), tuple(indices), tuple(probabilities)
     )

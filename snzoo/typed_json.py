@@ -34,7 +34,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         return {key: convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
     if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    if kind in (int, str, type(None)) and type(value) is kind:
+    if kind in (bool, int, str, type(None)) and type(value) is kind:
         return value
     raise ManifestError(f"{where} has the wrong type: {value!r}")
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"manifest"},
     {"weights", "data"},
     {"registry"},
-    {"evaluate"},
+    {"evaluate", "report"},
     {"predict"},
     {"cli"},
     {"__main__", "__init__"},

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 from snzoo.errors import SnzooError
 from snzoo.manifest import Photos, load_manifest
-from snzoo.registry import create_model, describe
+from snzoo.registry import create_model, describe, list_models
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from snzoo.manifest import Entry
     from snzoo.models.build import ResNet
+
+
+WILD = set("*?[")
 
 
 def positive(text: str) -> int:
@@ -40,6 +45,35 @@ def choose_entry(args: argparse.Namespace) -> Entry:
     if name is None and not args.weights:
         name = demo().model
     return describe(name, args.weights)
+
+
+def expand_names(patterns: Sequence[str]) -> list[Entry]:
+    """Names as they are; wildcards stand for the networks with weights, of one set of classes.
+
+    Those classes are the ones of the plain names, or else ImageNet's; networks of others
+    that a wildcard fits too are left out.
+
+    Raises:
+        SnzooError: a wildcard fits none, or plain names have different classes.
+    """
+    entries = {name: describe(name, None) for name in patterns if not WILD & set(name)}
+    classes = {entry.classes for entry in entries.values()}
+    if len(classes) > 1:
+        raise SnzooError(f"{', '.join(entries)} have different classes: evaluate them one by one")
+    for pattern in patterns:
+        if pattern in entries:
+            continue
+        found = [describe(name, None) for name in list_models(pattern, pretrained=True)]
+        found = [entry for entry in found if entry.file and entry.file.is_readable]
+        if not found:
+            raise SnzooError(
+                f"no model with weights fits {pattern!r}; see: snzoo list --pretrained"
+            )
+        if not classes:
+            all_classes = [entry.classes for entry in found]
+            classes = {"imagenet-1k" if "imagenet-1k" in all_classes else all_classes[0]}
+        entries |= {entry.name: entry for entry in found if entry.classes in classes}
+    return list(entries.values())
 
 
 def load_model(args: argparse.Namespace, entry: Entry) -> ResNet:

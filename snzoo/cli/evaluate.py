@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from snzoo.cli.common import (
-    add_model_options,
-    choose_entry,
-    demo,
-    load_model,
-    path,
-    positive,
-)
+from snzoo.cli import tables
+from snzoo.cli.common import demo, expand_names, path, positive
 from snzoo.errors import SnzooError
+from snzoo.registry import create_model, describe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from snzoo.data.samples import Samples
+    from snzoo.evaluate import Evaluation, Network
+    from snzoo.evaluate.processes import Processes
+    from snzoo.evaluate.records import Journal
     from snzoo.manifest import Entry
 
 
@@ -26,110 +27,244 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "top-1 and top-5 on labelled images, beside the published figures"
     parser = commands.add_parser("eval", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
-    add_model_options(parser)
-    parser.add_argument(
+    add = parser.add_argument_group("what").add_argument
+    add(
+        "--model",
+        nargs="+",
+        metavar="NAME",
+        help="names or wildcards, all evaluated in one pass (default: the demo's)",
+    )
+    add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
+    add(
         "--imagenet",
         type=path,
         metavar="PATH",
-        help="class folders (wnids), the flat validation files or a part of them, or a list "
-        "file of 'path index' lines (default: the bundled demo photos)",
+        help="the images: class folders (wnids), flat validation files, a folder with val/, a "
+        "tar of these, LOC_val_solution.csv, parquet shards, or a list file of 'path index' "
+        "lines (default: the bundled demo photos)",
     )
-    parser.add_argument(
-        "--batch-size", type=positive, metavar="N", help="(16 on the CPU, 128 elsewhere)"
-    )
-    parser.add_argument("--workers", type=positive, metavar="N", help="decoding threads")
-    parser.add_argument(
+    add("--labels", choices=["original", "real"], default="original", help="real: ReaL too")
+    add(
         "--on-error",
         choices=["fail", "skip"],
         default="fail",
         help="stop at an image that can't be read (default), or report it and go on",
     )
-    parser.add_argument("--json", type=path, metavar="FILE", help="write the figures to FILE")
+    add("--check", action="store_true", help="exit with 1 where a figure isn't the published one")
+    add(
+        "--tolerance",
+        type=points,
+        default=0.05,
+        metavar="POINTS",
+        help="per cent by which figures on the published images may differ (0.05)",
+    )
+    add = parser.add_argument_group("how").add_argument
+    add("--device", metavar="DEVICE", help="cpu, cuda, ... (default: cuda where there is one)")
+    add("--batch-size", type=positive, metavar="N", help="(16 on the CPU, 128 elsewhere)")
+    add("--workers", type=positive, metavar="N", help="decoding threads (the processor's cores)")
+    add("--precision", choices=["fp32", "tf32", "bf16", "fp16"], default="fp32")
+    add("--compile", action="store_true", help="with torch.compile")
+    add("--channels-last", action="store_true", help="activations in that memory format")
+    add(
+        "--decode",
+        choices=["exact", "fast"],
+        default="exact",
+        help="fast: JPEG at a reduced size, which are not the reference's pixels",
+    )
+    add("--resume", action="store_true", help="go on where the same command was interrupted")
+    add = parser.add_argument_group("output").add_argument
+    add("--json", type=path, metavar="FILE", help="write all figures to FILE (see: snzoo report)")
+    add(
+        "--predictions",
+        type=path,
+        metavar="FILE",
+        help="write the best classes of every image to FILE.csv, .ndjson or .parquet",
+    )
+
+
+def points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 100, got {text!r}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
-    from snzoo.evaluate import as_json, choose_device, evaluate
-    from snzoo.weights.cache import save_json
+    from snzoo.evaluate.network import choose_device
+    from snzoo.evaluate.processes import join, local_device
 
-    _check_choice(args)
-    entry = choose_entry(args)
-    samples = _find_samples(args, entry)
-    device = choose_device(args.device)
+    _check_outputs(args)
+    entries = _choose_entries(args)
+    if args.check and not all(entry.published for entry in entries):
+        names = ", ".join(entry.name for entry in entries if not entry.published)
+        raise SnzooError(f"no published figures of {names} to check against")
+    device = local_device(choose_device(args.device))
+    with join(device) as processes:
+        return _run(args, entries, device, processes)
+
+
+def _run(
+    args: argparse.Namespace, entries: Sequence[Entry], device: str, processes: Processes
+) -> int:
+    from snzoo.data.imagenet import real_labels_of
+    from snzoo.evaluate import evaluate
+    from snzoo.evaluate.results import as_document, describe_pixels
+
+    samples = _find_samples(args, entries)
+    real = real_labels_of(samples.names) if args.labels == "real" else None
+    networks = _networks(args, entries, device)
+    settings = _settings(args, device, processes)
+    journal = _journal(args, networks, samples, settings, processes)
     evaluation = evaluate(
-        load_model(args, entry),
+        networks,
         samples,
-        entry.preprocessing,
-        device=device,
         batch_size=args.batch_size,
         workers=args.workers,
+        approximate=args.decode == "fast",
         on_error=args.on_error,
-        report_error=lambda message: print(f"snzoo: {message}", file=sys.stderr),
-        progress=True,
+        report=lambda message: print(f"snzoo: {message}", file=sys.stderr),
+        progress=processes.rank == 0,
+        processes=processes,
+        journal=journal,
     )
-    figures = as_json(evaluation, entry, samples)
-    print(f"{entry.name} on {samples.description} ({device})")
-    print(_table(figures))
+    journal.remove()
+    if processes.rank > 0:
+        return 0
+    document = as_document(
+        evaluation,
+        entries,
+        path=args.imagenet,
+        weights=args.weights,
+        run=settings,
+        pixels=describe_pixels(len(samples), device, approximate=args.decode == "fast"),
+        real=real,
+        tolerance=args.tolerance,
+    )
+    return _report(args, entries, evaluation, document)
+
+
+def _report(
+    args: argparse.Namespace,
+    entries: Sequence[Entry],
+    evaluation: Evaluation,
+    document: dict[str, Any],
+) -> int:
+    """Print and write what was asked for; 1 where ``--check`` finds a disagreement."""
+    from snzoo.evaluate.predictions import save_predictions
+    from snzoo.weights.cache import save_json
+
+    names = [entry.name for entry in entries]
+    data, run = document["data"], document["run"]
+    subject = names[0] if len(names) == 1 else f"{len(names)} networks"
+    print(f"{subject} on {data['description']} ({run['device']})")
+    print(tables.figures(document))
     if args.json:
-        save_json(args.json, _provenance(args, entry, samples, device) | figures)
-    return 0
+        save_json(args.json, document)
+    if args.predictions:
+        save_predictions(args.predictions, evaluation, names)
+    problems = tables.disagreements(document, args.tolerance) if args.check else []
+    for problem in problems:
+        print(f"snzoo: check failed: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
-def _check_choice(args: argparse.Namespace) -> None:
+def _check_outputs(args: argparse.Namespace) -> None:
     """What can be refused before the work begins."""
+    from snzoo.evaluate.predictions import check_suffix
+
     if args.imagenet and args.model is None and not args.weights:
         raise SnzooError(f"which model? snzoo eval --model NAME --imagenet {args.imagenet}")
-    if args.json:
-        special = args.json.exists() and not args.json.is_file()  # a device, a pipe or a folder
-        target = args.json if special else args.json.resolve().parent
-        if args.json.is_dir() or not target.exists() or not os.access(target, os.W_OK):
-            raise SnzooError(f"can't write {args.json}: name a file in a folder that you may write")
+    for output in (args.json, args.predictions):
+        if output:
+            special = output.exists() and not output.is_file()  # a device, a pipe or a folder
+            target = output if special else output.resolve().parent
+            if output.is_dir() or not target.exists() or not os.access(target, os.W_OK):
+                raise SnzooError(
+                    f"can't write {output}: name a file in a folder that you may write"
+                )
+    if args.predictions:
+        check_suffix(args.predictions)
 
 
-def _find_samples(args: argparse.Namespace, entry: Entry) -> Samples:
+def _choose_entries(args: argparse.Namespace) -> list[Entry]:
+    if args.weights:
+        if args.model and len(args.model) > 1:
+            raise SnzooError(f"{args.weights} is the checkpoint of one network: name one model")
+        return [describe(args.model[0] if args.model else None, args.weights)]
+    return expand_names(args.model or [demo().model])
+
+
+def _find_samples(args: argparse.Namespace, entries: Sequence[Entry]) -> Samples:
     from snzoo.data.demo import demo_samples
     from snzoo.data.samples import find_samples
 
+    first = entries[0]
     if args.imagenet:
-        return find_samples(args.imagenet, entry.classes)
-    if args.weights or entry.name != demo().model:
-        raise SnzooError(f"which images? snzoo eval --model {entry.name} --imagenet PATH")
-    return demo_samples(demo(), entry.classes)
+        return find_samples(args.imagenet, first.classes)
+    if args.weights or [entry.name for entry in entries] != [demo().model]:
+        raise SnzooError(f"which images? snzoo eval --model {first.name} --imagenet PATH")
+    return demo_samples(demo(), first.classes)
 
 
-def _table(figures: dict[str, Any]) -> str:
-    lines = ["         correct    accuracy   95 % interval     published"]
-    for name, title in (("top1", "top-1"), ("top5", "top-5")):
-        row = figures[name]
-        low, high = row["interval95"]
-        counts = f"{row['correct']}/{figures['images']}"
-        line = f"{title}  {counts:>11}  {row['percent']:7.2f} %  [{low:6.2f}, {high:6.2f}]"
-        if row["published"] is not None:
-            words = ("differs", "agrees") if figures["same_images"] else ("outside", "inside")
-            line += f"  {row['published']:7.2f} % ({words[row['agrees']]})"
-        lines.append(line)
-    if figures["published_on"] and not figures["same_images"]:
-        lines.append(
-            f"published on {figures['published_on']}, not on these: inside or outside the interval"
+def _networks(args: argparse.Namespace, entries: Sequence[Entry], device: str) -> list[Network]:
+    from snzoo.evaluate import Network
+
+    return [
+        Network(
+            create_model(entry.name, pretrained=args.weights is None, weights=args.weights),
+            entry.preprocessing,
+            name=entry.name,
+            device=device,
+            precision=args.precision,
+            compile=args.compile,
+            channels_last=args.channels_last,
         )
-    if figures["errors"]:
-        lines.append(f"left out, could not be read: {len(figures['errors'])} images")
-    lines.append(f"{figures['images_per_second']:.1f} images/s")
-    return "\n".join(lines)
+        for entry in entries
+    ]
 
 
-def _provenance(
-    args: argparse.Namespace, entry: Entry, samples: Samples, device: str
-) -> dict[str, Any]:
-    import PIL
+def _settings(args: argparse.Namespace, device: str, processes: Processes) -> dict[str, Any]:
     import torch
 
+    from snzoo.evaluate.results import device_name
+    from snzoo.evaluate.run import default_batch_size, default_workers
+
     return {
-        "model": entry.name,
-        "architecture": entry.architecture,
-        "weights": str(args.weights) if args.weights else None,
-        "data": samples.description,
-        "path": str(args.imagenet) if args.imagenet else None,
-        "preprocessing": entry.preprocessing.as_dict(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "versions": {"torch": torch.__version__, "pillow": PIL.__version__},
+        "device": device_name(device),
+        "precision": args.precision,
+        "batch_size": args.batch_size or default_batch_size(torch.device(device)),
+        "compile": args.compile,
+        "channels_last": args.channels_last,
+        "processes": processes.count,
+        "workers": args.workers or default_workers(),
     }
+
+
+def _journal(
+    args: argparse.Namespace,
+    networks: Sequence[Network],
+    samples: Samples,
+    settings: dict[str, Any],
+    processes: Processes,
+) -> Journal:
+    """Where this run is recorded; emptied unless it resumes."""
+    from snzoo.evaluate.records import Journal, digest_of, run_folder
+    from snzoo.evaluate.results import versions
+
+    identity = {
+        "networks": [network.digest() for network in networks],
+        "samples": digest_of(samples),
+        "decode": args.decode,
+        "versions": versions(),
+        **{key: value for key, value in settings.items() if key not in ("processes", "workers")},
+    }
+    journal = Journal(run_folder(identity))
+    if not args.resume and processes.rank == 0:
+        journal.remove()
+    if args.resume and not journal.exists() and processes.rank == 0:
+        print("snzoo: no record of such a run; it begins anew", file=sys.stderr)
+    processes.gather(None)  # before any of them writes
+    return journal

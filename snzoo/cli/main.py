@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from snzoo.cli import cache, evaluate, predict, zoo
+from snzoo.cli import cache, evaluate, predict, report, zoo
 from snzoo.errors import SnzooError
 
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)  # after the command's name it works too
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=about)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (zoo, evaluate, predict, cache):
+    for module in (zoo, evaluate, report, predict, cache):
         module.add_commands(commands, parents=[debug])
     return parser
 
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # e.g. snzoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("snzoo: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"snzoo: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
         if args.debug:

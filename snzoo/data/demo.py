@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from snzoo.data.samples import Classes, Samples, find_samples
+from snzoo.data.layouts import Classes
+from snzoo.data.samples import Samples, find_samples
 from snzoo.errors import ChecksumError
 from snzoo.manifest import Photos
 

@@ -1,15 +1,25 @@
-"""ImageNet-1k's classes and the labels of its 50,000 validation photos, as bundled data."""
+"""ImageNet-1k's classes and the labels of its 50,000 validation photos, as bundled data.
+
+The ReaL labels (``imagenet_real_labels.u16``) are those of Beyer et al. 2020, "Are we done with
+ImageNet?", under the Apache License 2.0 (``LICENSE-Apache-2.0.txt``), in a compact form.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from snzoo.errors import DataError
+
 FOLDER = Path(__file__).parent
 VALIDATION_IMAGES = 50_000
+# The second form, with the wnid, is Hugging Face's.
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?\.[A-Za-z]+", re.ASCII)
 
 
 @cache
@@ -30,13 +40,138 @@ def class_names() -> tuple[str, ...]:
     return tuple(f"{name} ({wnid})" if name in twice else name for name, wnid in pairs)
 
 
+def names_of(classes: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The classes' names, ImageNet's for ``"imagenet-1k"``."""
+    return class_names() if isinstance(classes, str) else classes
+
+
 @cache
 def validation_labels() -> array[int]:
     """Class index of ILSVRC2012_val_00000001 … 00050000 (16-bit little-endian on disk)."""
-    labels = array("H", (FOLDER / "imagenet_val_labels.u16").read_bytes())
+    return _numbers("imagenet_val_labels.u16")
+
+
+@cache
+def real_labels() -> tuple[tuple[int, ...], ...]:
+    """The ReaL class indices of ILSVRC2012_val_00000001 … 00050000.
+
+    3,163 photos have none: no class was found to fit them. On disk: the count of an image's
+    labels, then the labels, for one image after the other (16-bit little-endian).
+    """
+    numbers = iter(_numbers("imagenet_real_labels.u16"))
+    return tuple(tuple(next(numbers) for _ in range(count)) for count in numbers)
+
+
+def real_labels_of(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """The ReaL labels of validation photos.
+
+    Raises:
+        DataError: a name is not of the validation set.
+    """
+    numbers = [validation_number(name) for name in names]
+    if None in numbers:
+        raise DataError(
+            f"{names[numbers.index(None)]} is not named like a photo of the validation set "
+            "(ILSVRC2012_val_00000001.JPEG), so its ReaL labels are not known"
+        )
+    return [real_labels()[number - 1] for number in numbers if number]
+
+
+def validation_number(name: str) -> int | None:
+    """1 to 50,000 for the name or path of a validation photo, None for any other name."""
+    found = VALIDATION_NAME.fullmatch(name.rpartition("/")[2])
+    number = int(found[1]) if found else 0
+    return number if 1 <= number <= VALIDATION_IMAGES else None
+
+
+def validation_wnid(name: str) -> str | None:
+    """The wnid in the name of a validation photo, where there is one (Hugging Face's form)."""
+    found = VALIDATION_NAME.fullmatch(name.rpartition("/")[2])
+    return found[2] if found else None
+
+
+def describe(label: int) -> str:
+    """A class for people: ``n01440764 (tench)``."""
+    return f"{wnids()[label]} ({class_names()[label].split(' (')[0]})"
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"\d{1,9}", text, re.ASCII) is not None
+
+
+def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) -> bool:
+    """Whether these are exactly the 50,000 ImageNet-1k validation photos.
+
+    Raises:
+        DataError: a validation photo is there twice, or its label (or the wnid in its name) is
+            not the published one.
+    """
+    truth, ids = validation_labels(), wnids()
+    numbers = [validation_number(name) for name in names]
+    wrong = []
+    for number, name, label in zip(numbers, names, labels, strict=True):
+        if number is None:
+            continue
+        wnid = validation_wnid(name)
+        if label != truth[number - 1]:
+            wrong.append((number, str(label)))
+        elif wnid and wnid != ids[label]:
+            wrong.append((number, wnid))
+    if wrong:
+        number, claimed = wrong[0]
+        label = truth[number - 1]
+        raise DataError(
+            f"{where}: {len(wrong):,} of {len(labels):,} labels contradict the published ones, "
+            f"e.g. ILSVRC2012_val_{number:08} is class {label} ({ids[label]}), not {claimed}"
+        )
+    counts = Counter(numbers)
+    del counts[None]
+    if counts and (top := counts.most_common(1)[0])[1] > 1:
+        raise DataError(f"{where} holds ILSVRC2012_val_{top[0]:08} {top[1]} times")
+    return len(counts) == len(names) == len(truth)
+
+
+def check_ground_truth(lines: Iterable[tuple[int, str]], *, path: Path) -> None:
+    """Hold the devkit's ``ILSVRC2012_validation_ground_truth.txt`` against the bundled labels.
+
+    Its ILSVRC ids (1 to 1,000) are no class indices, but each must stand for the same one in all
+    50,000 lines.
+
+    Raises:
+        DataError: a line contradicts the bundled labels, or there are not 50,000 ids.
+    """
+    truth = validation_labels()
+    label_of: dict[int, int] = {}
+    id_of: dict[int, int] = {}
+    number = 0
+    for number, line in lines:
+        text = line.strip()
+        if not (is_number(text) and 1 <= int(text) <= 1000):
+            raise DataError(
+                f"{path}, line {number}: expected an ILSVRC id from 1 to 1000, got {text[:80]!r}"
+            )
+        if number > len(truth):
+            break
+        ilsvrc_id, label = int(text), truth[number - 1]
+        before = None
+        if (known := label_of.setdefault(ilsvrc_id, label)) != label:
+            before = f"id {ilsvrc_id} stood for {describe(known)}"
+        elif (known := id_of.setdefault(label, ilsvrc_id)) != ilsvrc_id:
+            before = f"the id of that class was {known}"
+        if before:
+            raise DataError(
+                f"{path}, line {number}: id {ilsvrc_id} contradicts the published label, "
+                f"{describe(label)}, since in the lines before {before}"
+            )
+    if number != len(truth):
+        raise DataError(f"{path} must have {len(truth):,} lines, one a validation photo")
+
+
+def _numbers(file: str) -> array[int]:
+    numbers = array("H", (FOLDER / file).read_bytes())
     if sys.byteorder == "big":
-        labels.byteswap()
-    return labels
+        numbers.byteswap()
+    return numbers
 
 
 def _synsets() -> list[str]:

@@ -6,90 +6,144 @@ resize of the shorter side → centre crop → normalisation.
 
 from __future__ import annotations
 
-import io
-import os
-from pathlib import Path
-from stat import S_ISREG
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from snzoo.data import resample
+from snzoo.data.decode import Pixels, decode
+from snzoo.data.resample import Window
 from snzoo.errors import DataError
 from snzoo.manifest import Preprocessing
 
 LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
+MOST_TAPS = 17  # images over 8 times the size are resized before they go to a GPU
 
 
-def load_image(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
-    """Decode a file (or its content) completely, as 8-bit RGB; ``name`` it in errors.
+class Geometry(NamedTuple):
+    """The size to resize to (width, height), and the box of the crop in it."""
 
-    Raises:
-        DataError: it can't be read, is no image, is damaged or cut short, or is so
-            large that it looks like a decompression bomb.
-    """
-    name = _name(source, name)
-    try:
-        if not isinstance(source, bytes) and not S_ISREG(os.stat(source).st_mode):
-            raise ValueError("not a regular file")  # a pipe would be waited for without end
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow clips them to white
-                raise ValueError(f"pixels of mode {image.mode}, not 8 bits; convert it first")
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image that Pillow knows"
-        raise DataError(f"can't read {name}: {reason}") from None
+    resized: tuple[int, int]
+    box: tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def _name(source: str | Path | bytes, name: str | None) -> str:
-    return name or ("an image" if isinstance(source, bytes) else str(source))
-
-
-def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
+def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
     """Shorter side → ``resize`` pixels, then the central ``crop`` × ``crop`` of them.
 
     Raises:
         DataError: the image is so narrow that resizing it would fill the memory.
     """
-    width, height = image.size
-    short, long = sorted(image.size)
+    width, height = size
+    short, long = sorted(size)
     long = int(resize * long / short)  # truncated, as torchvision does
     if resize * long > LARGEST:
         raise DataError(f"{width}x{height} pixels would grow to {resize}x{long}; crop it first")
-    size = (long, resize) if width > height else (resize, long)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = (round((side - crop) / 2.0) for side in size)  # halves go to the even pixel
-    return image.crop((left, top, left + crop, top + crop))
+    resized = (long, resize) if width > height else (resize, long)
+    left, top = (round((side - crop) / 2.0) for side in resized)  # halves go to the even pixel
+    return Geometry(resized, (left, top, left + crop, top + crop))
+
+
+def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
+    """What :func:`geometry` says, by Pillow: the reference.
+
+    Raises:
+        DataError: see :func:`geometry`.
+    """
+    return _by_pillow(image, geometry(image.size, resize=resize, crop=crop))
 
 
 def load_pixels(
-    source: str | Path | bytes, preprocessing: Preprocessing, *, name: str | None = None
-) -> Tensor:
-    """Image file → uint8 RGB (3, crop, crop), still without normalisation.
+    content: bytes,
+    preprocessing: Preprocessing,
+    *,
+    name: str = "an image",
+    approximate: bool = False,
+    compiled: bool = False,
+) -> Pixels:
+    """The content of an image file → uint8 RGB (crop, crop, 3), still without normalisation.
+
+    Args:
+        name: what errors call the image.
+        approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
+        compiled: resize with loops compiled by numba: as exact, faster, after a second.
 
     Raises:
-        DataError: see :func:`load_image` and :func:`resize_and_crop`.
+        DataError: see :func:`~snzoo.data.decode.load_image` and :func:`geometry`.
     """
-    image = load_image(source, name=name)
-    try:
-        image = resize_and_crop(image, resize=preprocessing.resize, crop=preprocessing.crop)
-    except DataError as error:
-        raise DataError(f"can't use {_name(source, name)}: {error}") from None
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(preprocessing.crop, preprocessing.crop, 3).permute(2, 0, 1).contiguous()
+    image, fit = _decode(content, preprocessing, name, approximate)
+    if not compiled:
+        return np.asarray(_by_pillow(image, fit))
+    pixels = np.asarray(image)
+    out = np.empty((preprocessing.crop, preprocessing.crop, 3), np.uint8)
+    resample.resize_and_crop(pixels, resample.plan(_size(pixels), *fit), out)
+    return out
 
 
-def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def load_window(
+    content: bytes,
+    preprocessing: Preprocessing,
+    *,
+    name: str = "an image",
+    approximate: bool = False,
+) -> Window:
+    """What :func:`~snzoo.data.resample.resize_windows` makes the same pixels of, on a GPU.
+
+    Raises:
+        DataError: see :func:`load_pixels`.
+    """
+    image, fit = _decode(content, preprocessing, name, approximate)
+    pixels = np.asarray(image)
+    plan = resample.plan(_size(pixels), *fit)
+    if plan.down_first or max(t.weights.shape[1] for t in (plan.across, plan.down)) > MOST_TAPS:
+        return resample.whole(np.asarray(_by_pillow(image, fit)))
+    return resample.cut(pixels, plan)
+
+
+def normalize(
+    pixels: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """uint8 RGB (N, 3, H, W) → the float32 input of a network, on the same device."""
-    x = pixels.flip(1) if preprocessing.channel_order == "BGR" else pixels
-    x = x.to(torch.float32)
-    if preprocessing.scale == 1:
-        x = x / 255
+    if preprocessing.channel_order == "BGR":
+        pixels = pixels.flip(1)
+    x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
     mean, std = (
         torch.tensor(values, device=x.device).view(3, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    return (x - mean) / std
+    at_once = 1 if x.device.type == "cpu" else max(1, len(x))  # one image stays in the cache
+    for part, values in zip(torch.split(pixels, at_once), torch.split(x, at_once), strict=True):
+        values.copy_(part)
+        if preprocessing.scale == 1:
+            values.div_(255)
+        values.sub_(mean).div_(std)
+    return x
+
+
+def _decode(
+    content: bytes, preprocessing: Preprocessing, name: str, approximate: bool
+) -> tuple[Image.Image | Pixels, Geometry]:
+    image = decode(content, name=name, shrink_to=preprocessing.resize if approximate else None)
+    try:
+        size = _size(image) if isinstance(image, np.ndarray) else image.size
+        return image, geometry(size, resize=preprocessing.resize, crop=preprocessing.crop)
+    except DataError as error:
+        raise DataError(f"can't use {name}: {error}") from None
+
+
+def _size(pixels: Pixels) -> tuple[int, int]:
+    height, width, _ = pixels.shape
+    return width, height
+
+
+def _by_pillow(image: Image.Image | Pixels, fit: Geometry) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    if fit.resized != image.size:
+        image = image.resize(fit.resized, Image.Resampling.BILINEAR)
+    return image.crop(fit.box)

@@ -2,63 +2,99 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
-from snzoo.data import imagenet
+from snzoo.data.imagenet import check_ground_truth, check_published
+from snzoo.data.layouts import (
+    SOLUTION_HEADER,
+    Classes,
+    Labelled,
+    class_indices,
+    is_image,
+    label_tree,
+    numbered_lines,
+    read_list,
+    read_solution,
+    tar_tree,
+)
+from snzoo.data.sources import Files, Parquet, Source, Tar, printable, tar_members
 from snzoo.errors import DataError
 
-# What Pillow opens and people keep photos in; other files are counted, not taken for photos.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
-VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.[A-Za-z]+", re.ASCII)
 VALIDATION_SET = "imagenet-1k-val"
-
-Classes = str | tuple[str, ...]  # "imagenet-1k", or the names of the classes
+VALIDATION_FOLDERS = ("val", "validation")
+VALIDATION_TAR = "ILSVRC2012_img_val.tar"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+DEVKIT = "ILSVRC2012_devkit_t12"
+SOLUTION = "LOC_val_solution.csv"
+SOLUTION_FOLDERS = (".", "val", "ILSVRC/Data/CLS-LOC/val")
+TAR_NAME = re.compile(r"\.(tar(\.\w+)?|t(gz|bz2?|xz|zst))$", re.IGNORECASE)
+SHARD_NAME = re.compile(r"(.*?)[-_]?\d+(?:-of-(\d+))?(?:-[0-9a-f]{8,})?\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images: ``labels[i]`` is the class index of ``paths[i]``.
+    """Labelled images: ``labels[i]`` is the class index of the image ``i`` of ``source``.
 
     ``description`` tells people what was found, e.g. "250 images in 98 class folders";
     ``dataset`` names the set where these images are known to be all of it.
     """
 
-    paths: tuple[Path, ...]
+    source: Source
     labels: tuple[int, ...]
     description: str
     dataset: str | None = None
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.source.names
+
+    def read(self, index: int) -> bytes:
+        return self.source.read(index)
+
+    def locate(self, index: int) -> str:
+        return self.source.locate(index)
 
 
 def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
-    """Label the images under ``path``: class folders, flat validation files, or a list file.
+    """Label the images at ``path``.
 
     - class folders: named by wnid for ImageNet (any part of the 1,000), else by class name;
-    - flat: ``ILSVRC2012_val_00000001.JPEG`` … (any part of the 50,000), by bundled labels;
-    - a list file: ``path index`` a line, relative to the file's folder.
+    - flat: ``ILSVRC2012_val_00000001.JPEG`` … (any part of the 50,000), by bundled labels,
+      which the devkit's ground truth is held against where it lies there too;
+    - a tar of either, or a folder that holds ``ILSVRC2012_img_val.tar``: read in place;
+    - a list file: ``path index`` a line, relative to the file's folder;
+    - Kaggle's ``LOC_val_solution.csv``, or the folder it lies in;
+    - parquet files in the form of Hugging Face, or the folder of their validation split;
+    - a folder with one of these in its ``val/`` or ``validation/``.
 
     Args:
         classes: ``"imagenet-1k"``, or the names of the classes in the order of the logits.
 
     Raises:
-        DataError: nothing there can be labelled; the message says what was found.
+        DataError: nothing there can be labelled, or labels contradict the published ones;
+            the message says what was found.
     """
     path = Path(path)
     try:
         if not path.exists():
             raise DataError(f"{path} does not exist")
-        if not path.is_dir():
-            return _from_list(path, 1000 if isinstance(classes, str) else len(classes))
-        folders = sorted(item for item in _visible(path) if item.is_dir())
-        if folders:
-            return _from_folders(path, folders, classes)
-        return _from_flat(path, classes)
+        if path.is_dir():
+            return _from_folder(path, classes)
+        if path.suffix == ".parquet":
+            return _from_parquet([path], classes, f"in {path.name}")
+        if TAR_NAME.search(path.name):
+            return _from_tar(path, classes)
+        return _from_text(path, classes)
+    except DataError as error:
+        raise DataError(printable(str(error))) from None  # names may hold anything
     except OSError as error:
         raise DataError(f"can't read {error.filename or path}: {error.strerror}") from None
 
@@ -73,7 +109,7 @@ def find_images(path: str | Path) -> list[Path]:
     try:
         if not path.is_dir():
             return [path]
-        found, _ = _images_in(path)
+        found = sorted(path / name for name in _items(path) if is_image(name))
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from None
     if not found:
@@ -81,133 +117,149 @@ def find_images(path: str | Path) -> list[Path]:
     return found
 
 
-def _from_folders(path: Path, folders: list[Path], classes: Classes) -> Samples:
-    names = imagenet.wnids() if isinstance(classes, str) else classes
-    index = {name: i for i, name in enumerate(names)}
-    if unknown := [folder.name for folder in folders if folder.name not in index]:
-        raise DataError(_why_not(path, folders, unknown, classes))
-    loose, ignored = _images_in(path)
-    ignored -= len(folders)
-    if loose:
+def _from_folder(path: Path, classes: Classes, *, of: str = "") -> Samples:
+    """Label the images of the folder itself, or what it holds instead of them."""
+    items = [item for item in _items(path) if item not in (GROUND_TRUTH, f"{DEVKIT}/")]
+    index = class_indices(classes)
+    if not any(item.endswith("/") and item[:-1] in index for item in items):
+        if (path / SOLUTION).is_file() and _solution_folder(path):
+            return _from_text(path / SOLUTION, classes)
+        if not any(map(is_image, items)) and (found := _from_inside(path, items, classes, of)):
+            return found
+    tree = list(items)
+    for item in items:
+        if item.endswith("/") and (item[:-1] in index or item[:-1].isdecimal()):
+            tree += (item + inner for inner in _items(path / item))
+    labelled = label_tree(tree, classes, where=str(path), of=of)
+    labelled = _checked(labelled, [path, path.parent] if of else [path])
+    return _samples(Files(path, labelled.names), labelled, classes, path)
+
+
+def _from_inside(path: Path, items: list[str], classes: Classes, of: str) -> Samples | None:
+    """A validation folder (not below another), parquet shards, or the validation tar."""
+    folders = [name for name in VALIDATION_FOLDERS if f"{name}/" in items]
+    if len(folders) > 1:
+        raise DataError(f"{path} holds {' and '.join(folders)}; name the one to use")
+    if folders and not of:
+        return _from_folder(path / folders[0], classes, of=f"{folders[0]}/")
+    for folder in (path, path / "data"):
+        if folder.is_dir() and (found := _shards(folder)):
+            shards, description = found
+            return _from_parquet(shards, classes, f"{description} of {of}" if of else description)
+    if VALIDATION_TAR in items:
+        return _from_tar(path / VALIDATION_TAR, classes, of=of)
+    return None
+
+
+def _shards(folder: Path) -> tuple[list[Path], str] | None:
+    """The parquet files of the validation split, or of the only one, and what they are."""
+    splits: dict[str, list[str]] = {}
+    counts: dict[str, set[int]] = {}
+    for name in sorted(_items(folder)):
+        if name.endswith(".parquet"):
+            found = SHARD_NAME.fullmatch(name)
+            split = found[1] if found else name.removesuffix(".parquet")
+            splits.setdefault(split, []).append(name)
+            counts.setdefault(split, set()).add(int(found[2] or 0) if found else 0)
+    if not splits:
+        return None
+    split = next((s for s in VALIDATION_FOLDERS if s in splits), next(iter(splits)))
+    if split not in VALIDATION_FOLDERS and len(splits) > 1:
         raise DataError(
-            f"{path} holds class folders and {len(loose)} images beside them, e.g. "
-            f"{loose[0].name}; move one or the other away"
+            f"{folder} holds parquet files of {len(splits)} splits ({', '.join(splits)}) and "
+            "none is named validation; name the file to use"
         )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for folder in folders:
-        images, others = _images_in(folder)
-        paths += images
-        labels += [index[folder.name]] * len(images)
-        ignored += others
-    if not paths:
-        raise DataError(f"the {len(folders)} class folders in {path} hold no image")
-    of = f" of {len(names):,}" if len(folders) < len(names) else ""
-    return Samples(
-        tuple(paths),
-        tuple(labels),
-        f"{len(paths):,} images in {len(folders):,}{of} class folders{_left_out(ignored)}",
-        VALIDATION_SET if isinstance(classes, str) and _is_validation_set(paths, labels) else None,
-    )
+    names, (count, *more) = splits[split], counts[split]
+    if more:
+        raise DataError(f"{folder} mixes {split} shards of different counts; move some away")
+    part = f"{len(names)} of {count}" if len(names) < count else f"{len(names)}"
+    return [folder / name for name in names], f"in {part} {split or 'parquet'} shards"
 
 
-def _why_not(path: Path, folders: list[Path], unknown: list[str], classes: Classes) -> str:
-    expected = (
-        "wnids (n01440764 …)" if isinstance(classes, str) else f"classes ({', '.join(classes)})"
-    )
-    shown = ", ".join(unknown[:3]) + (" …" if len(unknown) > 3 else "")
-    message = (
-        f"{path}: {len(unknown)} of {len(folders)} folders are not named by {expected}: {shown}"
-    )
-    if all(name.isdecimal() for name in unknown):
-        return f"{message}; numbers alone don't tell whose order they follow: name folders by wnid"
-    for name in ("val", "validation", "test", "train"):
-        if name in unknown:
-            return f"{message}; did you mean {path / name}?"
-    return message
+def _from_parquet(paths: list[Path], classes: Classes, description: str) -> Samples:
+    source, count = Parquet(paths), len(class_indices(classes))
+    labels = []
+    for i, label in enumerate(source.labels):
+        if label is None or not 0 <= label < count:
+            raise DataError(f"{source.locate(i)}: label {label} is not from 0 to {count - 1}")
+        labels.append(label)
+    if not labels:
+        raise DataError(f"{paths[0]} holds no image")
+    labelled = Labelled(tuple(source.names), tuple(labels), f"{len(labels):,} images {description}")
+    return _samples(source, labelled, classes, paths[0] if len(paths) == 1 else paths[0].parent)
 
 
-def _from_flat(path: Path, classes: Classes) -> Samples:
-    images, ignored = _images_in(path)
-    if not images:
-        raise DataError(f"{path} holds neither class folders nor images")
-    if not isinstance(classes, str):
-        raise DataError(
-            f"{path} holds {len(images)} images without class folders ({', '.join(classes)}), "
-            "so nothing tells their classes"
-        )
-    numbers = [_validation_number(image) for image in images]
-    if None in numbers:
-        raise DataError(
-            f"{path} holds {len(images)} images without wnid folders, and the name "
-            f"{images[numbers.index(None)].name} is not of the form "
-            "ILSVRC2012_val_00000001.JPEG (to 00050000), so nothing tells its class"
-        )
-    number, count = Counter(numbers).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{path} holds {images[numbers.index(number)].stem} {count} times")
-    labels = imagenet.validation_labels()
-    whole = len(images) == len(labels)
-    part = "" if whole else f" (a part: {len(images):,} of {len(labels):,})"
-    return Samples(
-        tuple(images),
-        tuple(labels[number - 1] for number in numbers if number),
-        f"{len(images):,} flat validation images{part}{_left_out(ignored)}",
-        VALIDATION_SET if whole else None,
-    )
+def _from_tar(path: Path, classes: Classes, *, of: str = "") -> Samples:
+    members = tar_tree(tar_members(path), classes, where=str(path))
+    labelled = label_tree(members.keys(), classes, where=str(path), of=of + path.name)
+    labelled = _checked(labelled, [path.parent])
+    source = Tar(path, {name: members[name] for name in labelled.names})
+    return _samples(source, labelled, classes, path)
 
 
-def _from_list(path: Path, classes: int) -> Samples:
-    paths, labels = [], []
+def _from_text(path: Path, classes: Classes) -> Samples:
     try:
-        with open(path, encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                *rest, index = line.strip().rsplit(maxsplit=1)
-                if (
-                    not rest
-                    or not re.fullmatch(r"\d{1,9}", index, re.ASCII)
-                    or int(index) >= classes
-                ):
-                    raise DataError(
-                        f"{path}, line {number}: expected 'path index' with an index from 0 to "
-                        f"{classes - 1}, got {line.strip()[:80]!r}"
-                    )
-                paths.append(path.parent / rest[0])
-                labels.append(int(index))
+        with open(path, encoding="utf-8-sig") as file:
+            lines = numbered_lines(file, path)
+            first = next(lines, (1, ""))
+            lines = chain([first], lines)
+            if first[1].strip().split(",") != SOLUTION_HEADER:
+                labelled = read_list(lines, classes, path=path)
+                return _samples(Files(path.parent, labelled.names), labelled, classes, path)
+            table = read_solution(lines, classes, path=path)
     except UnicodeDecodeError:
         raise DataError(
             f"{path} is neither a folder nor a text file of 'path index' lines"
         ) from None
-    if not paths:
-        raise DataError(f"{path} lists no image")
-    return Samples(tuple(paths), tuple(labels), f"{len(paths):,} images listed in {path.name}")
+    folder = _solution_folder(path.parent)
+    names = tuple(name for name in sorted(_items(folder)) if name in table) if folder else ()
+    if not folder or not names:
+        raise DataError(
+            f"none of the {len(table):,} images that {path} names lies beside it, in val/ or in "
+            f"{SOLUTION_FOLDERS[-1]}/"
+        )
+    missing = len(table) - len(names)
+    part = f" (a part: {missing:,} that it names are not there)" if missing else ""
+    description = f"{len(names):,} images labelled by {path.name}{part}"
+    labelled = Labelled(names, tuple(table[name] for name in names), description)
+    return _samples(Files(folder, names), labelled, classes, path)
 
 
-def _validation_number(image: Path) -> int | None:
-    """1 to 50,000, or None where the name is not one of the validation set."""
-    found = VALIDATION_NAME.fullmatch(image.name)
-    number = int(found[1]) if found else 0
-    return number if 1 <= number <= imagenet.VALIDATION_IMAGES else None
+def _solution_folder(path: Path) -> Path | None:
+    """Where the photos of a solution file in ``path`` lie."""
+    for folder in (path / name for name in SOLUTION_FOLDERS):
+        if folder.is_dir() and any(item.endswith(".JPEG") for item in _items(folder)):
+            return folder
+    return None
 
 
-def _is_validation_set(paths: Sequence[Path], labels: Sequence[int]) -> bool:
-    numbers = {_validation_number(path): label for path, label in zip(paths, labels, strict=True)}
-    truth = dict(enumerate(imagenet.validation_labels(), 1))
-    return len(paths) == len(truth) and numbers == truth
+def _checked(labelled: Labelled, folders: list[Path]) -> Labelled:
+    """Flat validation photos, held against the devkit's ground truth if it lies in a folder."""
+    if any("/" in name for name in labelled.names):
+        return labelled
+    for folder in folders:
+        for path in (folder / GROUND_TRUTH, folder / DEVKIT / "data" / GROUND_TRUTH):
+            if path.is_file():
+                with open(path, encoding="utf-8-sig", errors="replace") as file:
+                    check_ground_truth(numbered_lines(file, path), path=path)
+                description = f"{labelled.description}, checked against {GROUND_TRUTH}"
+                return replace(labelled, description=description)
+    return labelled
 
 
-def _left_out(ignored: int) -> str:
-    return f" ({ignored:,} other files or folders left out)" if ignored else ""
+def _samples(source: Source, labelled: Labelled, classes: Classes, path: Path) -> Samples:
+    whole = isinstance(classes, str) and check_published(
+        labelled.names, labelled.labels, where=str(path)
+    )
+    dataset = VALIDATION_SET if whole else None
+    return Samples(source, labelled.labels, labelled.description, dataset)
 
 
-def _visible(folder: Path) -> list[Path]:
-    return [item for item in folder.iterdir() if not item.name.startswith(".")]
-
-
-def _images_in(folder: Path) -> tuple[list[Path], int]:
-    """Images, broken links too (they are reported when read), and how many other items."""
-    items = _visible(folder)
-    images = sorted(i for i in items if i.suffix.lower() in SUFFIXES and not i.is_dir())
-    return images, len(items) - len(images)
+def _items(folder: Path) -> list[str]:
+    """What is in a folder and not hidden; the names of folders end in a slash."""
+    with os.scandir(folder) as entries:
+        return [
+            entry.name + "/" * (os.path.isdir(entry) if entry.is_symlink() else entry.is_dir())
+            for entry in entries
+            if not entry.name.startswith(".")
+        ]

@@ -134,17 +134,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, document: Any) -> None:
     """Whole or not at all; through links, and straight into what is no regular file."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
-        path.write_text(text, encoding="utf-8")
-        return
-    path = path.resolve()
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with _replacing(path) as partial:
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_json(path: Path, document: Any) -> None:
@@ -153,6 +145,34 @@ def save_json(path: Path, document: Any) -> None:
         write_json(path, document)
     except OSError as error:
         raise CacheError(f"can't write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` at the end, for a file that people named.
+
+    Raises:
+        CacheError: it can't be written.
+    """
+    try:
+        with _replacing(path) as partial:
+            yield partial
+    except OSError as error:
+        raise CacheError(f"can't write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
+        yield path
+        return
+    path = path.resolve()
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_stamp(name: str) -> Stamp | None:

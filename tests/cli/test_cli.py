@@ -210,7 +210,7 @@ def test_eval_reports_skipped_images(photo, tmp_path):
     done = run("eval", *DEMO, "--imagenet", tmp_path, "--on-error", "skip", "--json", output)
     assert done.returncode == 0 and "could not be read: 1" in done.stdout
     document = json.loads(output.read_text())
-    assert document["images"] == 1 and len(document["errors"]) == 1
+    assert document["models"][0]["images"] == 1 and len(document["errors"]) == 1
 
 
 def test_the_demo_scores_what_the_manifest_says(tmp_path):
@@ -219,9 +219,10 @@ def test_the_demo_scores_what_the_manifest_says(tmp_path):
     assert done.returncode == 0 and done.stderr == "" and "agrees" in done.stdout
     document = json.loads(output.read_text())
     photos = load_manifest().demo
-    assert document["images"] == photos.images and document["same_images"]
+    (model,) = document["models"]
+    assert model["images"] == photos.images and model["same_images"]
     assert f"{photos.images} of the 372" in (ROOT / "snzoo/demo/CREDITS.md").read_text()
-    assert document["top1"]["agrees"] and document["top5"]["agrees"]
+    assert model["top1"]["agrees"] and model["top5"]["agrees"]
 
 
 def test_demo_photos_that_were_changed_are_refused(tmp_path):
@@ -256,9 +257,9 @@ def test_json_goes_through_links_and_into_pipes_and_replaces_neither(tmp_path):
         assert run("eval", "--json", path).returncode == 0
     command = f"{sys.executable} -m snzoo eval --json /dev/stdout | cat"
     text = subprocess.run(command, shell=True, capture_output=True, text=True).stdout
-    assert json.loads(text[text.index("{") :])["images"] > 0
-    assert link.is_symlink() and json.loads(target.read_text())["images"] > 0
-    assert pipe.is_fifo() and json.loads(reader.communicate(timeout=60)[0])["images"] > 0
+    assert json.loads(text[text.index("{") :])["data"]["images"] > 0
+    assert link.is_symlink() and json.loads(target.read_text())["data"]["images"] > 0
+    assert pipe.is_fifo() and json.loads(reader.communicate(timeout=60)[0])["data"]["images"] > 0
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-"])

@@ -1,4 +1,4 @@
-"""Layouts of images: what is labelled, and what is refused with which reason."""
+"""Folders, lists and tables: what is labelled, and what is refused with which reason."""
 
 import pytest
 
@@ -7,40 +7,26 @@ from snzoo.data.samples import find_images, find_samples
 from snzoo.errors import DataError
 
 CLOTHES = ("hat", "t-shirt")
+VALIDATION = "ILSVRC2012_val_{:08}.JPEG"
 
 
-@pytest.fixture
-def touch(tmp_path):
-    """Makes empty files below tmp_path, which it returns."""
-
-    def make(*names):
-        for name in names:
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        return tmp_path
-
-    return make
+def solve(folder, labels, *, boxes=" 1 2 3 4"):
+    """Kaggle's solution file for (number, label) pairs."""
+    wnids = imagenet.wnids()
+    lines = (f"ILSVRC2012_val_{number:08},{wnids[label]}{boxes}\n" for number, label in labels)
+    path = folder / "LOC_val_solution.csv"
+    path.write_text("ImageId,PredictionString\n" + "".join(lines))
+    return path
 
 
 def labels(samples):
-    return {path.name: label for path, label in zip(samples.paths, samples.labels, strict=True)}
-
-
-def test_bundled_labels_are_fifty_of_each_class():
-    counts = [0] * 1000
-    for label in imagenet.validation_labels():
-        counts[label] += 1
-    assert counts == [50] * 1000
-    assert imagenet.validation_labels()[:3].tolist() == [65, 970, 230]
-    assert len(set(imagenet.wnids())) == 1000 and list(imagenet.wnids()) == sorted(imagenet.wnids())
-    assert imagenet.wnids()[0] == "n01440764" and imagenet.class_names()[0] == "tench"
+    return dict(zip(samples.names, samples.labels, strict=True))
 
 
 def test_a_part_of_the_wnid_folders_keeps_its_class_indices(touch):
     path = touch("n15075141/b.JPEG", "n01443537/a.JPEG", "n01443537/.hidden.jpg", "n15075141/x.txt")
     samples = find_samples(path)
-    assert labels(samples) == {"a.JPEG": 1, "b.JPEG": 999}
+    assert labels(samples) == {"n01443537/a.JPEG": 1, "n15075141/b.JPEG": 999}
     assert (
         samples.description
         == "2 images in 2 of 1,000 class folders (1 other files or folders left out)"
@@ -49,7 +35,7 @@ def test_a_part_of_the_wnid_folders_keeps_its_class_indices(touch):
 
 def test_class_folders_follow_the_order_of_the_classes(touch):
     samples = find_samples(touch("t-shirt/1.png", "hat/2.png"), CLOTHES)
-    assert labels(samples) == {"1.png": 1, "2.png": 0}
+    assert labels(samples) == {"hat/2.png": 0, "t-shirt/1.png": 1}
 
 
 def test_flat_validation_files_are_labelled_by_number_and_a_part_is_said_to_be_one(touch):
@@ -58,20 +44,39 @@ def test_flat_validation_files_are_labelled_by_number_and_a_part_is_said_to_be_o
     assert samples.description == "2 flat validation images (a part: 2 of 50,000)"
 
 
-def test_all_fifty_thousand_flat_files_are_the_whole(touch):
-    path = touch(*(f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 50_001)))
+def test_all_fifty_thousand_are_the_whole_in_any_layout(touch):
+    path = touch(*(VALIDATION.format(number) for number in range(1, 50_001)))
     samples = find_samples(path)
     assert samples.labels == tuple(imagenet.validation_labels())
     assert samples.description == "50,000 flat validation images"
     assert samples.dataset == "imagenet-1k-val"
-    for image, label in zip(samples.paths[:], samples.labels, strict=True):
-        folder = path / "sorted" / imagenet.wnids()[label]
+    rows = zip(samples.names, samples.labels, strict=True)
+    (path / "list").write_text("".join(f"{name} {label}\n" for name, label in rows))
+    assert find_samples(path / "list").dataset == "imagenet-1k-val"
+    solve(path, enumerate(imagenet.validation_labels(), 1))
+    samples = find_samples(path)
+    assert samples.description == "50,000 images labelled by LOC_val_solution.csv"
+    assert samples.dataset == "imagenet-1k-val"
+    for name, label in zip(samples.names, samples.labels, strict=True):
+        folder = path / "val" / imagenet.wnids()[label]
         folder.mkdir(parents=True, exist_ok=True)
-        image.rename(folder / image.name)
-    assert find_samples(path / "sorted").dataset == "imagenet-1k-val"
-    image = next((path / "sorted" / "n01440764").iterdir())
-    image.rename(path / "sorted" / "n01443537" / image.name)
-    assert find_samples(path / "sorted").dataset is None
+        (path / name).rename(folder / name)
+    samples = find_samples(path)
+    assert samples.description == "50,000 images in 1,000 class folders of val/"
+    assert samples.dataset == "imagenet-1k-val"
+    image = next((path / "val" / "n01440764").iterdir())
+    image.rename(path / "val" / "n01443537" / image.name)
+    with pytest.raises(DataError, match=r"val: 1 of 50,000 labels contradict the published ones"):
+        find_samples(path / "val")
+    (path / "val" / "n01443537" / image.name).unlink()
+    assert find_samples(path / "val").dataset is None
+
+
+def test_images_are_read_and_located_by_index(touch):
+    path = touch("hat/a.jpg", "hat/b.jpg")
+    (path / "hat" / "b.jpg").write_bytes(b"abc")
+    samples = find_samples(path, CLOTHES)
+    assert samples.read(1) == b"abc" and samples.locate(1) == str(path / "hat" / "b.jpg")
 
 
 def test_a_list_file_names_paths_relative_to_itself(tmp_path):
@@ -79,11 +84,37 @@ def test_a_list_file_names_paths_relative_to_itself(tmp_path):
     path.write_text("\ufeffa b.jpg 7\n\nsub/c.jpg\t999\n/abs.jpg 0\n", encoding="utf-8")
     samples = find_samples(path)
     assert samples.labels == (7, 999, 0)
-    assert [str(p) for p in samples.paths] == [
+    assert samples.names == ("a b.jpg", "sub/c.jpg", "/abs.jpg")
+    assert [samples.locate(i) for i in range(3)] == [
         str(tmp_path / "a b.jpg"),
         str(tmp_path / "sub" / "c.jpg"),
         "/abs.jpg",
     ]
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_a_validation_folder_is_taken_by_itself(touch, name):
+    path = touch("train/n01440764/a.jpg", f"{name}/n01443537/b.jpg", f"{name}/c.txt", "notes.txt")
+    samples = find_samples(path)
+    assert labels(samples) == {"n01443537/b.jpg": 1}
+    assert samples.locate(0) == str(path / name / "n01443537" / "b.jpg")
+    assert samples.description == (
+        f"1 images in 1 of 1,000 class folders of {name}/ (1 other files or folders left out)"
+    )
+
+
+def test_a_validation_folder_below_another_is_not(touch):
+    path = touch("val/val/n01443537/b.jpg")
+    with pytest.raises(DataError, match=r"/val: 1 of 1 folders are not named by wnids .*: val"):
+        find_samples(path)
+    (path / "val" / "loop").symlink_to(path)
+    with pytest.raises(DataError, match="not named by wnids"):
+        find_samples(path)
+
+
+def test_two_validation_folders_are_one_too_many(touch):
+    with pytest.raises(DataError, match="holds val and validation; name the one to use"):
+        find_samples(touch("val/n01443537/b.jpg", "validation/n01443537/b.jpg"))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +122,23 @@ def test_a_list_file_names_paths_relative_to_itself(tmp_path):
     [
         ([], "neither class folders nor images"),
         (["notes.txt"], "neither class folders nor images"),
-        (["val/n01440764/a.jpg"], r"did you mean .*/val\?"),
+        (["train/n01440764/a.jpg"], r"did you mean .*/train\?"),
+        (["test/a.jpg", "train/n01440764/a.jpg"], r"did you mean .*/test\?"),
         (["1/a.jpg", "2/b.jpg"], "numbers alone don't tell"),
+        (["65/ILSVRC2012_val_00000001.JPEG"], "numbers alone don't tell"),
+        (
+            ["2/x.jpg", "490/ILSVRC2012_val_00000001.JPEG"],
+            r"2 of 2 .*; folder 490 holds photos of n01751748 \(sea snake\): these numbers are "
+            "not class indices; name folders by wnid",
+        ),
+        (
+            ["n01440764/ILSVRC2012_val_00000001.JPEG", "n01443537/a.jpg"],
+            r"1 of 2 labels contradict .* ILSVRC2012_val_00000001 is class 65 \(n01751748\), not 0",
+        ),
+        (
+            ["ILSVRC2012_val_00000001_n01440764.JPEG"],
+            r"1 of 1 labels contradict .* is class 65 \(n01751748\), not n01440764",
+        ),
         (["cats/a.jpg", "n01440764/b.jpg"], "1 of 2 folders are not named by wnids .*: cats"),
         (["n99999999/a.jpg"], "not named by wnids"),
         (["n01440764/a.txt"], "hold no image"),
@@ -101,13 +147,30 @@ def test_a_list_file_names_paths_relative_to_itself(tmp_path):
         (["ILSVRC2012_val_00050001.JPEG"], "to 00050000"),
         (["ILSVRC2012_val_00000000.JPEG"], "to 00050000"),
         (["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000001.png"], "00000001 2 times"),
+        (
+            ["n01751748/ILSVRC2012_val_00000001.JPEG", "n01751748/ILSVRC2012_val_00000001.png"],
+            "2 t",
+        ),
+        (["a\n\x1b.jpg"], r"a\\n\\x1b.jpg is not of the form"),
     ],
 )
 def test_what_cannot_be_labelled_is_refused_saying_what_was_found(touch, names, message):
     path = touch(*names)
     with pytest.raises(DataError, match=message) as caught:
         find_samples(path)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_numbers_may_be_the_names_of_classes(touch):
+    samples = find_samples(touch("2/a.jpg", "1/b.jpg"), ("2", "1"))
+    assert labels(samples) == {"2/a.jpg": 0, "1/b.jpg": 1}
+    with pytest.raises(DataError, match=r"numbers alone don't tell .*: name folders by class"):
+        find_samples(touch(), CLOTHES)
+
+
+def test_hugging_faces_names_are_labelled_by_number(touch):
+    samples = find_samples(touch("ILSVRC2012_val_00000001_n01751748.JPEG"))
+    assert samples.labels == (65,)
 
 
 def test_folders_below_a_class_are_counted_as_left_out(touch):
@@ -135,6 +198,10 @@ def test_photos_of_named_classes_need_their_folders(touch):
         ("a.jpg -1\n", "line 1"),
         ("a.jpg ²\n", "line 1"),
         ("7\n", "line 1"),
+        ("a.jpg 1\na.jpg 2\n", "line 2: 'a.jpg' is listed before"),
+        ("ILSVRC2012_val_00000001.JPEG 489\n", "is class 65 .*, not 489"),
+        ("a" * 70_000 + " 1\n", "line 1: 65,536 characters or more"),
+        ("path,index\na.jpg,1\n", "line 1: expected 'path index'"),
     ],
 )
 def test_malformed_list_files_name_the_line(tmp_path, text, message):
@@ -158,3 +225,84 @@ def test_find_images_takes_a_file_or_what_lies_directly_in_a_folder(touch):
     assert [image.name for image in find_images(path)] == ["a.jpg", "b.png"]
     with pytest.raises(DataError, match="no image directly in"):
         find_images(touch("empty/x.txt") / "empty")
+
+
+def ground_truth(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = [f"{(label * 7 + 3) % 1000 + 1}\n" for label in imagenet.validation_labels()]
+    path.write_text("".join(ids))
+    return ids
+
+
+@pytest.mark.parametrize("folder", ["", "ILSVRC2012_devkit_t12/data/"])
+@pytest.mark.parametrize("images", ["", "val/"])
+def test_flat_photos_are_held_against_the_ground_truth_beside_them(touch, folder, images):
+    path = touch(f"{images}ILSVRC2012_val_00000001.JPEG")
+    truth = path / folder / "ILSVRC2012_validation_ground_truth.txt"
+    ids = ground_truth(truth)
+    samples = find_samples(path)
+    assert samples.labels == (65,)
+    assert samples.description == (
+        f"1 flat validation images{' of val/' * bool(images)} (a part: 1 of 50,000), checked "
+        "against ILSVRC2012_validation_ground_truth.txt"
+    )
+    truth.write_text("".join([*ids[:-1], ids[-2]]))
+    with pytest.raises(DataError, match=r"ground_truth.txt, line 50000: id \d+ contradicts"):
+        find_samples(path)
+
+
+@pytest.mark.parametrize("folder", ["", "val/", "ILSVRC/Data/CLS-LOC/val/"])
+def test_kaggles_solution_file_labels_the_photos_in_its_places(touch, folder):
+    path = touch(f"{folder}ILSVRC2012_val_00000002.JPEG", f"{folder}ILSVRC2012_val_00000001.JPEG")
+    solution = solve(path, [(2, 970), (1, 65)], boxes=" 1 2 3 4 ")
+    for given in (path, solution):
+        samples = find_samples(given)
+        assert labels(samples) == {VALIDATION.format(1): 65, VALIDATION.format(2): 970}
+        assert samples.locate(0) == str(path / folder / VALIDATION.format(1))
+        assert samples.description == "2 images labelled by LOC_val_solution.csv"
+    solve(path, [(2, 970), (1, 65), (3, 230)])
+    assert find_samples(path).description == (
+        "2 images labelled by LOC_val_solution.csv (a part: 1 that it names are not there)"
+    )
+
+
+def test_several_boxes_of_one_class_are_one_label(touch):
+    path = touch("a.JPEG")
+    text = "ImageId,PredictionString\r\na,n01443537 1 2 3 4 n01443537 5 6 7 8 \r\n"
+    (path / "LOC_val_solution.csv").write_text("\ufeff" + text, encoding="utf-8")
+    assert labels(find_samples(path)) == {"a.JPEG": 1}
+
+
+def test_class_folders_need_no_solution_file(touch):
+    path = touch("n01443537/a.JPEG")
+    solve(path, [(1, 65)])
+    assert labels(find_samples(path)) == {"n01443537/a.JPEG": 1}
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ("", "lists no image"),
+        ("../a,n01443537 1 2 3 4\n", "line 2: expected 'ImageId,wnid"),
+        ("b/a,n01443537 1 2 3 4\n", "line 2: expected 'ImageId,wnid"),
+        ("/etc/a,n01443537 1 2 3 4\n", "line 2: expected 'ImageId,wnid"),
+        ("a\n", "line 2: expected 'ImageId,wnid"),
+        ("a,\n", "line 2: expected 'ImageId,wnid"),
+        ("a,n01443537 1 2 3 4,5\n", "line 2: expected 'ImageId,wnid"),
+        ("a,n01443537 1 2 3 4\nb,n99999999 1 2 3 4\n", "line 3: 'n99999999' is no class"),
+        ("a,1 2 3 4 5\n", "line 2: '1' is no class"),
+        ("a,n01443537 1 2 3 4 n01440764 5 6 7 8\n", "line 2: expected .* with one wnid"),
+        ("a,n01443537 1 2 3 4\na,n01443537 1 2 3 4\n", "line 3: a is listed before"),
+        ('a,"n01443537 1 2 3 4\n', "line 2: unexpected end of data"),
+        ("a," + "n01443537 1 2 3 4 " * 5000, "line 2: 65,536 characters or more"),
+        ("c,n01443537 1 2 3 4\n", "none of the 1 images that .* names lies beside it"),
+        ("ILSVRC2012_val_00000001,n01443537 1 2 3 4\n", "1 of 1 labels contradict .* not 1"),
+    ],
+)
+def test_a_malformed_solution_file_is_refused_naming_the_line(touch, rows, message):
+    path = touch("a.JPEG", "b.JPEG", VALIDATION.format(1))
+    (path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
+    for given in (path, path / "LOC_val_solution.csv"):
+        with pytest.raises(DataError, match=message) as caught:
+            find_samples(given)
+        assert str(path / "LOC_val_solution.csv") in str(caught.value)

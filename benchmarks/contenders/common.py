@@ -1,0 +1,44 @@
+"""What the peers share: RGB statistics, and the loop of both their evaluation scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from snzoo.manifest import Preprocessing
+
+
+def rgb_statistics(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation as the peers take them: of RGB, with white 1."""
+    step = -1 if preprocessing.channel_order == "BGR" else 1
+    mean, std = preprocessing.mean[::step], preprocessing.std[::step]
+    white = 1 if preprocessing.scale == 1 else 255
+    return [value / white for value in mean], [value / white for value in std]
+
+
+def count(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    preprocessing: Preprocessing,
+    *,
+    device: str,
+) -> tuple[int, int, int]:
+    """Images, top-1 and top-5, with the work a batch that both scripts do.
+
+    Both compute the loss too, and wait for the device at every batch to log the figures.
+    """
+    images = top1 = top5 = 0
+    criterion = nn.CrossEntropyLoss().to(device)
+    with torch.inference_mode():
+        for x, target in loader:
+            x = x.to(device, non_blocking=True)
+            target = target.to(device, non_blocking=True)
+            logits = model(x.flip(1) if preprocessing.channel_order == "BGR" else x)
+            criterion(logits, target).item()
+            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
+            top1 += int(hits[:, 0].sum().item())
+            top5 += int(hits.sum().item())
+            images += len(x)
+    return images, top1, top5

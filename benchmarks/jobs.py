@@ -1,0 +1,144 @@
+"""A measurement in a fresh process, and the memory of that process and all its children.
+
+Nothing here imports torch: a parent that holds gigabytes would share them with its children.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from snzoo.errors import SnzooError
+
+CHILD = Path(__file__).parent / "child.py"
+PERIOD = 0.05  # seconds between two looks at the memory
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a fresh process does: ``folder`` holds class folders, ``warm`` a few of its photos.
+
+    ``workers`` and ``batch_size``: None is the contender's own default. ``model``, ``weights``
+    and ``device`` are for ``evaluate`` alone; ``device`` None is CUDA where there is one.
+    """
+
+    task: Literal["pixels", "load", "evaluate"]
+    contender: str
+    folder: str
+    warm: str
+    workers: int | None = None
+    batch_size: int | None = None
+    model: str | None = None
+    weights: str | None = None
+    device: str | None = None
+
+    @property
+    def configuration(self) -> tuple[str, int | None, int | None]:
+        return self.contender, self.workers, self.batch_size
+
+
+def describe(contender: str, workers: int | None, batch_size: int | None) -> str:
+    parts = [f"{workers} workers"] if workers else []
+    parts += [f"batch {batch_size}"] if batch_size else []
+    return f"{contender} ({', '.join(parts) or 'its defaults'})"
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """The result of ``job``; ``{"absent": reason}`` where its library can't be imported.
+
+    Raises:
+        SnzooError: it failed; the message has the last line of its stderr.
+    """
+    return _run(job, watch=False)[0]
+
+
+def cores_elsewhere(work: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of ``work``, and how many cores were at other work than its processes' then.
+
+    Time that a hypervisor gave to other machines is other work too.
+    """
+    start, busy, own = time.perf_counter(), _busy(), _own()
+    result = work()
+    other = (_busy() - busy) - (_own() - own)
+    return result, max(0.0, other / (time.perf_counter() - start))
+
+
+def _busy() -> float:
+    """Seconds that all cores together have not been idle."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split(None, 9)[1:9]]
+    user, nice, system, _, _, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own() -> float:
+    """Seconds of this process and of the ended ones below it."""
+    return sum(os.times()[:4])
+
+
+def peak_memory(job: Job) -> float:
+    """MiB: the largest sum of PSS over the processes of ``job``, looked at every 50 ms.
+
+    PSS counts a page that k processes share as 1/k in each, so that the sum counts it once.
+    Looking costs up to a fifth of a core (the kernel walks all page tables), so a run that is
+    watched is not timed.
+    """
+    return _run(job, watch=True)[1]
+
+
+def _run(job: Job, *, watch: bool) -> tuple[dict[str, Any], float]:
+    command = [sys.executable, str(CHILD), json.dumps(asdict(job))]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        # A session of its own: its id marks the children too, whoever their parent is.
+        with subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True) as process:
+            try:
+                peak = _watch(process) if watch else 0.0
+                process.wait()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # Ctrl-C does not reach another session
+                raise
+        lines = [_lines(file) for file in (out, err)]
+    if process.returncode:
+        reason = lines[1][-1] if lines[1] else f"exit status {process.returncode}"
+        raise SnzooError(f"{describe(*job.configuration)}, {job.task}: {reason}")
+    result: dict[str, Any] = json.loads(lines[0][-1])
+    return result, peak
+
+
+def _lines(file: Any) -> list[str]:
+    file.seek(0)
+    return [line for line in file.read().splitlines() if line.strip()]
+
+
+def _watch(process: subprocess.Popen[bytes]) -> float:
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, session_pss(process.pid))
+        time.sleep(PERIOD)
+    return peak / 1024
+
+
+def session_pss(session: int) -> int:
+    """KiB of PSS over all processes of a session now."""
+    total = 0
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                stat = Path("/proc", name, "stat").read_text()
+                if int(stat.rpartition(")")[2].split()[3]) == session:
+                    total += _pss(Path("/proc", name, "smaps_rollup").read_text())
+            except OSError:  # it has ended meanwhile
+                continue
+    return total
+
+
+def _pss(rollup: str) -> int:
+    return next((int(line.split()[1]) for line in rollup.splitlines() if line[:4] == "Pss:"), 0)

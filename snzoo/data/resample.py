@@ -1,0 +1,204 @@
+"""Pillow's bilinear resize in integers, for the pixels of the crop alone.
+
+Pillow resizes 8-bit images in two passes, first along the rows and then along the
+columns (from version 13 on, the other way about where that is much less work), with
+22-bit integer weights and rounding to 8 bits after each. Here only the pixels of the crop
+are computed, by two pieces of code that the tests hold to Pillow's: loops compiled by
+numba for one image on the CPU (extra ``[fast]``), tensor operations for a batch on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snzoo.data.decode import Pixels
+
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+BITS = 22
+HALF = 1 << (BITS - 1)
+DOWN_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
+
+Ints = NDArray[np.int32]
+
+
+class Taps(NamedTuple):
+    """Output pixel i is the sum of ``weights[i, k]`` · input pixel ``first[i] + k``."""
+
+    first: Ints  # (n,)
+    counts: Ints  # (n,), how many k there are
+    weights: Ints  # (n, K), zero from counts[i] on
+
+    @property
+    def span(self) -> slice:
+        """The input pixels that are looked at."""
+        return slice(int(self.first[0]), int((self.first + self.counts).max()))
+
+    def shifted(self) -> Taps:
+        """The same for an input that begins with the span."""
+        return self._replace(first=self.first - self.first[0])
+
+
+class Plan(NamedTuple):
+    """How images of one size are resized and cropped."""
+
+    across: Taps
+    down: Taps
+    down_first: bool
+
+
+@lru_cache(maxsize=512)
+def taps(length: int, resized: int, start: int, stop: int) -> Taps:
+    """What makes the output pixels from ``start`` to ``stop`` of ``length`` → ``resized``.
+
+    The order of the floating-point operations is Pillow's: the integers depend on it.
+    """
+    if length == resized:
+        return identity(start, stop)
+    scale = length / resized
+    support = max(scale, 1.0)
+    centre = (np.arange(start, stop) + 0.5) * scale
+    first = np.maximum((centre - support + 0.5).astype(np.int32), 0)
+    count = np.minimum((centre + support + 0.5).astype(np.int32), length) - first
+    k = np.arange(count.max())
+    distance = np.abs((k + first[:, None] - centre[:, None] + 0.5) * (1.0 / support))
+    weights = np.maximum(1.0 - distance, 0.0) * (k < count[:, None])
+    weights /= weights.cumsum(1)[:, -1:]  # summed from left to right
+    return Taps(first, count, (0.5 + weights * (1 << BITS)).astype(np.int32))
+
+
+def identity(start: int, stop: int) -> Taps:
+    """Every pixel as it is: Pillow leaves such a pass out."""
+    first = np.arange(start, stop, dtype=np.int32)
+    return Taps(first, np.ones_like(first), np.full((len(first), 1), 1 << BITS, dtype=np.int32))
+
+
+def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, int, int]) -> Plan:
+    """``size`` → ``resized`` (width, height), of which ``box`` (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    fewer_columns, fewer_rows = size[0] - resized[0], size[1] - resized[1]
+    return Plan(
+        taps(size[0], resized[0], left, right),
+        taps(size[1], resized[1], top, bottom),
+        DOWN_FIRST and fewer_rows > max(0, 2 * fewer_columns),
+    )
+
+
+def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
+    """One image (H, W, 3) into ``out`` (h, w, 3), by loops that numba compiles on first use."""
+    across, down = _kernels()
+    (x, y), (height, width, _) = (plan.across, plan.down), out.shape
+    part = pixels[y.span, x.span]
+    x, y = x.shifted(), y.shifted()
+    if plan.down_first:
+        between = np.empty((height, part.shape[1], 3), np.uint8)
+        down(part, *y, between)
+        across(between, *x, out)
+    else:
+        between = np.empty((part.shape[0], width, 3), np.uint8)
+        across(part, *x, between)
+        down(between, *y, out)
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    import numba
+
+    compiled = numba.njit(nogil=True)
+    return compiled(_across), compiled(_down)
+
+
+def _across(pixels: Pixels, first: Ints, count: Ints, weights: Ints, out: Pixels) -> None:
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            red = green = blue = HALF
+            for k in range(count[x]):
+                weight, column = weights[x, k], first[x] + k
+                red += weight * pixels[y, column, 0]
+                green += weight * pixels[y, column, 1]
+                blue += weight * pixels[y, column, 2]
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> BITS, green >> BITS, blue >> BITS
+
+
+def _down(pixels: Pixels, first: Ints, count: Ints, weights: Ints, out: Pixels) -> None:
+    width = out.shape[1]
+    total = np.empty((width, 3), np.int32)  # a row at a time: its loops become vector code
+    for y in range(out.shape[0]):
+        total[:] = HALF
+        for k in range(count[y]):
+            weight, row = weights[y, k], pixels[first[y] + k]
+            for x in range(width):
+                for c in range(3):
+                    total[x, c] += weight * np.int32(row[x, c])
+        for x in range(width):
+            for c in range(3):
+                out[y, x, c] = total[x, c] >> BITS
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that its crop is made of, and how, across first."""
+
+    pixels: Pixels  # (rows, columns, 3), contiguous
+    across: Taps
+    down: Taps
+
+
+def cut(pixels: Pixels, plan: Plan) -> Window:
+    """The window of an image whose plan goes across first."""
+    part = np.ascontiguousarray(pixels[plan.down.span, plan.across.span])
+    return Window(part, plan.across.shifted(), plan.down.shifted())
+
+
+def whole(pixels: Pixels) -> Window:
+    """The window of what is already resized and cropped."""
+    return Window(pixels, identity(0, pixels.shape[1]), identity(0, pixels.shape[0]))
+
+
+def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
+    """Windows → uint8 (n, h, w, 3) on ``device``, where both passes run over all of them."""
+    data = torch.empty(
+        sum(w.pixels.size for w in windows), dtype=torch.uint8, pin_memory=device.type == "cuda"
+    )
+    np.concatenate([w.pixels.ravel() for w in windows], out=data.numpy())
+    table = data.to(device, non_blocking=True).view(-1, 3)
+    rows = [w.pixels.shape[0] for w in windows]
+    lengths = np.repeat([w.pixels.shape[1] for w in windows], rows)
+    image = torch.from_numpy(np.repeat(np.arange(len(windows)), rows)).to(device)
+    starts = torch.from_numpy(lengths.cumsum() - lengths).to(device)
+    first, weights = _stack([w.across for w in windows], device)
+    between = _weighted_sum(table, starts[:, None] + first[image], weights[image])
+    starts = torch.from_numpy(np.cumsum(rows) - rows).to(device)
+    first, weights = _stack([w.down for w in windows], device)
+    return _weighted_sum(between, starts[:, None] + first, weights)
+
+
+def _stack(all_taps: Sequence[Taps], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``first`` int64 (n, m) and ``weights`` int32 (n, m, K), zero-padded to the largest K."""
+    first = torch.from_numpy(np.stack([taps.first for taps in all_taps]).astype(np.int64))
+    size = max(taps.weights.shape[1] for taps in all_taps)
+    weights = np.zeros((*first.shape, size), np.int32)
+    for i, taps in enumerate(all_taps):
+        weights[i, :, : taps.weights.shape[1]] = taps.weights
+    return first.to(device), torch.from_numpy(weights).to(device)
+
+
+def _weighted_sum(table: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """uint8: for each of ``first`` the rounded sum of K rows of ``table`` from there on."""
+    total = torch.full(
+        (*first.shape, *table.shape[1:]), HALF, dtype=torch.int32, device=table.device
+    )
+    shape = (*first.shape, *[1] * (table.dim() - 1))
+    for k in range(weights.shape[-1]):
+        index = (first + k).clamp_(max=len(table) - 1)  # beyond the end the weights are zero
+        total += weights[..., k].reshape(shape) * table[index]
+    return (total >> BITS).to(torch.uint8)

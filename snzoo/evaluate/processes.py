@@ -1,0 +1,70 @@
+"""The processes of one evaluation: alone, or started by torchrun, here or on several machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed
+
+from snzoo.errors import SnzooError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's ``rank`` among ``count``."""
+
+    rank: int = 0
+    count: int = 1
+
+    def share(self, items: Sequence[int]) -> Sequence[int]:
+        """This process's part: as many as the others' or one more, without repetition."""
+        start, stop = (len(items) * r // self.count for r in (self.rank, self.rank + 1))
+        return items[start:stop]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in all of them, in the order of their ranks."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def local_count() -> int:
+    """How many processes share this machine."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def local_device(device: str) -> str:
+    """``cuda`` → the GPU of this process; other devices as they are."""
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return device
+
+
+@contextmanager
+def join(device: str) -> Iterator[Processes]:
+    """All processes that torchrun started, over gloo on the CPU and NCCL on GPUs.
+
+    Raises:
+        SnzooError: they can't be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not distributed.is_available():
+        yield Processes()
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    try:
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SnzooError(f"can't join the other processes: {reason}") from None
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,153 @@
+"""What networks said of every image, and the file that keeps it while a run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snzoo.data.samples import Samples
+from snzoo.weights.cache import home
+
+
+@dataclass(frozen=True)
+class Records:
+    """The best classes of every image by every network, and why others could not be read.
+
+    ``classes`` int32 and ``probabilities`` float32 are (networks, images, 5), best first;
+    a class of -1 stands where there is none (yet).
+    """
+
+    classes: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+    errors: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, networks: int, images: int) -> Records:
+        shape = (networks, images, 5)
+        return cls(np.full(shape, -1, np.int32), np.zeros(shape, np.float32))
+
+    @property
+    def images(self) -> int:
+        return int(self.classes.shape[1])
+
+    def put(
+        self,
+        network: int,
+        images: Sequence[int],
+        classes: NDArray[np.integer],
+        probabilities: NDArray[np.float32],
+    ) -> None:
+        """The best classes of ``images``, (n, k) with k of at most 5."""
+        k = classes.shape[1]
+        self.classes[network, images, :k] = classes
+        self.probabilities[network, images, :k] = probabilities
+
+    def read(self) -> NDArray[np.bool_]:
+        """(images,) Which images every network has seen."""
+        return np.asarray((self.classes[:, :, 0] >= 0).all(0))
+
+    def done(self) -> NDArray[np.bool_]:
+        """(images,) Which images are read, or known to be unreadable."""
+        done = self.read()
+        done[list(self.errors)] = True
+        return done
+
+    def update(self, other: Records) -> None:
+        """Take over what another record of the same run knows."""
+        known = other.read()
+        self.classes[:, known] = other.classes[:, known]
+        self.probabilities[:, known] = other.probabilities[:, known]
+        self.errors.update(other.errors)
+
+
+class Journal:
+    """The records of an unfinished run, a JSON line for each batch, below ``folder``.
+
+    Every process that takes part in the run writes a file of its own. A line that was cut
+    off when its process was killed is left out when the file is read again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.error: str | None = None
+        self._file: IO[str] | None = None
+
+    def exists(self) -> bool:
+        return any(self.folder.glob("*.ndjson"))
+
+    def restore(self, records: Records) -> None:
+        """Add what earlier processes recorded."""
+        for path in sorted(self.folder.glob("*.ndjson")):
+            with open(path, encoding="utf-8") as lines:
+                for line in lines:
+                    with suppress(ValueError, IndexError, TypeError, KeyError):
+                        _restore_line(json.loads(line), records)
+
+    def write(self, records: Records, images: Sequence[int]) -> None:
+        """Add the records of a batch; what can't be written is told by ``error``, once."""
+        if self.error:
+            return
+        try:
+            if self._file is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                handle, _ = tempfile.mkstemp(".ndjson", dir=self.folder)
+                self._file = os.fdopen(handle, "w", encoding="utf-8")
+            self._file.write(json.dumps(_line(records, images)) + "\n")
+            self._file.flush()
+        except OSError as error:  # no reason to stop the evaluation
+            self.error = f"{self.folder}: {error.strerror}"
+
+    def close(self) -> None:
+        if self._file:
+            with suppress(OSError):
+                self._file.close()
+
+    def remove(self) -> None:
+        """The run has ended, or begins anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _line(records: Records, images: Sequence[int]) -> dict[str, Any]:
+    good = [i for i in images if i not in records.errors]
+    return {
+        "images": good,
+        "classes": records.classes[:, good].tolist(),
+        "probabilities": records.probabilities[:, good].astype(np.float64).tolist(),
+        "errors": {str(i): records.errors[i] for i in images if i in records.errors},
+    }
+
+
+def _restore_line(line: dict[str, Any], records: Records) -> None:
+    images = line["images"]
+    classes = np.array(line["classes"], np.int32)
+    probabilities = np.array(line["probabilities"], np.float32)
+    errors = {int(i): str(message) for i, message in line["errors"].items()}
+    if images:
+        records.classes[:, images] = classes
+        records.probabilities[:, images] = probabilities
+    records.errors.update(errors)
+
+
+def run_folder(identity: dict[str, Any]) -> Path:
+    """Where the journals of a run lie that ``identity`` tells from every other run."""
+    text = json.dumps(identity, sort_keys=True)
+    return home() / "runs" / hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def digest_of(samples: Samples) -> str:
+    """sha256 of the images' names and labels, in their order."""
+    digest = hashlib.sha256()
+    for name, label in zip(samples.names, samples.labels, strict=True):
+        digest.update(f"{label} {name}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""Charts as inline SVG, laid out in per cent of the width: text and lines never scale.
+
+The tables beside them hold the same figures, so charts are one image each to screen readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+from snzoo.report.markup import NBSP, text
+
+BINS = 20
+HEIGHT = 140  # pixels of the histogram's tallest bar
+PUBLISHED = '<path class="published" d="M0-8 8 0 0 8-8 0z"/>'
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured value with its interval, and the published one, in per cent; ``word`` is HTML."""
+
+    name: str
+    percent: float
+    low: float
+    high: float
+    published: float | None
+    word: str
+
+
+def dot_plot(rows: Sequence[Row], *, label: str) -> str:
+    """A line a row: the interval, a dot at the measured value, a diamond at the published."""
+    values = [value for row in rows for value in (row.low, row.high, row.published)]
+    axis = ticks([value for value in values if value is not None])
+    grid = "".join(f'<line class="grid" x1="{x}" x2="{x}" y2="100%"/>' for x in _places(axis))
+    parts = []
+    for row in rows:
+        low, dot, high = (_place(value, axis) for value in (row.low, row.percent, row.high))
+        marks = f'<line class="interval" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
+        marks += f'<circle class="measured" cx="{dot}" cy="50%" r="4"/>'
+        if row.published is not None:
+            x = _place(row.published, axis)
+            marks += f'<svg class="at" x="{x}" y="50%">{PUBLISHED}</svg>'
+        names = f"<span>{text(row.name)}</span><span>{row.word} {row.percent:.2f}{NBSP}%</span>"
+        parts.append(f'<div class="row">{names}<svg class="line">{grid}{marks}</svg></div>')
+    plot = f'<div class="plot" role="img" aria-label="{text(label)}">'
+    return f"{plot}{''.join(parts)}{_labels(axis)}</div>"
+
+
+LEGEND = (
+    '<p class="legend"><span><svg><line class="interval" x2="100%" y1="50%" y2="50%"/>'
+    '<circle class="measured" cx="50%" cy="50%" r="4"/></svg> measured, 95\u00a0% interval</span>'
+    f'<span><svg><svg class="at" x="50%" y="50%">{PUBLISHED}</svg></svg> published</span></p>'
+)
+
+
+def histogram(percents: Sequence[float], *, label: str) -> str:
+    """How many values lie in each twentieth of 0 to 100 %; 100 % belongs to the last."""
+    counts = [0] * BINS
+    for percent in percents:
+        counts[min(int(percent * BINS / 100), BINS - 1)] += 1
+    axis = ticks([0, max(counts)], most=4, whole=True)
+    top = axis[-1]
+    parts = []
+    for tick in axis:
+        y = HEIGHT * (1 - tick / top)
+        parts.append(f'<line class="grid" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="-8" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for i, count in enumerate(counts):
+        height = HEIGHT * count / top
+        low, high = (100 * edge // BINS for edge in (i, i + 1))
+        parts.append(
+            f'<rect class="bar" x="{low + 0.25}%" width="4.5%" y="{HEIGHT - height:.1f}" '
+            f'height="{height:.1f}"><title>{low} to {high} %: {count} classes</title></rect>'
+        )
+    body = f'<svg class="bins" height="{HEIGHT}">{"".join(parts)}</svg>'
+    plot = f'<div class="plot tall" role="img" aria-label="{text(label)}">'
+    return f"{plot}{body}{_labels([0, 20, 40, 60, 80, 100])}</div>"
+
+
+def bar(percent: float) -> str:
+    """A bar for a table's cell, beside the figure that it draws."""
+    return (
+        '<svg class="cell" aria-hidden="true"><rect class="track" width="100%" height="100%"/>'
+        f'<rect class="bar" width="{percent:.2f}%" height="100%"/></svg>'
+    )
+
+
+def ticks(values: Sequence[float], *, most: int = 6, whole: bool = False) -> list[float]:
+    """At most ``most`` round numbers, evenly apart, from below the values to above them."""
+    low, high = min(values), max(values)
+    step = 10.0 ** floor(log10(max(high - low, 0.1) / most))
+    for factor in (1, 2, 5, 10, 20, 50, 100):
+        size = max(step * factor, 1.0) if whole else step * factor
+        first, last = floor(low / size + 1e-9), ceil(high / size - 1e-9)
+        if first == last:  # one value, on a round number
+            first, last = max(first - 1, 0), max(first, 1)
+        if last - first < most:
+            break
+    return [round(size * i, 6) for i in range(first, last + 1)]
+
+
+def _place(value: float, axis: Sequence[float]) -> str:
+    return f"{100 * (value - axis[0]) / (axis[-1] - axis[0]):.2f}%"
+
+
+def _places(axis: Sequence[float]) -> list[str]:
+    return [_place(tick, axis) for tick in axis]
+
+
+def _labels(axis: Sequence[float]) -> str:
+    """The numbers below a plot, in per cent."""
+    anchors = ["start", *["middle"] * (len(axis) - 2), "end"]
+    marks = zip(axis, _places(axis), anchors, strict=True)
+    texts = [f'<text x="{x}" y="14" text-anchor="{at}">{tick:g}</text>' for tick, x, at in marks]
+    texts[-1] = texts[-1].replace("</text>", f"{NBSP}%</text>")
+    return f'<svg class="axis">{"".join(texts)}</svg>'

@@ -1,0 +1,254 @@
+"""The page: what was measured, how it compares, and how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from snzoo.report.charts import LEGEND, Row, dot_plot
+from snzoo.report.document import Accuracy, Model, Real, Results
+from snzoo.report.markup import NBSP, breakable, count, facts, scrolling, text
+from snzoo.report.models import model_section
+from snzoo.report.thumbnails import Thumbnails
+
+MOST_ERRORS = 200  # messages shown
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def make_page(results: Results, thumbnails: Thumbnails) -> str:
+    """One HTML document that needs nothing beside it: no script, no request."""
+    models = results.models
+    title = text(models[0].name) if len(models) == 1 else f"{len(models)} models"
+    title += f" on {count(results.data.images, 'image', 'images')}"
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    sections = [_summary(results), _accuracy(models)]
+    for i, model in enumerate(models, 1):
+        sections.append(model_section(model, thumbnails, anchor=f"model-{i}"))
+    sections += [_run(results), _left_out(results.errors)]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{"".join(sections)}</main>
+<footer>Made by snzoo report. Figures are rounded; the JSON document has all digits.</footer>
+</body>
+</html>
+"""
+
+
+def _summary(results: Results) -> str:
+    data, run = results.data, results.run
+    where = "the photos bundled with snzoo" if data.path is None else data.path
+    pairs = [
+        ("Images", f"{text(data.description)}<br><small>{text(where)}</small>"),
+        ("Pixels", _exactness(results)),
+        ("Throughput", f"{run.images_per_second:,.1f} images/s on {text(run.device)}"),
+    ]
+    if data.dataset:
+        pairs.insert(1, ("Data set", text(data.dataset)))
+    if results.errors:
+        link = f'<a href="#left-out">{count(len(results.errors), "image", "images")}</a>'
+        pairs.append(("Left out", f"{link} that can't be read"))
+    return f'<p class="lead">{_verdict(results.models)}</p>\n{facts(pairs)}'
+
+
+def _exactness(results: Results) -> str:
+    if results.pixels.exact:
+        return "exact, those of the reference transform"
+    return '<strong class="differs">approximate</strong>, near those of the reference transform'
+
+
+def _verdict(models: Sequence[Model]) -> str:
+    """In words, how the published figures compare."""
+    compared = [model for model in models if _published(model)]
+    same = [model for model in compared if model.same_images]
+    others = [model for model in compared if not model.same_images]
+    sentences = []
+    if same:
+        sentences.append(f"{_share(same)} the published figures, which are of the same images.")
+        sentences += [
+            f"<strong>{text(model.name)}</strong> differs in {_differing(model)}."
+            for model in same
+            if _differing(model)
+        ]
+    if others:
+        of = "; ".join(sorted({text(model.published_on) for model in others if model.published_on}))
+        start = f"The published figures are of other images ({of}), so they need not agree:"
+        sentences.append(f"{start} {_inside(others)}.")
+    if nothing := len(models) - len(compared):
+        sentences.append(f"Nothing was published for {count(nothing, 'model', 'models')}.")
+    return " ".join(sentences)
+
+
+def _share(models: Sequence[Model]) -> str:
+    if len(models) == 1:
+        return f"The model {'agrees' if _fits(models) else 'does not agree'} with"
+    return f"{_fits(models)} of {len(models)} models agree with"
+
+
+def _fits(models: Sequence[Model]) -> int:
+    return sum(not _differing(model) for model in models)
+
+
+def _inside(models: Sequence[Model]) -> str:
+    intervals = f"the 95{NBSP}% interval" + "s" * (len(models) > 1)
+    if len(models) > 1:
+        return f"they lie inside {intervals} for {_fits(models)} of {len(models)} models"
+    differing = _differing(models[0])
+    if not differing:
+        return f"they lie inside {intervals}"
+    return f"{differing} {'lie' if ' and ' in differing else 'lies'} outside {intervals}"
+
+
+def _published(model: Model) -> bool:
+    return model.top1.published is not None or model.top5.published is not None
+
+
+def _differing(model: Model) -> str:
+    pairs = (("top-1", model.top1), ("top-5", model.top5))
+    return " and ".join(title for title, accuracy in pairs if accuracy.agrees is False)
+
+
+def _word(accuracy: Accuracy, model: Model) -> str:
+    """The verdict on one figure: a colour only where the images are the same."""
+    if accuracy.agrees is None:
+        return ""
+    if model.same_images:
+        word = "agrees" if accuracy.agrees else "differs"
+        return f'<span class="{word}">{word}</span>'
+    return f"<span>{'inside' if accuracy.agrees else 'outside'}</span>"
+
+
+def _accuracy(models: Sequence[Model]) -> str:
+    charts = "".join(
+        f"<figure><figcaption>{title}</figcaption>{_plot(models, which, title)}</figure>\n"
+        for which, title in (("top1", "Top-1"), ("top5", "Top-5"))
+    )
+    table = scrolling(_table(models), label="Accuracy, measured and published")
+    return (
+        '<section id="accuracy">\n<h2>Measured against published</h2>\n'
+        f'{LEGEND}\n<div class="columns">\n{charts}</div>\n{table}{_explain(models)}</section>\n'
+    )
+
+
+def _plot(models: Sequence[Model], which: str, title: str) -> str:
+    rows = []
+    for model in models:
+        a: Accuracy = getattr(model, which)
+        rows.append(Row(model.name, a.percent, *a.interval95, a.published, _word(a, model)))
+    return dot_plot(rows, label=f"{title} of each model; the table below has the figures.")
+
+
+def _table(models: Sequence[Model]) -> str:
+    real = any(model.real for model in models)
+    groups = [("Top-1, %", 3), ("Top-5, %", 3), *([("ReaL top-1, %", 2)] if real else [])]
+    head = '<th scope="col" rowspan="2">Model</th>'
+    head += "".join(f'<th scope="colgroup" colspan="{n}">{name}</th>' for name, n in groups)
+    head += '<th scope="col" rowspan="2">Calibration error, %</th>'
+    names = ("correct", "measured", "published")
+    second = "".join(f'<th scope="col">{name}</th>' for _, n in groups for name in names[:n])
+    rows = "".join(_table_row(model, i, real=real) for i, model in enumerate(models, 1))
+    return (
+        f'<table class="accuracy"><thead><tr>{head}</tr>\n<tr>{second}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody></table>"
+    )
+
+
+def _table_row(model: Model, number: int, *, real: bool) -> str:
+    cells = [f'<th scope="row"><a href="#model-{number}">{breakable(model.name)}</a></th>']
+    for a in (model.top1, model.top5):
+        cells.append(_measured(a))
+        if a.published is None:
+            cells.append("<td>–</td>")
+        else:
+            difference = round(a.percent - a.published, 2) + 0.0  # no negative zero
+            points = f"{difference:+.2f}".replace("-", "−")
+            word = _word(a, model)
+            cells.append(f"<td>{a.published:.2f}<small>{points} {word}</small></td>")
+    if real:
+        cells.append(_measured(model.real) if model.real else '<td colspan="2">–</td>')
+    cells.append(f"<td>{100 * model.calibration_error:.2f}</td>")
+    return f"<tr>{''.join(cells)}</tr>\n"
+
+
+def _measured(accuracy: Accuracy | Real) -> str:
+    low, high = accuracy.interval95
+    of = f"<small>of {accuracy.images:,}</small>" if isinstance(accuracy, Real) else ""
+    return (
+        f"<td>{accuracy.correct:,}{of}</td>"
+        f"<td>{accuracy.percent:.2f}<small>{low:.2f} to {high:.2f}</small></td>"
+    )
+
+
+def _explain(models: Sequence[Model]) -> str:
+    notes = [
+        f"Below a measured figure is its 95{NBSP}% interval, below a published one measured minus "
+        "published, in points.",
+        "The calibration error is the expected one: the mean distance between confidence and "
+        "accuracy, over 15 bins of confidence.",
+    ]
+    if any(not model.same_images and _published(model) for model in models):
+        notes.append(
+            "Inside and outside tell where a figure that was published for other images lies "
+            f"from the 95{NBSP}% interval."
+        )
+    return f'<p class="note">{" ".join(notes)}</p>\n'
+
+
+def _run(results: Results) -> str:
+    run, pixels = results.run, results.pixels
+    pairs = [
+        ("Device", text(run.device)),
+        ("Precision", text(run.precision)),
+        ("Batch", count(run.batch_size, "image", "images")),
+        ("Compiled", "yes" if run.compile else "no"),
+        ("Channels last", "yes" if run.channels_last else "no"),
+        ("Processes", f"{run.processes:,}"),
+        ("Decoding threads", f"{run.workers:,}"),
+        ("Time", f"{_duration(run.seconds)}, {run.images_per_second:,.1f} images/s"),
+        ("Resumed", "yes, begun by an earlier run" if run.resumed else "no"),
+        ("Pixels", _exactness(results)),
+        ("Decoded by", text(pixels.decoder)),
+        ("Resized by", text(pixels.resize)),
+    ]
+    versions = [(name, text(version)) for name, version in results.versions.items()]
+    return (
+        f'<section id="run">\n<h2>How it was measured</h2>\n<div class="columns">\n'
+        f"<div><h3>Run</h3>\n{facts(pairs)}</div>\n"
+        f"<div><h3>Versions</h3>\n{facts(versions)}</div>\n</div>\n</section>\n"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f}{NBSP}s"
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes}{NBSP}min"
+        if minutes < 120
+        else f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
+    )
+
+
+def _left_out(errors: Sequence[str]) -> str:
+    if not errors:
+        return ""
+    items = "".join(f"<li>{text(error)}</li>\n" for error in errors[:MOST_ERRORS])
+    more = len(errors) - MOST_ERRORS
+    rest = f"<p>… and {more:,} more, in the JSON document.</p>\n" if more > 0 else ""
+    return (
+        '<section id="left-out">\n<h2>Images left out</h2>\n'
+        f"<p>{count(len(errors), 'image', 'images')} can't be read and are in no figure.</p>\n"
+        f"<details><summary>Messages</summary>\n<ul>\n{items}</ul>\n{rest}</details>\n</section>\n"
+    )

@@ -1,0 +1,247 @@
+"""``snzoo eval`` as processes: one, several, killed, resumed, held to what is published."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from snzoo.cli import main
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT / "snzoo" / "demo" / "photos"
+CLOTHING = ["--model", "resnet18v1_sn_clothing", "--imagenet", str(PHOTOS)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNZOO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A manifest with the demo network under three names; returns its models, to be edited."""
+    document = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
+    demo = document["models"]["resnet18v1_sn_clothing"]
+    for name in ("first_sn", "second_sn"):
+        document["models"][name] = json.loads(json.dumps(demo))
+    path = tmp_path / "manifest.json"
+
+    def save():
+        path.write_text(json.dumps(document))
+
+    save()
+    monkeypatch.setenv("SNZOO_MANIFEST", str(path))
+    yield document["models"], save
+
+
+def start(*arguments, launcher=("-m", "snzoo")):
+    command = [sys.executable, *launcher, "eval", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **pipes)
+
+
+def finish(process, status=0):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == status, errors
+    return output, errors
+
+
+def results(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The document of one process that nothing interrupts."""
+    path = tmp_path_factory.mktemp("whole") / "results.json"
+    assert main(["eval", *CLOTHING, "--batch-size", "4", "--json", str(path)]) == 0
+    return results(path)
+
+
+def test_two_processes_count_what_one_does(tmp_path, whole):
+    output = tmp_path / "results.json"
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "snzoo"]
+    process = start(*CLOTHING, "--batch-size", 4, "--json", output, launcher=torchrun)
+    printed, _ = finish(process)
+    document = results(output)
+    assert document["run"]["processes"] == 2 and printed.count("top-1") == 1
+    assert document["models"] == whole["models"]
+    assert document["data"]["images"] == whole["data"]["images"] == 149  # odd: no even halves
+
+
+def recorded_lines(home):
+    return sum(path.read_text().count("\n") for path in home.rglob("*.ndjson"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_is_resumed_to_identical_figures(tmp_path, home, whole, how):
+    output = tmp_path / "results.json"
+    command = [*CLOTHING, "--batch-size", 4, "--json", output]
+    process = start(*command)
+    deadline = time.monotonic() + 120
+    while recorded_lines(home) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, errors = finish(process, -9 if how == signal.SIGKILL else 130)
+    if how == signal.SIGINT:
+        assert errors.startswith("snzoo: interrupted after ") and errors.count("\n") == 1
+        assert "of 149 images; the same command with --resume goes on from there" in errors
+    assert not output.exists()
+    finish(start(*command, "--resume"))
+    document = results(output)
+    assert document["run"]["resumed"] and document["models"] == whole["models"]
+    assert not list(home.rglob("*.ndjson"))
+
+
+def test_resuming_what_was_never_begun_says_so_and_begins(tmp_path, whole):
+    output = tmp_path / "results.json"
+    _, errors = finish(start(*CLOTHING, "--batch-size", 4, "--json", output, "--resume"))
+    assert errors == "snzoo: no record of such a run; it begins anew\n"
+    assert results(output)["models"] == whole["models"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, home, whole):
+    home.write_text("a file")
+    output = tmp_path / "results.json"
+    finish(start(*CLOTHING, "--batch-size", 4, "--json", output))
+    assert results(output)["models"] == whole["models"]
+
+
+def test_wildcards_evaluate_every_network_in_one_pass(tmp_path, zoo, whole, capsys):
+    output, predictions = tmp_path / "results.json", tmp_path / "predictions.csv"
+    arguments = ["--imagenet", str(PHOTOS), "--batch-size", "4", "--json", str(output)]
+    arguments += ["--predictions", str(predictions)]
+    assert main(["eval", "--model", "*_sn", "resnet18v1_sn_clothing", *arguments]) == 0
+    models = results(output)["models"]
+    names = ["resnet18v1_sn_clothing", "first_sn", "second_sn"]
+    assert [model["name"] for model in models] == names
+    for model in models:
+        assert model | {"name": ""} == whole["models"][0] | {"name": ""}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("3 networks on 149 images in 10 class folders")
+    assert [line.split()[0] for line in lines[2:5]] == names
+    assert all(f"{models[0]['top1']['percent']:.2f}" in line for line in lines[2:5])
+    assert len(predictions.read_text().splitlines()) == 1 + 3 * 149
+
+
+def test_networks_of_other_classes_are_left_out_of_wildcards(zoo, capsys):
+    from snzoo.cli.common import expand_names
+
+    assert {entry.name for entry in expand_names(["*_sn_*"])} == {
+        name for name in zoo[0] if "_sn_" in name and "clothing" not in name
+    }
+    assert [entry.name for entry in expand_names(["*clothing"])] == ["resnet18v1_sn_clothing"]
+    assert main(["eval", "--model", "vgg*", "--imagenet", "."]) == 1
+    assert "no model with weights fits 'vgg*'" in capsys.readouterr().err
+    mixed = ["resnet50v1_sn_8x32", "first_sn"]
+    assert main(["eval", "--model", *mixed, "--imagenet", "."]) == 1
+    assert "different classes" in capsys.readouterr().err
+
+
+def test_check_passes_where_figures_are_the_published_ones():
+    output, _ = finish(start("--check"))
+    assert output.count("agrees") == 2
+
+
+@pytest.mark.parametrize(
+    "change, tolerance, words",
+    [
+        ({"top1": 89.80}, None, ["top-1 is 89.93 %, published 89.80 %", "more than 0.05 points"]),
+        ({"top1": 89.80}, "0.2", None),
+        ({"top5": 99.9, "images": 372}, None, ["top-5", "lies outside [95.24, 99.63]"]),
+    ],
+)
+def test_check_fails_outside_the_tolerance(zoo, capsys, change, tolerance, words):
+    models, save = zoo
+    bundled = models["resnet18v1_sn_clothing"]["published"]
+    models["resnet18v1_sn_clothing"]["published"] = [
+        result | change for result in bundled if result["images"] == 149
+    ]
+    save()
+    arguments = ["--tolerance", tolerance] if tolerance else []
+    assert main(["eval", "--check", *arguments]) == (1 if words else 0)
+    errors = capsys.readouterr().err
+    assert errors == "" if words is None else all(word in errors for word in words)
+    assert words is None or errors.startswith("snzoo: check failed: resnet18v1_sn_clothing: ")
+
+
+def test_check_needs_published_figures(zoo, capsys):
+    models, save = zoo
+    models["first_sn"]["published"] = []
+    save()
+    assert main(["eval", "--check", "--model", "first_sn", "--imagenet", str(PHOTOS)]) == 1
+    assert "no published figures of first_sn to check against" in capsys.readouterr().err
+
+
+def test_images_that_were_left_out_fail_a_check(tmp_path, capsys):
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "hat" / "broken.jpg").write_text("no image")
+    where = ["--imagenet", str(tmp_path / "photos"), "--on-error", "skip"]
+    assert main(["eval", *CLOTHING[:2], *where, "--check"]) == 1
+    assert "check failed: 1 images were left out" in capsys.readouterr().err
+
+
+def test_approximate_pixels_are_labelled(tmp_path, capsys):
+    output = tmp_path / "results.json"
+    assert main(["eval", *CLOTHING, "--decode", "fast", "--json", str(output)]) == 0
+    assert "approximate pixels (--decode fast)" in capsys.readouterr().out
+    assert results(output)["pixels"]["exact"] is False
+
+
+def test_the_document_says_how_it_was_made(whole):
+    versions, pixels = whole["versions"], whole["pixels"]
+    assert {"snzoo", "python", "torch", "pillow", "simplejpeg"} <= set(versions)
+    assert pixels["exact"] and pixels["decoder"] == f"simplejpeg {versions['simplejpeg']}"
+    assert pixels["resize"] == f"pillow {versions['pillow']}"
+    assert whole["run"] | {"seconds": 0, "images_per_second": 0, "workers": 0} == {
+        "device": "cpu",
+        "precision": "fp32",
+        "batch_size": 4,
+        "compile": False,
+        "channels_last": False,
+        "processes": 1,
+        "workers": 0,
+        "seconds": 0,
+        "images_per_second": 0,
+        "resumed": False,
+    }
+    (model,) = whole["models"]
+    assert sum(row["images"] for row in model["per_class"]) == model["images"] == 149
+    for key in ("top1", "top5"):
+        assert sum(row[key] for row in model["per_class"]) == model[key]["correct"]
+    wrong = sum(row["count"] for row in model["confused"])
+    assert wrong == 149 - model["top1"]["correct"]
+    assert 0 < model["calibration_error"] < 0.2
+    pair = model["confused"][0]
+    assert all((PHOTOS / name).is_file() for name in pair["examples"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--predictions", "x.txt"], ["x.txt", ".csv, .ndjson, .parquet"]),
+        (["--predictions", "none/x.csv"], ["none/x.csv", "folder that you may write"]),
+        (["--labels", "real"], ["not named like a photo of the validation set"]),
+        (["--precision", "tf32", "--device", "cpu"], ["tf32 needs a CUDA device"]),
+        (["--weights", "a.pth", "--model", "a", "b"], ["a.pth", "one model"]),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", *arguments]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and all(word in errors for word in words), errors
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "nan", "101"])
+def test_tolerances_are_points(value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["eval", "--tolerance", value])
+    assert caught.value.code == 2 and "from 0 to 100" in capsys.readouterr().err

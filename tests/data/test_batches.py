@@ -1,0 +1,83 @@
+"""Batches: their numbers, their pixels, and the images that can't be read."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import snzoo
+from snzoo.data import batches as module
+from snzoo.data.batches import read_batches
+from snzoo.data.pixels import load_pixels
+from snzoo.data.samples import find_samples
+
+RGB = snzoo.get_info("resnet50v1_sn").preprocessing
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Eleven photos of several sizes, of which number 4 is none."""
+    for i in range(11):
+        rng = np.random.default_rng(i)
+        pixels = rng.integers(0, 256, (200 + 40 * i, 300, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "04.png").write_text("no image")
+    (tmp_path / "list.txt").write_text("".join(f"{i:02}.png {i}\n" for i in range(11)))
+    return find_samples(tmp_path / "list.txt")
+
+
+def expected(samples, index):
+    return torch.tensor(load_pixels(samples.read(index), RGB)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("resize_on", [None, torch.device("cpu")])
+@pytest.mark.parametrize("batch_size, workers", [(1, 1), (1, 5), (3, 2), (5, 3), (64, 2)])
+def test_batches_hold_the_pixels_in_order(samples, batch_size, workers, resize_on):
+    seen = []
+    for batch in read_batches(
+        samples, RGB, batch_size=batch_size, workers=workers, resize_on=resize_on
+    ):
+        assert [*batch.indices, *batch.errors] and len(batch.pixels) == len(batch.indices)
+        for index, pixels in zip(batch.indices, batch.pixels, strict=True):
+            assert index // batch_size == batch.number
+            assert torch.equal(pixels, expected(samples, index))
+        for error in batch.errors.values():
+            assert "04.png" in str(error)
+        seen += sorted([*batch.indices, *batch.errors])
+    assert seen == list(range(11))
+
+
+def test_a_batch_is_the_same_whichever_others_are_asked_for(samples):
+    batches = list(read_batches(samples, RGB, batch_size=3, workers=2, numbers=[3, 1]))
+    assert [(b.number, b.indices, list(b.errors)) for b in batches] == [
+        (3, [9, 10], []),
+        (1, [3, 5], [4]),
+    ]
+
+
+def test_pixels_stay_until_the_second_batch_after_theirs_is_asked_for(samples):
+    before = None
+    for batch in read_batches(samples, RGB, batch_size=2, workers=4):
+        for held in filter(None, (before, batch)):
+            for index, pixels in zip(held.indices, held.pixels, strict=True):
+                assert torch.equal(pixels, expected(samples, index))
+        before = batch
+
+
+def test_many_images_are_resized_by_compiled_loops_to_the_same_pixels(samples, monkeypatch):
+    monkeypatch.setattr(module, "WORTH_COMPILING", 5)
+    assert module.resizer(len(samples), None) == "numba"
+    for batch in read_batches(samples, RGB, batch_size=4, workers=2):
+        for index, pixels in zip(batch.indices, batch.pixels, strict=True):
+            assert torch.equal(pixels, expected(samples, index))
+    monkeypatch.setattr(module, "HAS_NUMBA", False)
+    assert module.resizer(1_000_000, None) == "pillow"
+    assert module.resizer(1, torch.device("cuda")) == "torch"
+
+
+def test_leaving_early_stops_the_threads(samples):
+    import threading
+
+    for _ in read_batches(samples, RGB, batch_size=1, workers=3):
+        break
+    assert not [t for t in threading.enumerate() if t.name.startswith("snzoo-decode")]

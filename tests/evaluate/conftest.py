@@ -1,0 +1,42 @@
+"""Photos and networks that tests of evaluations share."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import snzoo
+from snzoo.data.samples import find_samples
+from snzoo.evaluate import Network
+
+ENTRY = snzoo.get_info("resnet18v1_sn")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve random photos of several sizes, and a list file that labels them 0 to 11."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(12):
+        rng = np.random.default_rng(i)
+        pixels = rng.integers(0, 256, (240 + 20 * i, 300, 3), dtype=np.uint8) // (1 + i % 5)
+        Image.fromarray(pixels).save(folder / f"{i:02}.jpg")
+    (folder / "list.txt").write_text("".join(f"{i:02}.jpg {i}\n" for i in range(12)))
+    return folder
+
+
+@pytest.fixture
+def samples(photos):
+    return find_samples(photos / "list.txt")
+
+
+@pytest.fixture
+def make_network():
+    """A small random network of twelve classes, which are right now and then."""
+
+    def make(seed=0, preprocessing=ENTRY.preprocessing, **options):
+        torch.manual_seed(seed)
+        model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=12).eval()
+        return Network(model, preprocessing, **options)
+
+    return make

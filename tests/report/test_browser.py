@@ -1,0 +1,163 @@
+"""The page as a browser shows it: on a phone and a desk, in light and dark, asking for nothing."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+ZOO = [("resnet101v2_sn_8x32", 78.81), ("resnet50v1_sn_8x32", 77.49), ("resnet50v1_gn", None)]
+LONG = "an_unreasonably_long_name_" * 8
+WIDER = """
+  const width = document.documentElement.clientWidth;
+  const out = [...document.body.querySelectorAll("*")].filter(
+    (e) => !e.closest(".scroll > *") && e.getBoundingClientRect().right > width + 0.5);
+  return {width, scroll: document.documentElement.scrollWidth, inner: window.innerWidth,
+          wider: out.map((e) => e.outerHTML.slice(0, 80))};
+"""
+FONTS = """
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const sizes = [];
+  while (texts.nextNode())
+    if (texts.currentNode.data.trim())
+      sizes.push(parseFloat(window.getComputedStyle(texts.currentNode.parentElement).fontSize));
+  return sizes;
+"""
+COLOURS = """
+  const found = new Set();
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const e = texts.currentNode.parentElement;
+    const style = window.getComputedStyle(e);
+    if (texts.currentNode.data.trim() && e.tagName != "title")
+      found.add(e instanceof window.SVGElement ? style.fill : style.color);
+  }
+  return {page: window.getComputedStyle(document.body).backgroundColor, text: [...found]};
+"""
+IMAGES = """
+  return [...document.images].map((e) => [e.naturalWidth, e.getBoundingClientRect().width,
+                                          e.checkVisibility()]);
+"""
+DOTS = """
+  const middle = (e) => { const box = e.getBoundingClientRect(); return box.x + box.width / 2; };
+  return [...document.querySelectorAll(".plot")].slice(0, 2).map((plot) => ({
+    rows: [...plot.querySelectorAll(".row")].map((row) => [".measured", ".published"].map(
+      (mark) => row.querySelector(mark) && middle(row.querySelector(mark)))),
+    ticks: [...plot.querySelectorAll(".axis text")].map((e) => parseFloat(e.textContent)),
+    lines: [...plot.querySelector(".line").querySelectorAll(".grid")].map(middle),
+  }));
+"""
+
+
+@pytest.fixture
+def page(report, make, tmp_path):
+    """Several models with everything that a document can hold."""
+    names = make.names(30)
+    make.photos(tmp_path / "photos", names)
+    models = [
+        make.model(name, classes=names, published=value, top1=value or 76, seed=seed)
+        for seed, (name, value) in enumerate(ZOO)
+    ]
+    models[0]["top5"] = make.accuracy(1300, 1500, published=93.0)
+    real = {"correct": 1500, "percent": 83.33, "interval95": [81.5, 85.0], "images": 1800}
+    models[1] |= {"real": real, "weights": f"/{LONG}.safetensors"}
+    models[2]["per_class"][0] |= {"images": 13_000, "top1": 1_000, "top5": 12_000}
+    document = make.document(models, path=str(tmp_path / "photos"), classes=names)
+    document["pixels"]["exact"] = False
+    document["errors"] = ["can't read x: truncated"]
+    return report(document)
+
+
+@pytest.mark.parametrize("width", [300, 390, 1200])
+def test_nothing_is_wider_than_the_screen(browser, page, width):
+    found = browser.measure(page, WIDER, width=width)
+    assert found["inner"] == width
+    assert (found["wider"], found["scroll"]) == ([], found["width"])
+
+
+def test_long_words_do_not_widen_it(browser, report, make):
+    model = make.model(LONG, classes=[f"{LONG}{i}" for i in range(30)], published=70.0)
+    document = make.document([model, model], path=f"/{LONG}")
+    document["errors"], document["run"]["device"] = [LONG], LONG
+    found = browser.measure(report(document), WIDER, width=390)
+    assert (found["wider"], found["scroll"]) == ([], found["width"])
+
+
+def test_it_can_be_read(browser, page):
+    assert min(browser.measure(page, FONTS, width=390)) >= 12
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_in_light_and_dark(browser, page, dark):
+    colours = browser.measure(page, COLOURS, dark=dark)
+    background = luminance(colours["page"])
+    assert (background < 0.1) == dark
+    assert len(colours["text"]) >= 5  # text, muted, links, agreeing, differing
+    for colour in colours["text"]:
+        low, high = sorted([luminance(colour), background])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour
+
+
+def luminance(colour):
+    """WCAG's relative luminance of ``rgb(r, g, b)``."""
+    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_thumbnails_are_seen(browser, page):
+    images = browser.measure(page, IMAGES, width=390)
+    assert len(images) == 3 * 20 * 3
+    assert sum(visible for *_, visible in images) == 3 * 6 * 3  # the others are in <details>
+    for natural, width, visible in images:
+        assert natural == 120 and (width > 80 or not visible)
+
+
+def test_marks_lie_where_the_axis_has_their_values(browser, page):
+    top1, _ = browser.measure(page, DOTS, width=390)
+    start, end = top1["lines"][0], top1["lines"][-1]
+    low, high = top1["ticks"][0], top1["ticks"][-1]
+
+    def value(x):
+        return None if x is None else low + (x - start) / (end - start) * (high - low)
+
+    expected = [(78.8, 78.81), (77.4667, 77.49), (76.0, None)]
+    for row, (measured, published) in zip(top1["rows"], expected, strict=True):
+        assert value(row[0]) == pytest.approx(measured, abs=0.05)
+        assert value(row[1]) == (published and pytest.approx(published, abs=0.05))
+
+
+def test_it_opens_from_a_file_without_a_word_on_the_console(browser, page):
+    dom, console = browser.open(page)
+    assert console == [] and "<h1>3 models" in dom
+    _, console = browser.open(page.replace("</body>", "<script>1</script></body>"))
+    assert console  # so a word would have been heard
+
+
+def test_it_asks_nothing_of_any_server(browser, report, make):
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        evil = (
+            f'"><img src="{url}a"><link rel=stylesheet href={url}b><style>@import "{url}c"</style>'
+        )
+        model = make.model(evil, classes=[evil] * 3)
+        document = make.document([model | {"weights": url}], path=url)
+        document["errors"] = [evil, url]
+        browser.open(report(document))
+        assert asked == []
+        browser.open(f'<img src="{url}heard">')
+        assert asked == ["/heard"]
+    finally:
+        server.shutdown()
+        server.server_close()
