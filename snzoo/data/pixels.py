@@ -20,7 +20,7 @@ from snzoo.errors import DataError
 from snzoo.manifest import Preprocessing
 
 LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
-MOST_TAPS = 17  # images over 8 times the size are resized before they go to a GPU
+MOST_TAPS = 16  # images over 7 times the size are resized before they go to a GPU
 
 
 class Geometry(NamedTuple):
@@ -112,17 +112,29 @@ def normalize(
     if preprocessing.channel_order == "BGR":
         pixels = pixels.flip(1)
     x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
+    if x.device.type == "cpu":
+        _normalize_on_cpu(pixels, preprocessing, x)
+        return x
     mean, std = (
         torch.tensor(values, device=x.device).view(3, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    at_once = 1 if x.device.type == "cpu" else max(1, len(x))  # one image stays in the cache
-    for part, values in zip(torch.split(pixels, at_once), torch.split(x, at_once), strict=True):
-        values.copy_(part)
-        if preprocessing.scale == 1:
-            values.div_(255)
-        values.sub_(mean).div_(std)
-    return x
+    return x.copy_(pixels).div_(255 / preprocessing.scale).sub_(mean).div_(std)
+
+
+def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -> None:
+    """The same by NumPy, a channel at a time, which stays in the cache.
+
+    In one thread: those that PyTorch would use for each step wait for one another while
+    the processor is busy decoding.
+    """
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    white = np.float32(255 / preprocessing.scale)
+    for image, values in zip(pixels.numpy(), x.numpy(), strict=True):
+        for c in range(3):
+            np.divide(image[c], white, out=values[c], dtype=np.float32)
+            values[c] -= mean[c]
+            values[c] /= std[c]
 
 
 def _decode(

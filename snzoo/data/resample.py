@@ -10,7 +10,7 @@ numba for one image on the CPU (extra ``[fast]``), tensor operations for a batch
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -32,16 +32,15 @@ Ints = NDArray[np.int32]
 
 
 class Taps(NamedTuple):
-    """Output pixel i is the sum of ``weights[i, k]`` · input pixel ``first[i] + k``."""
+    """Output pixel i is the sum over k of ``weights[i, k]`` · input pixel ``first[i] + k``."""
 
-    first: Ints  # (n,)
-    counts: Ints  # (n,), how many k there are
-    weights: Ints  # (n, K), zero from counts[i] on
+    first: Ints  # (n,), ascending
+    weights: Ints  # (n, K), K a multiple of 4: the loops take four at a time
 
     @property
     def span(self) -> slice:
-        """The input pixels that are looked at."""
-        return slice(int(self.first[0]), int((self.first + self.counts).max()))
+        """The input pixels that are looked at (those beyond the end have weight zero)."""
+        return slice(int(self.first[0]), int(self.first[-1]) + self.weights.shape[1])
 
     def shifted(self) -> Taps:
         """The same for an input that begins with the span."""
@@ -67,19 +66,27 @@ def taps(length: int, resized: int, start: int, stop: int) -> Taps:
     scale = length / resized
     support = max(scale, 1.0)
     centre = (np.arange(start, stop) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(np.int32), 0)
-    count = np.minimum((centre + support + 0.5).astype(np.int32), length) - first
-    k = np.arange(count.max())
-    distance = np.abs((k + first[:, None] - centre[:, None] + 0.5) * (1.0 / support))
-    weights = np.maximum(1.0 - distance, 0.0) * (k < count[:, None])
+    low = np.maximum((centre - support + 0.5).astype(np.int32), 0)
+    high = np.minimum((centre + support + 0.5).astype(np.int32), length)
+    size = _multiple_of_4(int((high - low).max()))
+    first = np.minimum(low, max(length - size, 0)).astype(np.int32)
+    pixel = first[:, None] + np.arange(size)
+    distance = np.abs((pixel - centre[:, None] + 0.5) * (1.0 / support))
+    inside = (low[:, None] <= pixel) & (pixel < high[:, None])
+    weights = np.maximum(1.0 - distance, 0.0) * inside
     weights /= weights.cumsum(1)[:, -1:]  # summed from left to right
-    return Taps(first, count, (0.5 + weights * (1 << BITS)).astype(np.int32))
+    return Taps(first, (0.5 + weights * (1 << BITS)).astype(np.int32))
 
 
 def identity(start: int, stop: int) -> Taps:
     """Every pixel as it is: Pillow leaves such a pass out."""
-    first = np.arange(start, stop, dtype=np.int32)
-    return Taps(first, np.ones_like(first), np.full((len(first), 1), 1 << BITS, dtype=np.int32))
+    weights = np.zeros((stop - start, 4), np.int32)
+    weights[:, 0] = 1 << BITS
+    return Taps(np.arange(start, stop, dtype=np.int32), weights)
+
+
+def _multiple_of_4(number: int) -> int:
+    return -(-number // 4) * 4
 
 
 def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, int, int]) -> Plan:
@@ -97,51 +104,83 @@ def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
     """One image (H, W, 3) into ``out`` (h, w, 3), by loops that numba compiles on first use."""
     across, down = _kernels()
     (x, y), (height, width, _) = (plan.across, plan.down), out.shape
-    part = pixels[y.span, x.span]
-    x, y = x.shifted(), y.shifted()
+    pixels = _reaching(pixels, y.span.stop, x.span.stop)
     if plan.down_first:
+        part = np.ascontiguousarray(pixels[:, x.span])
         between = np.empty((height, part.shape[1], 3), np.uint8)
         down(part, *y, between)
-        across(between, *x, out)
+        across(between, *x.shifted(), out)
     else:
+        part = pixels[y.span]
         between = np.empty((part.shape[0], width, 3), np.uint8)
         across(part, *x, between)
-        down(between, *y, out)
+        down(between, *y.shifted(), out)
+
+
+def _reaching(pixels: Pixels, rows: int, columns: int) -> Pixels:
+    """The image, with zeros where small ones end before the last of four taps."""
+    missing = max(0, rows - pixels.shape[0]), max(0, columns - pixels.shape[1])
+    if not any(missing):
+        return pixels
+    return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)))
 
 
 @cache
 def _kernels() -> tuple[Any, Any]:
+    """Compiled, and kept where Python keeps its own compiled code if that can be written."""
     import numba
 
-    compiled = numba.njit(nogil=True)
+    def compiled(function: Callable[..., None]) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True)(function)
+        except RuntimeError:  # no folder to keep it in
+            return numba.njit(nogil=True)(function)
+
     return compiled(_across), compiled(_down)
 
 
-def _across(pixels: Pixels, first: Ints, count: Ints, weights: Ints, out: Pixels) -> None:
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            red = green = blue = HALF
-            for k in range(count[x]):
-                weight, column = weights[x, k], first[x] + k
-                red += weight * pixels[y, column, 0]
-                green += weight * pixels[y, column, 1]
-                blue += weight * pixels[y, column, 2]
-            out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> BITS, green >> BITS, blue >> BITS
-
-
-def _down(pixels: Pixels, first: Ints, count: Ints, weights: Ints, out: Pixels) -> None:
+def _across(pixels: Pixels, first: Ints, weights: Ints, out: Pixels) -> None:
     width = out.shape[1]
-    total = np.empty((width, 3), np.int32)  # a row at a time: its loops become vector code
+    total = np.empty(3 * width, np.int32)
     for y in range(out.shape[0]):
+        row = pixels[y].reshape(-1)
         total[:] = HALF
-        for k in range(count[y]):
-            weight, row = weights[y, k], pixels[first[y] + k]
+        for k in range(0, weights.shape[1], 4):
             for x in range(width):
+                at, w = 3 * (first[x] + k), weights[x]
+                w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
                 for c in range(3):
-                    total[x, c] += weight * np.int32(row[x, c])
+                    total[3 * x + c] += (
+                        w0 * np.int32(row[at + c])
+                        + w1 * np.int32(row[at + c + 3])
+                        + w2 * np.int32(row[at + c + 6])
+                        + w3 * np.int32(row[at + c + 9])
+                    )
         for x in range(width):
             for c in range(3):
-                out[y, x, c] = total[x, c] >> BITS
+                out[y, x, c] = total[3 * x + c] >> BITS
+
+
+def _down(pixels: Pixels, first: Ints, weights: Ints, out: Pixels) -> None:
+    size = 3 * out.shape[1]
+    total = np.empty(size, np.int32)
+    for y in range(out.shape[0]):
+        row = out[y].reshape(-1)
+        total[:] = HALF
+        for k in range(0, weights.shape[1], 4):
+            at, w = first[y] + k, weights[y]
+            w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
+            p0, p1 = pixels[at].reshape(-1), pixels[at + 1].reshape(-1)
+            p2, p3 = pixels[at + 2].reshape(-1), pixels[at + 3].reshape(-1)
+            for i in range(size):
+                total[i] += (
+                    w0 * np.int32(p0[i])
+                    + w1 * np.int32(p1[i])
+                    + w2 * np.int32(p2[i])
+                    + w3 * np.int32(p3[i])
+                )
+        for i in range(size):
+            row[i] = total[i] >> BITS
 
 
 @dataclass(frozen=True)
