@@ -130,20 +130,22 @@ def _run(
         processes=processes,
         journal=journal,
     )
-    journal.remove()
-    if processes.rank > 0:
-        return 0
-    document = as_document(
-        evaluation,
-        entries,
-        path=args.imagenet,
-        weights=args.weights,
-        run=settings,
-        pixels=describe_pixels(len(samples), device, approximate=args.decode == "fast"),
-        real=real,
-        tolerance=args.tolerance,
-    )
-    return _report(args, entries, evaluation, document)
+    status = 0
+    if processes.rank == 0:
+        document = as_document(
+            evaluation,
+            entries,
+            path=args.imagenet,
+            weights=args.weights,
+            run=settings,
+            pixels=describe_pixels(len(samples), device, approximate=args.decode == "fast"),
+            real=real,
+            tolerance=args.tolerance,
+        )
+        status = _report(args, entries, evaluation, document)
+    if processes.local_rank == 0:  # not before the figures are written
+        journal.remove()
+    return status
 
 
 def _report(
@@ -229,8 +231,9 @@ def _networks(args: argparse.Namespace, entries: Sequence[Entry], device: str) -
 def _settings(args: argparse.Namespace, device: str, processes: Processes) -> dict[str, Any]:
     import torch
 
+    from snzoo.evaluate.processes import local_cores
     from snzoo.evaluate.results import device_name
-    from snzoo.evaluate.run import default_batch_size, default_workers
+    from snzoo.evaluate.run import default_batch_size
 
     return {
         "device": device_name(device),
@@ -239,7 +242,7 @@ def _settings(args: argparse.Namespace, device: str, processes: Processes) -> di
         "compile": args.compile,
         "channels_last": args.channels_last,
         "processes": processes.count,
-        "workers": args.workers or default_workers(),
+        "workers": args.workers or local_cores(),
     }
 
 
@@ -262,9 +265,9 @@ def _journal(
         **{key: value for key, value in settings.items() if key not in ("processes", "workers")},
     }
     journal = Journal(run_folder(identity))
-    if not args.resume and processes.rank == 0:
+    if not args.resume and processes.local_rank == 0:
         journal.remove()
-    if args.resume and not journal.exists() and processes.rank == 0:
+    if args.resume and not any(processes.gather(journal.exists())) and processes.rank == 0:
         print("snzoo: no record of such a run; it begins anew", file=sys.stderr)
     processes.gather(None)  # before any of them writes
     return journal

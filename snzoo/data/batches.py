@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snzoo.data import loops
 from snzoo.data.decode import Pixels
 from snzoo.data.pixels import load_pixels, load_window
-from snzoo.data.resample import HAS_NUMBA, Window, resize_windows
+from snzoo.data.resample import Window, resize_windows
 from snzoo.data.samples import Samples
 from snzoo.errors import DataError
 from snzoo.manifest import Preprocessing
@@ -43,7 +44,7 @@ def resizer(images: int, resize_on: torch.device | None) -> str:
     """What resizes so many images: ``torch``, ``numba`` or ``pillow``, all to the same bits."""
     if resize_on:
         return "torch"
-    return "numba" if HAS_NUMBA and images >= WORTH_COMPILING else "pillow"
+    return "numba" if loops.HAS_NUMBA and images >= WORTH_COMPILING else "pillow"
 
 
 def count_batches(images: int, batch_size: int) -> int:

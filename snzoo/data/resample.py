@@ -9,26 +9,21 @@ numba for one image on the CPU (extra ``[fast]``), tensor operations for a batch
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import PIL
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from snzoo.data import loops
 from snzoo.data.decode import Pixels
+from snzoo.data.loops import BITS, HALF, Ints
 
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
-BITS = 22
-HALF = 1 << (BITS - 1)
 DOWN_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
-
-Ints = NDArray[np.int32]
 
 
 class Taps(NamedTuple):
@@ -102,7 +97,7 @@ def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, i
 
 def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
     """One image (H, W, 3) into ``out`` (h, w, 3), by loops that numba compiles on first use."""
-    across, down = _kernels()
+    across, down, _ = loops.load()
     (x, y), (height, width, _) = (plan.across, plan.down), out.shape
     pixels = _reaching(pixels, y.span.stop, x.span.stop)
     if plan.down_first:
@@ -123,64 +118,6 @@ def _reaching(pixels: Pixels, rows: int, columns: int) -> Pixels:
     if not any(missing):
         return pixels
     return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)))
-
-
-@cache
-def _kernels() -> tuple[Any, Any]:
-    """Compiled, and kept where Python keeps its own compiled code if that can be written."""
-    import numba
-
-    def compiled(function: Callable[..., None]) -> Any:
-        try:
-            return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder to keep it in
-            return numba.njit(nogil=True)(function)
-
-    return compiled(_across), compiled(_down)
-
-
-def _across(pixels: Pixels, first: Ints, weights: Ints, out: Pixels) -> None:
-    width = out.shape[1]
-    total = np.empty(3 * width, np.int32)
-    for y in range(out.shape[0]):
-        row = pixels[y].reshape(-1)
-        total[:] = HALF
-        for k in range(0, weights.shape[1], 4):
-            for x in range(width):
-                at, w = 3 * (first[x] + k), weights[x]
-                w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
-                for c in range(3):
-                    total[3 * x + c] += (
-                        w0 * np.int32(row[at + c])
-                        + w1 * np.int32(row[at + c + 3])
-                        + w2 * np.int32(row[at + c + 6])
-                        + w3 * np.int32(row[at + c + 9])
-                    )
-        for x in range(width):
-            for c in range(3):
-                out[y, x, c] = total[3 * x + c] >> BITS
-
-
-def _down(pixels: Pixels, first: Ints, weights: Ints, out: Pixels) -> None:
-    size = 3 * out.shape[1]
-    total = np.empty(size, np.int32)
-    for y in range(out.shape[0]):
-        row = out[y].reshape(-1)
-        total[:] = HALF
-        for k in range(0, weights.shape[1], 4):
-            at, w = first[y] + k, weights[y]
-            w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
-            p0, p1 = pixels[at].reshape(-1), pixels[at + 1].reshape(-1)
-            p2, p3 = pixels[at + 2].reshape(-1), pixels[at + 3].reshape(-1)
-            for i in range(size):
-                total[i] += (
-                    w0 * np.int32(p0[i])
-                    + w1 * np.int32(p1[i])
-                    + w2 * np.int32(p2[i])
-                    + w3 * np.int32(p3[i])
-                )
-        for i in range(size):
-            row[i] = total[i] >> BITS
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from snzoo.errors import SnzooError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's ``rank`` among ``count``."""
+    """This process's ``rank`` among ``count``, and its ``local_rank`` on its machine."""
 
     rank: int = 0
     count: int = 1
+    local_rank: int = 0
 
     def share(self, items: Sequence[int]) -> Sequence[int]:
         """This process's part: as many as the others' or one more, without repetition."""
@@ -35,9 +36,11 @@ class Processes:
         return values
 
 
-def local_count() -> int:
-    """How many processes share this machine."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def local_cores() -> int:
+    """This process's part of the machine's cores."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux; it knows of taskset and containers
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def local_device(device: str) -> str:
@@ -65,6 +68,7 @@ def join(device: str) -> Iterator[Processes]:
         reason = str(error).partition("\n")[0]
         raise SnzooError(f"can't join the other processes: {reason}") from None
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size())
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), local_rank)
     finally:
         distributed.destroy_process_group()

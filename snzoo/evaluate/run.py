@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from snzoo.data.samples import Samples
 from snzoo.errors import DataError, SnzooError
 from snzoo.evaluate.accuracy import Accuracy, Classes, Labels, Probabilities, accuracy
 from snzoo.evaluate.network import Best, Network, check_finite
-from snzoo.evaluate.processes import Processes, local_count
+from snzoo.evaluate.processes import Processes, local_cores
 from snzoo.evaluate.records import Journal, Records
 from snzoo.manifest import Preprocessing
 
@@ -116,7 +115,7 @@ def evaluate(
         samples,
         preprocessing,
         batch_size=batch_size,
-        workers=workers or default_workers(),
+        workers=workers or local_cores(),
         numbers=processes.share(_open_batches(records, batch_size)),
         resize_on=resize_device(device),
         approximate=approximate,
@@ -147,11 +146,6 @@ def evaluate(
 def default_batch_size(device: torch.device) -> int:
     """What is fastest: on a CPU, activations that stay in the cache."""
     return 16 if device.type == "cpu" else 128
-
-
-def default_workers() -> int:
-    """This process's part of the processor's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // local_count())
 
 
 def resize_device(device: torch.device) -> torch.device | None:

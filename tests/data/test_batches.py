@@ -70,7 +70,7 @@ def test_many_images_are_resized_by_compiled_loops_to_the_same_pixels(samples, m
     for batch in read_batches(samples, RGB, batch_size=4, workers=2):
         for index, pixels in zip(batch.indices, batch.pixels, strict=True):
             assert torch.equal(pixels, expected(samples, index))
-    monkeypatch.setattr(module, "HAS_NUMBA", False)
+    monkeypatch.setattr(module.loops, "HAS_NUMBA", False)
     assert module.resizer(1_000_000, None) == "pillow"
     assert module.resizer(1, torch.device("cuda")) == "torch"
 
