@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snzoo.data import loops
@@ -149,23 +150,29 @@ def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
     table = data.to(device, non_blocking=True).view(-1, 3)
     rows = [w.pixels.shape[0] for w in windows]
     lengths = np.repeat([w.pixels.shape[1] for w in windows], rows)
-    image = torch.from_numpy(np.repeat(np.arange(len(windows)), rows)).to(device)
-    starts = torch.from_numpy(lengths.cumsum() - lengths).to(device)
+    image = _on(device, np.repeat(np.arange(len(windows)), rows))
+    starts = _on(device, lengths.cumsum() - lengths)
     first, weights = _stack([w.across for w in windows], device)
     between = _weighted_sum(table, starts[:, None] + first[image], weights[image])
-    starts = torch.from_numpy(np.cumsum(rows) - rows).to(device)
+    starts = _on(device, np.cumsum(rows) - rows)
     first, weights = _stack([w.down for w in windows], device)
     return _weighted_sum(between, starts[:, None] + first, weights)
 
 
 def _stack(all_taps: Sequence[Taps], device: torch.device) -> tuple[Tensor, Tensor]:
     """``first`` int64 (n, m) and ``weights`` int32 (n, m, K), zero-padded to the largest K."""
-    first = torch.from_numpy(np.stack([taps.first for taps in all_taps]).astype(np.int64))
+    first = np.stack([taps.first for taps in all_taps]).astype(np.int64)
     size = max(taps.weights.shape[1] for taps in all_taps)
     weights = np.zeros((*first.shape, size), np.int32)
     for i, taps in enumerate(all_taps):
         weights[i, :, : taps.weights.shape[1]] = taps.weights
-    return first.to(device), torch.from_numpy(weights).to(device)
+    return _on(device, first), _on(device, weights)
+
+
+def _on(device: torch.device, array: NDArray[Any]) -> Tensor:
+    """The array on the device: on a GPU by pinned memory, so that Python need not wait."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _weighted_sum(table: Tensor, first: Tensor, weights: Tensor) -> Tensor:

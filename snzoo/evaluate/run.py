@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -178,22 +179,38 @@ def _outputs(
 ) -> Iterator[tuple[Batch, list[Best]]]:
     """What the networks say of each batch, given out when they are at work on the next one.
 
-    So a GPU, which works while Python goes on, need not wait for the results to be fetched.
+    So a GPU, which works while Python goes on, need not wait for the results to be recorded.
     """
-    waiting: tuple[Batch, list[Best]] | None = None
-    for batch in batches:
-        outputs = [network.best(batch.pixels) for network in networks] if batch.indices else []
+    waiting: tuple[Batch, list[Best], Callable[[], None]] | None = None
+    for batch in chain(batches, [None]):
+        coming = None
+        if batch:
+            best = [network.best(batch.pixels) for network in networks] if batch.indices else []
+            coming = (batch, *_fetch(best))
         if waiting:
-            yield waiting
-        waiting = batch, outputs
-    if waiting:
-        yield waiting
+            done, outputs, wait = waiting
+            wait()
+            yield done, outputs
+        waiting = coming
+
+
+def _fetch(best: list[Best]) -> tuple[list[Best], Callable[[], None]]:
+    """The same on the CPU, which is there once the function is called.
+
+    Fetching later would wait for the work on the next batch too.
+    """
+    if not best or best[0].indices.device.type != "cuda":
+        return [Best(*(values.cpu() for values in b)) for b in best], lambda: None
+    copies = [Best(*(values.to("cpu", non_blocking=True) for values in b)) for b in best]
+    copied = torch.cuda.Event()
+    copied.record()
+    return copies, copied.synchronize
 
 
 def _keep(records: Records, networks: Sequence[Network], batch: Batch, outputs: list[Best]) -> None:
     for i, (network, output) in enumerate(zip(networks, outputs, strict=False)):
         check_finite(output, network.name)
-        probabilities, classes = (values.cpu().numpy() for values in output)
+        probabilities, classes = (values.numpy() for values in output)
         records.put(i, batch.indices, classes, probabilities)
     records.errors.update({i: str(error) for i, error in batch.errors.items()})
 

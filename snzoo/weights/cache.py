@@ -7,6 +7,7 @@ $SNZOO_HOME/                     (default: ~/.cache/snzoo)
         weights.safetensors      what the verified file held
         stamp.json               the digest of that file, and of the safetensors
         download.part            an unfinished download
+    runs/                        records of unfinished evaluations (snzoo.evaluate.records)
 """
 
 from __future__ import annotations

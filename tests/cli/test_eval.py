@@ -75,6 +75,13 @@ def test_two_processes_count_what_one_does(tmp_path, whole):
     assert document["data"]["images"] == whole["data"]["images"] == 149  # odd: no even halves
 
 
+def test_processes_that_cannot_be_joined_are_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # and no other word of torchrun
+    _, errors = finish(start(*CLOTHING), 1)
+    assert errors.startswith("snzoo: can't join the other processes: ")
+    assert errors.count("\n") == 1
+
+
 def recorded_lines(home):
     return sum(path.read_text().count("\n") for path in home.rglob("*.ndjson"))
 

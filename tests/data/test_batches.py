@@ -12,6 +12,7 @@ from snzoo.data.pixels import load_pixels
 from snzoo.data.samples import find_samples
 
 RGB = snzoo.get_info("resnet50v1_sn").preprocessing
+DEVICES = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def expected(samples, index):
     return torch.tensor(load_pixels(samples.read(index), RGB)).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("resize_on", [None, torch.device("cpu")])
+@pytest.mark.parametrize("resize_on", [None, *DEVICES], ids=str)
 @pytest.mark.parametrize("batch_size, workers", [(1, 1), (1, 5), (3, 2), (5, 3), (64, 2)])
 def test_batches_hold_the_pixels_in_order(samples, batch_size, workers, resize_on):
     seen = []
@@ -40,7 +41,7 @@ def test_batches_hold_the_pixels_in_order(samples, batch_size, workers, resize_o
         assert [*batch.indices, *batch.errors] and len(batch.pixels) == len(batch.indices)
         for index, pixels in zip(batch.indices, batch.pixels, strict=True):
             assert index // batch_size == batch.number
-            assert torch.equal(pixels, expected(samples, index))
+            assert torch.equal(pixels.cpu(), expected(samples, index))
         for error in batch.errors.values():
             assert "04.png" in str(error)
         seen += sorted([*batch.indices, *batch.errors])

@@ -19,6 +19,7 @@ from snzoo.errors import DataError
 RGB = snzoo.get_info("resnet50v1_sn").preprocessing
 BGR = snzoo.get_info("resnet50v1_bn_msra").preprocessing
 SHARED = Path(__file__).parents[3] / "shared"
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def photo(width, height, seed=0):
@@ -43,7 +44,9 @@ def assert_every_way_gives_the_reference(contents):
         assert np.array_equal(load_pixels(content, RGB), pixels)
         assert np.array_equal(load_pixels(content, RGB, compiled=True), pixels)
     windows = [load_window(content, RGB) for content in contents]
-    assert np.array_equal(resize_windows(windows, torch.device("cpu")).numpy(), np.stack(expected))
+    for device in DEVICES:
+        pixels = resize_windows(windows, torch.device(device)).cpu().numpy()
+        assert np.array_equal(pixels, np.stack(expected))
 
 
 sides = st.one_of(st.integers(1, 900), st.sampled_from([1, 2, 224, 255, 256, 257, 448, 512]))

@@ -9,6 +9,7 @@ import snzoo
 from snzoo.data.samples import find_samples
 from snzoo.evaluate import Network
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 ENTRY = snzoo.get_info("resnet18v1_sn")
 
 
@@ -30,13 +31,18 @@ def samples(photos):
     return find_samples(photos / "list.txt")
 
 
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
 @pytest.fixture
-def make_network():
+def make_network(device):
     """A small random network of twelve classes, which are right now and then."""
 
     def make(seed=0, preprocessing=ENTRY.preprocessing, **options):
         torch.manual_seed(seed)
         model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=12).eval()
-        return Network(model, preprocessing, **options)
+        return Network(model, preprocessing, **{"device": device} | options)
 
     return make

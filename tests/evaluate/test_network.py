@@ -12,7 +12,7 @@ PIXELS = torch.randint(0, 256, (5, 3, 224, 224), generator=torch.manual_seed(0))
 
 def test_best_classes_are_ranked_with_their_probabilities():
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, float("nan")]])
-    probabilities, classes = best_classes(lambda x: x, logits, 2)
+    probabilities, classes = best_classes(torch.nn.Identity(), logits, 2)
     assert classes[0].tolist() == [1, 2]
     assert torch.allclose(probabilities[0], logits[0].softmax(0)[[1, 2]])
     assert probabilities[1].isnan().all()
@@ -64,7 +64,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(make_network, fits, s
 
 
 def test_memory_too_short_for_one_image_is_an_error(make_network):
-    network = make_network()
+    network = make_network(device="cpu")
     network.model = Small(0)
     with pytest.raises(SnzooError, match=r"one image at a time does not fit .* cpu"):
         network.best(PIXELS)
@@ -72,7 +72,7 @@ def test_memory_too_short_for_one_image_is_an_error(make_network):
 
 def test_tf32_is_refused_where_there_is_none(make_network):
     with pytest.raises(SnzooError, match="tf32 needs a CUDA device, not cpu"):
-        make_network(precision="tf32")
+        make_network(precision="tf32", device="cpu")
 
 
 @pytest.mark.parametrize("before", ["highest", "high"])

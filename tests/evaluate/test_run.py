@@ -36,7 +36,8 @@ def reference_counts(network, samples):
     for i, label in enumerate(samples.labels):
         with torch.no_grad():
             image = Image.open(samples.locate(i)).convert("RGB")
-            order = network.model(transform(image)[None])[0].argsort(descending=True).tolist()
+            x = transform(image)[None].to(network.device)
+            order = network.model(x)[0].argsort(descending=True).tolist()
         top1 += order[0] == label
         top5 += label in order[:5]
     return top1, top5
