@@ -42,6 +42,18 @@ def test_the_comparison_is_the_manifests():
     assert f"| | {settings} |" in README
 
 
+def test_the_speeds_are_those_that_were_measured():
+    path = ROOT / "benchmarks" / "results" / "loaders-2core-cpu.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("snzoo", "timm", "torchvision"):
+        rows = [row for row in measured["summary"] if row["contender"] == name]
+        best = max(rows, key=lambda row: row["median"])
+        cells = f" | {best['median']:,.0f} | {best['peak_mib']:,.0f} |"
+        assert re.search(rf"^\| {name}.*{re.escape(cells)}$", README, re.MULTILINE), cells
+    timm, torchvision, _ = (f"{row['median']:.2f}" for row in measured["comparisons"])
+    assert f"Medians of the ratios of each round: {timm} to timm, {torchvision} to torch" in README
+
+
 def test_ci_runs_the_commands_that_install():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     first, test = (line for line in COMMANDS if "pip install" in line)

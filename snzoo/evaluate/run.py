@@ -202,7 +202,7 @@ def _fetch(best: list[Best]) -> tuple[list[Best], Callable[[], None]]:
     if not best or best[0].indices.device.type != "cuda":
         return [Best(*(values.cpu() for values in b)) for b in best], lambda: None
     copies = [Best(*(values.to("cpu", non_blocking=True) for values in b)) for b in best]
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record()
     return copies, copied.synchronize
 
