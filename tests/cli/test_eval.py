@@ -5,12 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import snzoo
 from snzoo.cli import main
+from snzoo.data.imagenet import real_labels
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "snzoo" / "demo" / "photos"
@@ -228,6 +232,26 @@ def test_the_document_says_how_it_was_made(whole):
     assert 0 < model["calibration_error"] < 0.2
     pair = model["confused"][0]
     assert all((PHOTOS / name).is_file() for name in pair["examples"])
+
+
+def test_validation_photos_in_a_tar_are_held_to_both_kinds_of_labels(tmp_path, capsys):
+    model = snzoo.create_model("resnet18v1_sn")
+    model.fc.bias.data[970] = 1000  # the answer to everything, and right of number 2 alone
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    photo = next((PHOTOS / "hat").iterdir())
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as tar:
+        for number in range(1, 7):
+            tar.add(photo, f"ILSVRC2012_val_{number:08}.JPEG")
+    output = tmp_path / "results.json"
+    arguments = ["--model", "resnet18v1_sn", "--weights", str(tmp_path / "weights.pth")]
+    arguments += ["--imagenet", str(tmp_path), "--labels", "real", "--json", str(output)]
+    assert main(["eval", *arguments]) == 0
+    (model,) = results(output)["models"]
+    assert (model["top1"]["correct"], model["images"]) == (1, 6)
+    sets = real_labels()[:6]
+    expected = sum(970 in labels for labels in sets), sum(map(bool, sets))
+    assert (model["real"]["correct"], model["real"]["images"]) == expected and expected[0] > 0
+    assert "ReaL top-1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
