@@ -35,3 +35,8 @@ class CacheError(SnzooError):
 
 class DataError(SnzooError):
     """Images or labels can't be read."""
+
+
+def printable(text: str) -> str:
+    """Text of any origin with its control characters escaped, safe to show and to encode."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from snzoo.data.imagenet import names_of
-from snzoo.data.pixels import load_pixels, normalize
+from snzoo.data.pixels import load_pixels
 from snzoo.data.remote import fetch_image, is_url
 from snzoo.data.samples import find_images
 from snzoo.data.sources import read_file
 from snzoo.errors import DataError
-from snzoo.evaluate.network import best_classes, check_finite
+from snzoo.evaluate.network import Network, check_finite
 from snzoo.manifest import Entry
 
 
@@ -50,9 +50,8 @@ def predict(
     """
     content = fetch_image(source) if is_url(source) else read_file(Path(source))
     pixels = torch.tensor(load_pixels(content, entry.preprocessing, name=source))
-    model.to(device).eval()
-    x = normalize(pixels.permute(2, 0, 1)[None].to(device), entry.preprocessing)
-    best = best_classes(model, x, topk)
+    network = Network(model, entry.preprocessing, name=entry.name, device=device)
+    best = network.best(pixels.permute(2, 0, 1)[None], topk)
     check_finite(best, entry.name)
     probabilities, indices = (values[0].tolist() for values in best)
     names = names_of(entry.classes)

@@ -83,19 +83,24 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_cache(args: argparse.Namespace) -> int:
     from snzoo.weights import prune, stored
-    from snzoo.weights.cache import home
+    from snzoo.weights.cache import home, prune_runs, unfinished_runs
 
-    sizes = stored()
+    sizes, runs = stored(), unfinished_runs()
     if args.action == "list":
         if args.names:
             raise SnzooError("cache list takes no names")
         for name, size in sizes.items():
             print(f"{name:<28} {size / 1e6:8.1f} MB")
+        if runs:
+            print(f"records of {runs} unfinished evaluations, for --resume")
         print(f"{sum(sizes.values()) / 1e6:.1f} MB in {home()}")
         return 0
     for name in args.names or sizes:
         prune(name)
         print(f"{name}: removed")
+    if runs and not args.names:
+        prune_runs()
+        print(f"records of {runs} unfinished evaluations: removed")
     return 0
 
 

@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from snzoo.cli import tables
-from snzoo.cli.common import demo, expand_names, path, positive
+from snzoo.cli.common import demo, expand_names, load_model, path, positive
 from snzoo.errors import SnzooError
-from snzoo.registry import create_model, describe
+from snzoo.registry import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,10 +98,14 @@ def run(args: argparse.Namespace) -> int:
 
     _check_outputs(args)
     entries = _choose_entries(args)
+    if args.check and args.decode == "fast":
+        raise SnzooError(
+            "--decode fast gives other pixels than --check compares with; leave one out"
+        )
     if args.check and not all(entry.published for entry in entries):
         names = ", ".join(entry.name for entry in entries if not entry.published)
         raise SnzooError(f"no published figures of {names} to check against")
-    device = local_device(choose_device(args.device))
+    device = choose_device(local_device(args.device))
     with join(device) as processes:
         return _run(args, entries, device, processes)
 
@@ -121,8 +125,8 @@ def _run(
     evaluation = evaluate(
         networks,
         samples,
-        batch_size=args.batch_size,
-        workers=args.workers,
+        batch_size=settings["batch_size"],
+        workers=settings["workers"],
         approximate=args.decode == "fast",
         on_error=args.on_error,
         report=lambda message: print(f"snzoo: {message}", file=sys.stderr),
@@ -143,7 +147,8 @@ def _run(
             tolerance=args.tolerance,
         )
         status = _report(args, entries, evaluation, document)
-    if processes.local_rank == 0:  # not before the figures are written
+    processes.gather(None)  # the figures are written
+    if processes.local_rank == 0:
         journal.remove()
     return status
 
@@ -189,6 +194,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
                 )
     if args.predictions:
         check_suffix(args.predictions)
+    if args.json and args.predictions and args.json.resolve() == args.predictions.resolve():
+        raise SnzooError(f"--json and --predictions both name {args.json}; name two files")
 
 
 def _choose_entries(args: argparse.Namespace) -> list[Entry]:
@@ -216,7 +223,7 @@ def _networks(args: argparse.Namespace, entries: Sequence[Entry], device: str) -
 
     return [
         Network(
-            create_model(entry.name, pretrained=args.weights is None, weights=args.weights),
+            load_model(args, entry),
             entry.preprocessing,
             name=entry.name,
             device=device,
@@ -241,6 +248,7 @@ def _settings(args: argparse.Namespace, device: str, processes: Processes) -> di
         "batch_size": args.batch_size or default_batch_size(torch.device(device)),
         "compile": args.compile,
         "channels_last": args.channels_last,
+        "threads": torch.get_num_threads(),
         "processes": processes.count,
         "workers": args.workers or local_cores(),
     }
@@ -264,10 +272,10 @@ def _journal(
         "versions": versions(),
         **{key: value for key, value in settings.items() if key not in ("processes", "workers")},
     }
-    journal = Journal(run_folder(identity))
+    journal = Journal(run_folder(identity), resume=args.resume)
     if not args.resume and processes.local_rank == 0:
         journal.remove()
-    if args.resume and not any(processes.gather(journal.exists())) and processes.rank == 0:
+    begun = any(processes.gather(journal.exists()))  # before any of them writes
+    if args.resume and not begun and processes.rank == 0:
         print("snzoo: no record of such a run; it begins anew", file=sys.stderr)
-    processes.gather(None)  # before any of them writes
     return journal

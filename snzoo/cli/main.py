@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from snzoo.cli import cache, evaluate, predict, report, zoo
-from snzoo.errors import SnzooError
+from snzoo.errors import SnzooError, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,7 +72,7 @@ def _prepare_streams() -> None:
 
 
 def _explain(error: Exception) -> str:
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     if isinstance(error, SnzooError):
         return message
     return f"{type(error).__name__}: {message} (--debug shows where)"

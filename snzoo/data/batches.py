@@ -34,7 +34,6 @@ class Batch:
     The pixels are overwritten when the second batch after this one is asked for.
     """
 
-    number: int
     indices: list[int]
     pixels: Tensor
     errors: dict[int, DataError]
@@ -72,8 +71,10 @@ def read_batches(
     """
     if numbers is None:
         numbers = range(count_batches(len(samples), batch_size))
-    ahead = 1 + count_batches(workers, batch_size)
+    ahead = 1 - (-workers // batch_size)  # enough for all workers
     compiled = resizer(len(samples), resize_on) == "numba"
+    if compiled:
+        loops.load()  # once, before the threads need them
     side = preprocessing.crop
     buffers = None if resize_on else np.empty((ahead + 2, batch_size, side, side, 3), np.uint8)
 
@@ -95,7 +96,7 @@ def read_batches(
         indices = range(first, min(first + batch_size, len(samples)))
         outs = [None] * len(indices) if buffer is None else list(buffer[: len(indices)])
         tasks = [pool.submit(read, i, out) for i, out in zip(indices, outs, strict=True)]
-        return _Waiting(number, indices, tasks, buffer)
+        return _Waiting(indices, tasks, buffer)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="snzoo-decode") as pool:
         try:
@@ -112,7 +113,6 @@ def read_batches(
 class _Waiting:
     """A batch that threads are at work on; they write into ``buffer`` where there is one."""
 
-    number: int
     indices: range
     tasks: list[Future[Window | DataError | None]]
     buffer: Pixels | None
@@ -131,4 +131,4 @@ def _collect(batch: _Waiting, resize_on: torch.device | None) -> Batch:
         pixels = resize_windows(windows, resize_on)
     else:
         pixels = torch.empty((0, 1, 1, 3), dtype=torch.uint8)
-    return Batch(batch.number, good, pixels.permute(0, 3, 1, 2), errors)
+    return Batch(good, pixels.permute(0, 3, 1, 2), errors)

@@ -90,6 +90,12 @@ def validation_wnid(name: str) -> str | None:
     return found[2] if found else None
 
 
+def training_wnid(name: str) -> str | None:
+    """The wnid that the name of a training photo begins with (``n01440764_10026.JPEG``)."""
+    found = re.match(r"(n\d{8})_", name.rpartition("/")[2], re.ASCII)
+    return found[1] if found and found[1] in wnids() else None
+
+
 def describe(label: int) -> str:
     """A class for people: ``n01440764 (tench)``."""
     return f"{wnids()[label]} ({class_names()[label].split(' (')[0]})"
@@ -111,6 +117,11 @@ def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) 
     wrong = []
     for number, name, label in zip(numbers, names, labels, strict=True):
         if number is None:
+            claimed = training_wnid(name)
+            if claimed and claimed != ids[label]:
+                raise DataError(
+                    f"{where}: the name of {name} is of class {claimed}, its label of {ids[label]}"
+                )
             continue
         wnid = validation_wnid(name)
         if label != truth[number - 1]:

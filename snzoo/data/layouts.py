@@ -20,6 +20,7 @@ from snzoo.errors import DataError
 
 # What Pillow opens and people keep photos in; other files are counted, not taken for photos.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found"}
 LONGEST_LINE = 1 << 16
 SOLUTION_HEADER = ["ImageId", "PredictionString"]  # of Kaggle's LOC_val_solution.csv
 
@@ -41,6 +42,11 @@ def class_indices(classes: Classes) -> dict[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's own rather than the user's."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
 def is_image(name: str) -> bool:
     return splitext(name)[1].lower() in SUFFIXES
 
@@ -58,12 +64,24 @@ def label_tree(tree: Collection[str], classes: Classes, *, where: str, of: str =
     images = sorted((name for name in tree if is_image(name)), key=lambda name: name.split("/"))
     folders = sorted({name.split("/", 1)[0] for name in tree if "/" in name})
     top = sum(name.endswith("/") and name.count("/") == 1 for name in tree)
-    ignored = len(tree) - len(images) - top
-    label = _label_folders if folders else _label_flat
+    flat = not folders or _is_flat(images, folders, classes)
+    ignored = len(tree) - len(images) - (0 if flat else top)
+    label = _label_flat if flat else _label_folders
     labels, found = label(images, folders, classes, where)
     of = f" of {of}" if of else ""
     left_out = f" ({ignored:,} other files or folders left out)" if ignored else ""
     return Labelled(tuple(images), labels, f"{found[0]}{of}{found[1]}{left_out}")
+
+
+def _is_flat(images: list[str], folders: list[str], classes: Classes) -> bool:
+    """Whether validation photos lie beside folders that are of something else."""
+    index = class_indices(classes)
+    return (
+        isinstance(classes, str)
+        and bool(images)
+        and all("/" not in name and imagenet.validation_number(name) for name in images)
+        and not any(folder in index or imagenet.is_number(folder) for folder in folders)
+    )
 
 
 def _label_folders(
@@ -106,8 +124,8 @@ def _why_not(
     if all(map(imagenet.is_number, unknown)):
         by = "wnid" if imagenet_1k else "class"
         return f"{message}; numbers alone don't tell whose order they follow: name folders by {by}"
-    for name in ("test", "train"):
-        if name in unknown:
+    for name in ("val", "validation", "test", "train"):
+        if name in unknown and Path(where).is_dir():
             return f"{message}; did you mean {Path(where) / name}?"
     return message
 
@@ -217,7 +235,7 @@ def tar_tree(members: Iterable[Member], classes: Classes, *, where: str) -> dict
         DataError: an image is no regular file, or is there twice.
     """
     split = [([part for part in m.name.split("/") if part not in ("", ".")], m) for m in members]
-    split = [(parts, m) for parts, m in split if not any(part.startswith(".") for part in parts)]
+    split = [(parts, m) for parts, m in split if not any(map(is_hidden, parts))]
     index = class_indices(classes)
     while (
         len(first := {parts[0] for parts, _ in split}) == 1

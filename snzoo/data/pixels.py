@@ -6,6 +6,7 @@ resize of the shorter side → centre crop → normalisation.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -115,11 +116,19 @@ def normalize(
     if x.device.type == "cpu":
         _normalize_on_cpu(pixels, preprocessing, x)
         return x
-    mean, std = (
-        torch.tensor(values, device=x.device).view(3, 1, 1)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    return x.copy_(pixels).div_(255 / preprocessing.scale).sub_(mean).div_(std)
+    white, mean, std = _constants(preprocessing, x.device)
+    return x.copy_(pixels).div_(white).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=32)
+def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, ...]:
+    """White, mean and std, copied to the device once.
+
+    White is a tensor too: on a GPU, division by a Python number is multiplication by its
+    rounded inverse.
+    """
+    values = (255 / preprocessing.scale,), preprocessing.mean, preprocessing.std
+    return tuple(torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in values)
 
 
 def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -> None:

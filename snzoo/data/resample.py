@@ -24,6 +24,7 @@ from snzoo.data import loops
 from snzoo.data.decode import Pixels
 from snzoo.data.loops import BITS, HALF, Ints
 
+MOST_ROWS = 1 << 15  # of windows at a time on a GPU, which take about half a gigabyte
 DOWN_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 
 
@@ -142,7 +143,19 @@ def whole(pixels: Pixels) -> Window:
 
 
 def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
-    """Windows → uint8 (n, h, w, 3) on ``device``, where both passes run over all of them."""
+    """Windows → uint8 (n, h, w, 3) on ``device``."""
+    groups: list[list[Window]] = []
+    rows = MOST_ROWS
+    for window in windows:
+        rows += len(window.pixels)
+        if rows > MOST_ROWS:
+            groups, rows = [*groups, []], len(window.pixels)
+        groups[-1].append(window)
+    return torch.cat([_resize_group(group, device) for group in groups])
+
+
+def _resize_group(windows: Sequence[Window], device: torch.device) -> Tensor:
+    """Both passes, over all windows at once."""
     data = torch.empty(
         sum(w.pixels.size for w in windows), dtype=torch.uint8, pin_memory=device.type == "cuda"
     )
@@ -153,10 +166,10 @@ def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
     image = _on(device, np.repeat(np.arange(len(windows)), rows))
     starts = _on(device, lengths.cumsum() - lengths)
     first, weights = _stack([w.across for w in windows], device)
-    between = _weighted_sum(table, starts[:, None] + first[image], weights[image])
+    between = _weighted_sum(table, starts[:, None] + first[image], weights, image)
     starts = _on(device, np.cumsum(rows) - rows)
     first, weights = _stack([w.down for w in windows], device)
-    return _weighted_sum(between, starts[:, None] + first, weights)
+    return _weighted_sum(between, starts[:, None] + first, weights, slice(None))
 
 
 def _stack(all_taps: Sequence[Taps], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -175,13 +188,17 @@ def _on(device: torch.device, array: NDArray[Any]) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _weighted_sum(table: Tensor, first: Tensor, weights: Tensor) -> Tensor:
-    """uint8: for each of ``first`` the rounded sum of K rows of ``table`` from there on."""
+def _weighted_sum(table: Tensor, first: Tensor, weights: Tensor, image: Tensor | slice) -> Tensor:
+    """uint8: for each of ``first`` the rounded sum of K rows of ``table`` from there on.
+
+    Args:
+        image: whose ``weights`` (n, m, K) each row of ``first`` takes.
+    """
     total = torch.full(
         (*first.shape, *table.shape[1:]), HALF, dtype=torch.int32, device=table.device
     )
     shape = (*first.shape, *[1] * (table.dim() - 1))
     for k in range(weights.shape[-1]):
         index = (first + k).clamp_(max=len(table) - 1)  # beyond the end the weights are zero
-        total += weights[..., k].reshape(shape) * table[index]
+        total += weights[:, :, k][image].reshape(shape) * table[index]
     return (total >> BITS).to(torch.uint8)

@@ -15,6 +15,7 @@ from snzoo.data.layouts import (
     Classes,
     Labelled,
     class_indices,
+    is_hidden,
     is_image,
     label_tree,
     numbered_lines,
@@ -22,8 +23,9 @@ from snzoo.data.layouts import (
     read_solution,
     tar_tree,
 )
-from snzoo.data.sources import Files, Parquet, Source, Tar, printable, tar_members
-from snzoo.errors import DataError
+from snzoo.data.parquet import Parquet
+from snzoo.data.sources import Files, Source, Tar, tar_members
+from snzoo.errors import DataError, printable
 
 VALIDATION_SET = "imagenet-1k-val"
 VALIDATION_FOLDERS = ("val", "validation")
@@ -88,6 +90,8 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
             raise DataError(f"{path} does not exist")
         if path.is_dir():
             return _from_folder(path, classes)
+        if not path.is_file():  # a pipe would be waited for without end
+            raise DataError(f"can't read {path}: not a regular file")
         if path.suffix == ".parquet":
             return _from_parquet([path], classes, f"in {path.name}")
         if TAR_NAME.search(path.name):
@@ -131,7 +135,8 @@ def _from_folder(path: Path, classes: Classes, *, of: str = "") -> Samples:
         if item.endswith("/") and (item[:-1] in index or item[:-1].isdecimal()):
             tree += (item + inner for inner in _items(path / item))
     labelled = label_tree(tree, classes, where=str(path), of=of)
-    labelled = _checked(labelled, [path, path.parent] if of else [path])
+    beside = path.name in VALIDATION_FOLDERS
+    labelled = _checked(labelled, [path, path.parent] if beside else [path])
     return _samples(Files(path, labelled.names), labelled, classes, path)
 
 
@@ -142,6 +147,8 @@ def _from_inside(path: Path, items: list[str], classes: Classes, of: str) -> Sam
         raise DataError(f"{path} holds {' and '.join(folders)}; name the one to use")
     if folders and not of:
         return _from_folder(path / folders[0], classes, of=f"{folders[0]}/")
+    if (path / SOLUTION_FOLDERS[-1]).is_dir():
+        return _from_folder(path / SOLUTION_FOLDERS[-1], classes, of=f"{SOLUTION_FOLDERS[-1]}/")
     for folder in (path, path / "data"):
         if folder.is_dir() and (found := _shards(folder)):
             shards, description = found
@@ -170,7 +177,7 @@ def _shards(folder: Path) -> tuple[list[Path], str] | None:
             "none is named validation; name the file to use"
         )
     names, (count, *more) = splits[split], counts[split]
-    if more:
+    if more or len(names) > count > 0:
         raise DataError(f"{folder} mixes {split} shards of different counts; move some away")
     part = f"{len(names)} of {count}" if len(names) < count else f"{len(names)}"
     return [folder / name for name in names], f"in {part} {split or 'parquet'} shards"
@@ -178,6 +185,8 @@ def _shards(folder: Path) -> tuple[list[Path], str] | None:
 
 def _from_parquet(paths: list[Path], classes: Classes, description: str) -> Samples:
     source, count = Parquet(paths), len(class_indices(classes))
+    if source.class_count not in (None, count):
+        raise DataError(f"{paths[0]} has labels of {source.class_count} classes, not of {count:,}")
     labels = []
     for i, label in enumerate(source.labels):
         if label is None or not 0 <= label < count:
@@ -185,7 +194,7 @@ def _from_parquet(paths: list[Path], classes: Classes, description: str) -> Samp
         labels.append(label)
     if not labels:
         raise DataError(f"{paths[0]} holds no image")
-    labelled = Labelled(tuple(source.names), tuple(labels), f"{len(labels):,} images {description}")
+    labelled = Labelled(source.paths, tuple(labels), f"{len(labels):,} images {description}")
     return _samples(source, labelled, classes, paths[0] if len(paths) == 1 else paths[0].parent)
 
 
@@ -216,11 +225,12 @@ def _from_text(path: Path, classes: Classes) -> Samples:
     if not folder or not names:
         raise DataError(
             f"none of the {len(table):,} images that {path} names lies beside it, in val/ or in "
-            f"{SOLUTION_FOLDERS[-1]}/"
+            f"{SOLUTION_FOLDERS[-1]}/; wnid folders need no csv: name the folder that holds them"
         )
-    missing = len(table) - len(names)
+    missing, more = len(table) - len(names), sum(map(is_image, _items(folder))) - len(names)
     part = f" (a part: {missing:,} that it names are not there)" if missing else ""
-    description = f"{len(names):,} images labelled by {path.name}{part}"
+    left_out = f" ({more:,} images that it does not name left out)" if more else ""
+    description = f"{len(names):,} images labelled by {path.name}{part}{left_out}"
     labelled = Labelled(names, tuple(table[name] for name in names), description)
     return _samples(Files(folder, names), labelled, classes, path)
 
@@ -261,5 +271,5 @@ def _items(folder: Path) -> list[str]:
         return [
             entry.name + "/" * (os.path.isdir(entry) if entry.is_symlink() else entry.is_dir())
             for entry in entries
-            if not entry.name.startswith(".")
+            if not is_hidden(entry.name)
         ]

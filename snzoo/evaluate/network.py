@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
+from torch.backends import cudnn, mkldnn
+from torch.backends.cuda import matmul
 
 from snzoo.data.pixels import normalize
 from snzoo.errors import SnzooError
@@ -60,7 +62,7 @@ class Network:
         self.precision = precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model = model.to(self.device).to(memory_format=self.memory_format).eval()
-        self.model: Any = torch.compile(model) if compile else model
+        self.model: Any = _compile(model) if compile else model
         self.largest: int | None = None  # images at a time, once memory was short
 
     def best(self, pixels: Tensor, k: int = 5) -> Best:
@@ -140,6 +142,14 @@ def choose_device(name: str | None) -> str:
     return name
 
 
+def _compile(model: nn.Module) -> Any:
+    """Compiled for every size of batch by itself, so that a batch is computed as in any run."""
+    options: dict[str, Any] = {"dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # torch 2.14
+        options["isolate_recompiles"] = True  # of other networks of the same class
+    return torch.compile(model, **options)
+
+
 @contextmanager
 def _tf32(device: torch.device, *, allowed: bool) -> Iterator[None]:
     """Whether float32 may be computed as TF32 inside; afterwards it is as it was before."""
@@ -147,6 +157,8 @@ def _tf32(device: torch.device, *, allowed: bool) -> Iterator[None]:
         yield
         return
     before = torch.get_float32_matmul_precision()
+    both = (matmul, getattr(mkldnn, "matmul"))  # noqa: B009  (its stub lacks it)
+    newer = [(where, where.fp32_precision) for where in both]
     others = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     try:
@@ -154,3 +166,5 @@ def _tf32(device: torch.device, *, allowed: bool) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+        for where, precision in newer:  # of PyTorch's newer interface to the same settings
+            where.fp32_precision = precision

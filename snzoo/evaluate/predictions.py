@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from snzoo.data.sources import printable
-from snzoo.errors import SnzooError
+from snzoo.errors import SnzooError, printable
 from snzoo.evaluate.run import Evaluation
 from snzoo.weights.cache import saving
 

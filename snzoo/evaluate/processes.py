@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -38,16 +39,16 @@ class Processes:
 
 def local_cores() -> int:
     """This process's part of the machine's cores."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux; it knows of taskset and containers
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux: those that taskset leaves
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def local_device(device: str) -> str:
-    """``cuda`` → the GPU of this process; other devices as they are."""
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
+def local_device(name: str | None) -> str | None:
+    """``cuda``, or the default where there is one, → the GPU of this process."""
+    if name in (None, "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{os.environ['LOCAL_RANK']}"
-    return device
+    return name
 
 
 @contextmanager
@@ -57,14 +58,16 @@ def join(device: str) -> Iterator[Processes]:
     Raises:
         SnzooError: they can't be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not distributed.is_available():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
+    on_gpu = device.startswith("cuda")
     try:
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    except (RuntimeError, ValueError) as error:
+        if on_gpu:
+            torch.cuda.set_device(device)
+        # At the end the fastest waits for the slowest, for however long that takes.
+        distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=7))
+    except (AttributeError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise SnzooError(f"can't join the other processes: {reason}") from None
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snzoo.data.samples import Samples
-from snzoo.weights.cache import home
+from snzoo.weights.cache import runs
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class Journal:
     off when its process was killed is left out when the file is read again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resume: bool = True) -> None:
         self.folder = folder
+        self.resume = resume
         self.error: str | None = None
         self._file: IO[str] | None = None
 
@@ -87,9 +88,9 @@ class Journal:
         return any(self.folder.glob("*.ndjson"))
 
     def restore(self, records: Records) -> None:
-        """Add what earlier processes recorded."""
-        for path in sorted(self.folder.glob("*.ndjson")):
-            with open(path, encoding="utf-8") as lines:
+        """Add what earlier processes recorded, if the run is to be resumed."""
+        for path in sorted(self.folder.glob("*.ndjson")) if self.resume else ():
+            with open(path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     with suppress(ValueError, IndexError, TypeError, KeyError):
                         _restore_line(json.loads(line), records)
@@ -108,46 +109,40 @@ class Journal:
         except OSError as error:  # no reason to stop the evaluation
             self.error = f"{self.folder}: {error.strerror}"
 
-    def close(self) -> None:
-        if self._file:
-            with suppress(OSError):
-                self._file.close()
-
     def remove(self) -> None:
         """The run has ended, or begins anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _line(records: Records, images: Sequence[int]) -> dict[str, Any]:
-    good = [i for i in images if i not in records.errors]
     return {
-        "images": good,
-        "classes": records.classes[:, good].tolist(),
-        "probabilities": records.probabilities[:, good].astype(np.float64).tolist(),
-        "errors": {str(i): records.errors[i] for i in images if i in records.errors},
+        "images": list(images),
+        "classes": records.classes[:, images].tolist(),
+        "probabilities": records.probabilities[:, images].astype(np.float64).tolist(),
     }
 
 
 def _restore_line(line: dict[str, Any], records: Records) -> None:
-    images = line["images"]
+    """All of a line, or (where something in it is wrong) an error and nothing of it."""
+    images = np.array(line["images"], np.int64)
     classes = np.array(line["classes"], np.int32)
     probabilities = np.array(line["probabilities"], np.float32)
-    errors = {int(i): str(message) for i, message in line["errors"].items()}
-    if images:
-        records.classes[:, images] = classes
-        records.probabilities[:, images] = probabilities
-    records.errors.update(errors)
+    shape = records.classes[:, images].shape
+    if not classes.shape == probabilities.shape == shape or (images < 0).any():
+        raise ValueError("not the records of a batch")
+    records.classes[:, images] = classes
+    records.probabilities[:, images] = probabilities
 
 
 def run_folder(identity: dict[str, Any]) -> Path:
     """Where the journals of a run lie that ``identity`` tells from every other run."""
     text = json.dumps(identity, sort_keys=True)
-    return home() / "runs" / hashlib.sha256(text.encode()).hexdigest()[:24]
+    return runs() / hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def digest_of(samples: Samples) -> str:
-    """sha256 of the images' names and labels, in their order."""
-    digest = hashlib.sha256()
+    """sha256 of the images' names and labels, in their order, and of the files they lie in."""
+    digest = hashlib.sha256(samples.source.stamp().encode())
     for name, label in zip(samples.names, samples.labels, strict=True):
         digest.update(f"{label} {name}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ from snzoo.data.batches import resizer
 from snzoo.data.decode import decoder
 from snzoo.data.imagenet import names_of
 from snzoo.data.samples import Samples
-from snzoo.data.sources import printable
+from snzoo.errors import printable
 from snzoo.evaluate.accuracy import (
     TOLERANCE,
     Accuracy,
@@ -57,7 +58,7 @@ def as_document(
     return {
         "schema_version": SCHEMA_VERSION,
         "data": {
-            "path": None if path is None else str(path.resolve()),
+            "path": None if path is None else os.path.abspath(path),
             "description": samples.description,
             "dataset": samples.dataset,
             "images": len(samples),
@@ -74,7 +75,7 @@ def as_document(
         "errors": list(evaluation.errors),
         "models": [
             _about(entry, weights)
-            | published_beside(evaluation, i, entry, tolerance=tolerance)
+            | published_beside(evaluation, i, entry, exact=pixels["exact"], tolerance=tolerance)
             | _beyond(evaluation, i, entry, real)
             for i, entry in enumerate(entries)
         ],
@@ -90,10 +91,18 @@ def choose_published(entry: Entry, samples: Samples) -> tuple[Result | None, boo
 
 
 def published_beside(
-    evaluation: Evaluation, network: int, entry: Entry, *, tolerance: float = TOLERANCE
+    evaluation: Evaluation,
+    network: int,
+    entry: Entry,
+    *,
+    exact: bool = True,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
-    """Top-1 and top-5 of a network, and whether the published figures agree."""
-    published, same = choose_published(entry, evaluation.samples)
+    """Top-1 and top-5 of a network, and whether the published figures agree.
+
+    Figures of pixels that are not ``exact`` are not compared.
+    """
+    published, same = choose_published(entry, evaluation.samples) if exact else (None, False)
     same = same and not evaluation.errors
 
     def row(measured: Accuracy, value: float | None) -> dict[str, Any]:
@@ -120,6 +129,9 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    if torch.cuda.is_available():
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
     return found
 
 

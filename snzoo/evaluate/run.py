@@ -110,7 +110,6 @@ def evaluate(
         journal.restore(records)
     for other in processes.gather(records):
         records.update(other)
-    _check(records, on_error)
     batch_size = batch_size or default_batch_size(device)
     batches = read_batches(
         samples,
@@ -122,17 +121,16 @@ def evaluate(
         approximate=approximate,
     )
     before, start = int(records.done().sum()), time.perf_counter()
-    bar = tqdm(total=len(samples), unit="img", leave=False, disable=None if progress else True)
+    total = before + (len(samples) - before) // processes.count  # the others show no bar
+    bar = tqdm(total=total, unit="img", leave=False, disable=None if progress else True)
     try:
         with bar:
             bar.update(before)
             for batch, outputs in _outputs(networks, batches):
                 _keep(records, networks, batch, outputs)
-                _check(records, on_error)
-                for error in batch.errors.values():
-                    report(str(error))
-                if journal:
-                    journal.write(records, [*batch.indices, *batch.errors])
+                _tell(batch, on_error, report)
+                if journal and not batch.errors:  # which a later run may be able to read
+                    journal.write(records, batch.indices)
                 bar.update(len(batch.indices) + len(batch.errors))
     except KeyboardInterrupt:
         raise Interrupted(_how_far(records, journal)) from None
@@ -203,7 +201,7 @@ def _fetch(best: list[Best]) -> tuple[list[Best], Callable[[], None]]:
         return [Best(*(values.cpu() for values in b)) for b in best], lambda: None
     copies = [Best(*(values.to("cpu", non_blocking=True) for values in b)) for b in best]
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
+    copied.record(torch.cuda.current_stream(best[0].indices.device))
     return copies, copied.synchronize
 
 
@@ -215,10 +213,12 @@ def _keep(records: Records, networks: Sequence[Network], batch: Batch, outputs: 
     records.errors.update({i: str(error) for i, error in batch.errors.items()})
 
 
-def _check(records: Records, on_error: Literal["fail", "skip"]) -> None:
-    if records.errors and on_error == "fail":
-        message = records.errors[min(records.errors)]
-        raise DataError(f"{message}; to leave such images out: --on-error skip")
+def _tell(batch: Batch, on_error: Literal["fail", "skip"], report: Callable[[str], None]) -> None:
+    """Of the images of a batch that can't be read."""
+    for error in batch.errors.values():
+        if on_error == "fail":
+            raise DataError(f"{error}; to leave such images out: --on-error skip")
+        report(str(error))
 
 
 def _how_far(records: Records, journal: Journal | None) -> str:

@@ -46,6 +46,7 @@ class Run:
     batch_size: int
     compile: bool
     channels_last: bool
+    threads: int
     processes: int
     workers: int
     seconds: float

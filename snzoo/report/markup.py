@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from snzoo.data.sources import printable
+from snzoo.errors import printable
 
 NBSP = "\u00a0"
 

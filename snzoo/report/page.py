@@ -215,6 +215,7 @@ def _run(results: Results) -> str:
         ("Compiled", "yes" if run.compile else "no"),
         ("Channels last", "yes" if run.channels_last else "no"),
         ("Processes", f"{run.processes:,}"),
+        ("Threads of PyTorch", f"{run.threads:,}"),
         ("Decoding threads", f"{run.workers:,}"),
         ("Time", f"{_duration(run.seconds)}, {run.images_per_second:,.1f} images/s"),
         ("Resumed", "yes, begun by an earlier run" if run.resumed else "no"),

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -86,6 +87,21 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "snzoo"
 
 
+def runs() -> Path:
+    return home() / "runs"
+
+
+def unfinished_runs() -> int:
+    """How many evaluations left a record, because they did not end."""
+    return sum(1 for path in runs().iterdir() if path.is_dir()) if runs().is_dir() else 0
+
+
+def prune_runs() -> None:
+    """Remove the records of unfinished evaluations; raises CacheError."""
+    with writing(runs()):
+        shutil.rmtree(runs())
+
+
 def folder_of(name: str) -> Path:
     return home() / "models" / name
 
@@ -136,16 +152,17 @@ def writing(path: Path) -> Iterator[None]:
 def write_json(path: Path, document: Any) -> None:
     """Whole or not at all; through links, and straight into what is no regular file."""
     with _replacing(path) as partial:
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(_text(document), encoding="utf-8")
 
 
 def save_json(path: Path, document: Any) -> None:
     """:func:`write_json` to a file that people named; raises CacheError."""
-    try:
-        write_json(path, document)
-    except OSError as error:
-        raise CacheError(f"can't write {path}: {error.strerror}") from None
+    with saving(path) as partial:
+        partial.write_text(_text(document), encoding="utf-8")
+
+
+def _text(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import torch
 import snzoo
 from snzoo.cli import main
 from snzoo.data.imagenet import real_labels
+from snzoo.report.document import parse_results
+from snzoo.weights.cache import unfinished_runs
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "snzoo" / "demo" / "photos"
@@ -57,21 +59,35 @@ def finish(process, status=0):
 
 
 def results(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The document, held against what snzoo report takes."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    parse_results(document)
+    return document
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The document of one process that nothing interrupts."""
-    path = tmp_path_factory.mktemp("whole") / "results.json"
-    assert main(["eval", *CLOTHING, "--batch-size", "4", "--json", str(path)]) == 0
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNZOO_HOME", str(folder / "home"))
+        path = folder / "results.json"
+        assert main(["eval", *CLOTHING, "--batch-size", "4", "--json", str(path)]) == 0
     return results(path)
 
 
-def test_two_processes_count_what_one_does(tmp_path, whole):
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "snzoo"]
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """As many in each process as in one alone: they round as many sums."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+def test_two_processes_count_what_one_does(tmp_path, whole, threads):
     output = tmp_path / "results.json"
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "snzoo"]
-    process = start(*CLOTHING, "--batch-size", 4, "--json", output, launcher=torchrun)
+    process = start(*CLOTHING, "--batch-size", 4, "--json", output, launcher=TORCHRUN)
     printed, _ = finish(process)
     document = results(output)
     assert document["run"]["processes"] == 2 and printed.count("top-1") == 1
@@ -104,11 +120,60 @@ def test_a_run_that_was_stopped_is_resumed_to_identical_figures(tmp_path, home, 
     if how == signal.SIGINT:
         assert errors.startswith("snzoo: interrupted after ") and errors.count("\n") == 1
         assert "of 149 images; the same command with --resume goes on from there" in errors
-    assert not output.exists()
+    assert not output.exists() and unfinished_runs() == 1
     finish(start(*command, "--resume"))
     document = results(output)
     assert document["run"]["resumed"] and document["models"] == whole["models"]
-    assert not list(home.rglob("*.ndjson"))
+    assert unfinished_runs() == 0
+
+
+def test_records_of_runs_that_never_ended_are_listed_and_pruned(home, capsys):
+    (home / "runs" / "0123").mkdir(parents=True)
+    (home / "runs" / "0123" / "x.ndjson").write_text("{}\n")
+    assert main(["cache"]) == 0 and "records of 1 unfinished" in capsys.readouterr().out
+    assert main(["cache", "prune"]) == 0 and "1 unfinished" in capsys.readouterr().out
+    assert not (home / "runs").exists()
+
+
+def test_what_two_processes_began_one_ends(tmp_path, home, whole, threads):
+    output = tmp_path / "results.json"
+    command = [*CLOTHING, "--batch-size", 4, "--json", output]
+    process = start(*command, launcher=TORCHRUN)
+    deadline = time.monotonic() + 120
+    while recorded_lines(home) < 6:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode != 0 and not output.exists()
+    _, errors = finish(start(*command, "--resume"))
+    document = results(output)
+    assert errors == "" and document["run"]["resumed"] and document["models"] == whole["models"]
+
+
+def test_an_error_in_one_of_two_processes_ends_both(tmp_path, threads):
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "t-shirt" / "zzz.jpg").write_text("no image")  # of the second
+    where = ["--imagenet", tmp_path / "photos"]
+    process = start(*CLOTHING[:2], *where, launcher=TORCHRUN)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and output == "" and "zzz.jpg: not an image" in errors
+
+
+def test_only_the_same_images_are_resumed_and_repaired_ones_are_read(tmp_path, home, whole):
+    for name in ("one", "two"):
+        shutil.copytree(PHOTOS, tmp_path / name)
+    last = tmp_path / "one" / "t-shirt" / "zzz.jpg"
+    last.write_text("no image")
+    command = [*CLOTHING[:2], "--batch-size", 4, "--imagenet"]
+    _, errors = finish(start(*command, tmp_path / "one"), 1)
+    assert "zzz.jpg" in errors and recorded_lines(home) > 30
+    last.unlink()
+    output = tmp_path / "results.json"
+    for name in ("two", "one"):  # other files, and other images
+        _, errors = finish(start(*command, tmp_path / name, "--resume", "--json", output))
+        assert "begins anew" in errors
+        assert results(output)["models"] == whole["models"]
 
 
 def test_resuming_what_was_never_begun_says_so_and_begins(tmp_path, whole):
@@ -203,7 +268,9 @@ def test_approximate_pixels_are_labelled(tmp_path, capsys):
     output = tmp_path / "results.json"
     assert main(["eval", *CLOTHING, "--decode", "fast", "--json", str(output)]) == 0
     assert "approximate pixels (--decode fast)" in capsys.readouterr().out
-    assert results(output)["pixels"]["exact"] is False
+    document = results(output)
+    assert document["pixels"]["exact"] is False
+    assert document["models"][0]["top1"]["agrees"] is None  # nothing to compare with
 
 
 def test_the_document_says_how_it_was_made(whole):
@@ -211,12 +278,14 @@ def test_the_document_says_how_it_was_made(whole):
     assert {"snzoo", "python", "torch", "pillow", "simplejpeg"} <= set(versions)
     assert pixels["exact"] and pixels["decoder"] == f"simplejpeg {versions['simplejpeg']}"
     assert pixels["resize"] == f"pillow {versions['pillow']}"
-    assert whole["run"] | {"seconds": 0, "images_per_second": 0, "workers": 0} == {
+    changing = {"seconds": 0, "images_per_second": 0, "workers": 0, "threads": 0}
+    assert whole["run"] | changing == {
         "device": "cpu",
         "precision": "fp32",
         "batch_size": 4,
         "compile": False,
         "channels_last": False,
+        "threads": 0,
         "processes": 1,
         "workers": 0,
         "seconds": 0,
@@ -262,6 +331,8 @@ def test_validation_photos_in_a_tar_are_held_to_both_kinds_of_labels(tmp_path, c
         (["--labels", "real"], ["not named like a photo of the validation set"]),
         (["--precision", "tf32", "--device", "cpu"], ["tf32 needs a CUDA device"]),
         (["--weights", "a.pth", "--model", "a", "b"], ["a.pth", "one model"]),
+        (["--decode", "fast", "--check"], ["--decode fast", "--check"]),
+        (["--json", "x.csv", "--predictions", "./x.csv"], ["both name x.csv"]),
     ],
 )
 def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):

@@ -1,6 +1,7 @@
 """Tars and parquet shards: labelled as the folders they stand for, or refused with the reason."""
 
 import io
+import json
 import subprocess
 import tarfile
 
@@ -247,6 +248,34 @@ def test_wrong_labels_in_parquet_are_refused(tmp_path, name, label, message):
     with pytest.raises(DataError, match=message) as caught:
         find_samples(path)
     assert str(path) in str(caught.value)
+
+
+def test_the_same_photos_in_two_shards_are_refused(tmp_path):
+    name = "ILSVRC2012_val_00000001.JPEG"
+    for digest in ("aaaaaaaa", "bbbbbbbb"):  # two revisions of one shard
+        path = tmp_path / f"validation-00000-of-00001-{digest}.parquet"
+        shard(path, [name], [65])
+    with pytest.raises(DataError, match="mixes validation shards"):
+        find_samples(tmp_path)
+    shard(tmp_path / "x.parquet", [name, name], [65, 65])
+    with pytest.raises(DataError, match="holds ILSVRC2012_val_00000001 2 times"):
+        find_samples(tmp_path / "x.parquet")
+    shard(tmp_path / "x.parquet", [name, name], [5, 6])
+    with pytest.raises(DataError, match="2 of 2 labels contradict"):
+        find_samples(tmp_path / "x.parquet")
+
+
+def test_parquet_of_other_classes_is_refused(tmp_path):
+    shard(tmp_path / "x.parquet", ["a.JPEG"], [5])
+    table = parquet.read_table(tmp_path / "x.parquet")
+    features = {"label": {"names": [f"class {i}" for i in range(10)]}}
+    about = json.dumps({"info": {"features": features}})
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": about}), tmp_path / "x.parquet"
+    )
+    with pytest.raises(DataError, match="labels of 10 classes, not of 1,000"):
+        find_samples(tmp_path / "x.parquet")
+    assert find_samples(tmp_path / "x.parquet", tuple("abcdefghij")).labels == (5,)
 
 
 def test_parquet_without_rows_is_refused(tmp_path):

@@ -102,13 +102,14 @@ def test_approximate_pixels_are_near_the_exact_ones_and_not_the_same():
         assert 0 < np.abs(near - exact).mean() < 3
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normalisation_is_torchvisions(memory_format):
+def test_normalisation_is_torchvisions(memory_format, device):
     images = [photo(224, 224, seed) for seed in range(3)]
     to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize(RGB.mean, RGB.std)])
     pixels = torch.stack([transforms.PILToTensor()(image) for image in images])
-    x = normalize(pixels, RGB, memory_format=memory_format)
-    assert torch.equal(x, torch.stack([to_input(image) for image in images]))
+    x = normalize(pixels.to(device), RGB, memory_format=memory_format)
+    assert torch.equal(x.cpu(), torch.stack([to_input(image) for image in images]))
     assert x.is_contiguous(memory_format=memory_format)
 
 

@@ -1,5 +1,7 @@
 """Folders, lists and tables: what is labelled, and what is refused with which reason."""
 
+import os
+
 import pytest
 
 from snzoo.data import imagenet
@@ -182,6 +184,36 @@ def test_broken_links_are_kept_to_be_reported(touch):
     path = touch("hat/a.jpg")
     (path / "hat" / "b.jpg").symlink_to("nowhere")
     assert len(find_samples(path, CLOTHES)) == 2
+
+
+def test_what_systems_leave_among_class_folders_is_no_class(touch):
+    path = touch("n01440764/a.JPEG", "lost+found/x", "__MACOSX/._a.JPEG", "@eaDir/a.JPEG")
+    assert labels(find_samples(path)) == {"n01440764/a.JPEG": 0}
+
+
+def test_other_folders_beside_flat_validation_photos_are_left_out(touch):
+    path = touch("ILSVRC2012_val_00000002.JPEG", "bbox/a.xml")
+    samples = find_samples(path)
+    assert samples.labels == (970,) and "1 other files or folders left out" in samples.description
+
+
+def test_kaggles_tree_is_taken_whether_its_photos_are_sorted_or_flat(touch):
+    path = touch("ILSVRC/Data/CLS-LOC/val/n01440764/a.JPEG", "LOC_val_solution.csv")
+    samples = find_samples(path)
+    assert samples.labels == (0,) and "of ILSVRC/Data/CLS-LOC/val/" in samples.description
+
+
+@pytest.mark.parametrize("text", ["n01440764_10026.JPEG 7", "x/n01440764_1.JPEG 1"])
+def test_names_of_training_photos_must_agree_with_their_labels(tmp_path, text):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(DataError, match="of class n01440764, its label of n01"):
+        find_samples(tmp_path / "list.txt")
+
+
+def test_pipes_are_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(DataError, match="not a regular file"):
+        find_samples(tmp_path / "list.txt")
 
 
 def test_photos_of_named_classes_need_their_folders(touch):

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from snzoo.data import parquet as shards
 from snzoo.data import sources
-from snzoo.data.sources import Files, Parquet, Tar, printable, tar_members
-from snzoo.errors import DataError
+from snzoo.data.parquet import Parquet
+from snzoo.data.sources import Files, Tar, tar_members
+from snzoo.errors import DataError, printable
 
 
 def content(i):
@@ -262,7 +264,7 @@ def test_parquet_gives_its_images_to_many_threads_reading_each_row_group_once(tm
 
 
 def test_the_row_groups_in_use_are_kept(tmp_path, monkeypatch, reads):
-    monkeypatch.setattr(sources, "CACHED", 0)
+    monkeypatch.setattr(shards, "CACHED", 0)
     source = Parquet([shard(tmp_path / "x.parquet", [b"x"] * 3, [0] * 3, rows=1)])
     reads.clear()
     for index in (0, 1, 0, 2, 0):
@@ -271,14 +273,14 @@ def test_the_row_groups_in_use_are_kept(tmp_path, monkeypatch, reads):
 
 
 def test_parquet_keeps_a_few_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "CACHED", 1000)
+    monkeypatch.setattr(shards, "CACHED", 1000)
     path = shard(tmp_path / "x.parquet", [b"x" * 400] * 30, range(30), rows=1)
     source = Parquet([path])
     in_threads(source, threads=2)
     assert len(source._groups) == 2
-    monkeypatch.setattr(sources, "CACHED", 1 << 20)
+    monkeypatch.setattr(shards, "CACHED", 1 << 20)
     in_threads(source, threads=2)
-    assert len(source._groups) == sources.MOST_GROUPS
+    assert len(source._groups) == shards.MOST_GROUPS
 
 
 def test_images_in_parquet_are_named_by_unique_paths_or_by_row(tmp_path):
@@ -370,12 +372,12 @@ def test_damaged_pages_are_found_by_their_checksum(tmp_path):
 
 
 def test_more_rows_than_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_ROWS", 4)
+    monkeypatch.setattr(shards, "MOST_ROWS", 4)
     path = shard(tmp_path / "x.parquet", [b"x"] * 5, [0] * 5)
     with pytest.raises(DataError, match="5 rows are more than 4"):
         Parquet([path])
     monkeypatch.undo()
-    monkeypatch.setattr(sources, "LARGEST_GROUP", 10)
+    monkeypatch.setattr(shards, "LARGEST_GROUP", 10)
     with pytest.raises(DataError, match="row group 0 is larger"):
         Parquet([path])
 

@@ -26,6 +26,7 @@ def test_the_interval_is_wilsons():
 def test_agreement_is_a_tolerance_on_the_same_images_and_an_interval_on_others():
     measured = Accuracy(38_000, 50_000)  # 76 %, interval about 75.6 to 76.4
     assert measured.agrees(76.05, same_images=True)
+    assert Accuracy(37_950, 50_000).agrees(75.85, same_images=True)  # 0.05 and a rounding
     assert not measured.agrees(76.06, same_images=True)
     assert measured.agrees(76.06, same_images=True, tolerance=0.1)
     assert measured.agrees(76.3, same_images=False)

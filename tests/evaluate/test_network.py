@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.backends import cudnn
+from torch.backends import cudnn, mkldnn
+from torch.backends.cuda import matmul
 
 from snzoo.errors import SnzooError
 from snzoo.evaluate.network import _tf32, best_classes, choose_device
@@ -81,11 +82,14 @@ def test_tf32_is_set_for_the_network_alone(before, allowed):
     torch.set_float32_matmul_precision(before)
     try:
         settings = cudnn.allow_tf32, cudnn.benchmark, cudnn.enabled
+        newer = matmul.fp32_precision, mkldnn.matmul.fp32_precision, cudnn.conv.fp32_precision
         with _tf32(torch.device("cuda"), allowed=allowed):
             assert torch.backends.cuda.matmul.allow_tf32 == cudnn.allow_tf32 == allowed
             assert (cudnn.benchmark, cudnn.enabled) == settings[1:]
         assert torch.get_float32_matmul_precision() == before
         assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.enabled) == settings
+        after = matmul.fp32_precision, mkldnn.matmul.fp32_precision, cudnn.conv.fp32_precision
+        assert after == newer
     finally:
         torch.set_float32_matmul_precision("highest")
 

@@ -15,6 +15,7 @@ from snzoo.cli import main
 from snzoo.data.samples import find_samples
 from snzoo.errors import DataError, SnzooError
 from snzoo.evaluate import evaluate
+from snzoo.evaluate.network import _tf32
 from snzoo.evaluate.processes import Processes
 from snzoo.evaluate.records import Journal, Records
 from snzoo.evaluate.run import Interrupted
@@ -34,7 +35,7 @@ def reference_counts(network, samples):
     )
     top1 = top5 = 0
     for i, label in enumerate(samples.labels):
-        with torch.no_grad():
+        with torch.no_grad(), _tf32(network.device, allowed=False):
             image = Image.open(samples.locate(i)).convert("RGB")
             x = transform(image)[None].to(network.device)
             order = network.model(x)[0].argsort(descending=True).tolist()

@@ -1,0 +1,144 @@
+"""Images in parquet files, as Hugging Face keeps them (extra ``[parquet]``)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from snzoo.data.sources import check_size, one_line, stamp_of
+from snzoo.errors import DataError, printable
+
+# Bounds, since their encoding can hide any size in a few bytes:
+MOST_ROWS = 10_000_000
+LARGEST_GROUP = 4 << 30  # bytes of a row group
+# Row groups to keep; two even where they are larger, since readers may be around a border:
+CACHED = 256 << 20  # bytes
+MOST_GROUPS = 16
+
+
+class Parquet:
+    """Images of parquet files: a column ``image`` of ``bytes`` and ``path``, and ``label``.
+
+    ``labels`` and ``paths`` ("" where there is none) are read at once, the content by row group
+    when it is asked for. Row groups are kept for the images after it, so reading in order reads
+    each of them once. ``class_count`` is that of the file's metadata, where they tell.
+
+    Raises:
+        DataError: pyarrow is missing, or a file is no parquet file with these columns.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._lock = threading.Lock()
+        self._groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
+        self._rows: list[tuple[Path, int, int, int]] = []  # file, row in it, group, row in that
+        self.labels: list[int | None] = []
+        names: list[str] = []
+        for path in paths:
+            before = len(names)
+            for group, (labels, image_paths) in enumerate(_labels_and_paths(path)):
+                first = len(names) - before
+                self._rows += [(path, first + row, group, row) for row in range(len(labels))]
+                self.labels += labels
+                names += (printable(name or "") for name in image_paths)
+        self.paths = tuple(names)
+        self.class_count = _class_count(paths[0])
+        counts = Counter(names)
+        self.names: Sequence[str] = tuple(
+            name if name and counts[name] == 1 and "#" not in name else f"{path.name}#{row}"
+            for name, (path, row, *_) in zip(names, self._rows, strict=True)
+        )
+
+    def read(self, index: int) -> bytes:
+        path, _, group, row = self._rows[index]
+        try:
+            content: bytes | None = self._group(path, group)[row].as_py()
+            if content is None:
+                raise ValueError("it has no bytes")
+            check_size(len(content))
+            return content
+        except Exception as error:  # pyarrow's own, and Python's, on damaged files
+            raise DataError(f"can't read {self.locate(index)}: {one_line(error)}") from None
+
+    def locate(self, index: int) -> str:
+        path, row, *_ = self._rows[index]
+        return f"{printable(str(path))}, row {row}"
+
+    def stamp(self) -> str:
+        return stamp_of(dict.fromkeys(path for path, *_ in self._rows))
+
+    def _group(self, path: Path, group: int) -> Any:
+        """The image bytes of a row group, as an arrow array."""
+        from pyarrow import compute
+
+        with self._lock:  # while it is read too, so that no other thread reads the same
+            key = path, group
+            if key not in self._groups:
+                with _open_parquet(path) as file:
+                    table = file.read_row_group(group, columns=["image.bytes"])
+                self._groups[key] = compute.struct_field(table["image"], "bytes")
+                while len(self._groups) > 2 and (
+                    len(self._groups) > MOST_GROUPS
+                    or sum(kept.nbytes for kept in self._groups.values()) > CACHED
+                ):
+                    self._groups.popitem(last=False)
+            self._groups.move_to_end(key)
+            return self._groups[key]
+
+
+def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str | None]]]:
+    """The labels, and the paths of the images, of each row group."""
+    try:
+        with _open_parquet(path) as file:
+            columns = _columns(file.schema_arrow)
+            if file.metadata.num_rows > MOST_ROWS:
+                raise ValueError(f"{file.metadata.num_rows:,} rows are more than {MOST_ROWS:,}")
+            for group in range(file.metadata.num_row_groups):
+                if file.metadata.row_group(group).total_byte_size > LARGEST_GROUP:
+                    raise ValueError(
+                        f"row group {group} is larger than {LARGEST_GROUP >> 30} GiB; write the "
+                        "file with smaller ones"
+                    )
+                table = file.read_row_group(group, columns=columns)
+                labels = table["label"].to_pylist()
+                images = table["image"].to_pylist() if len(columns) > 1 else [None] * len(labels)
+                yield labels, [image and image["path"] for image in images]
+    except Exception as error:  # pyarrow's own, and Python's, on damaged files
+        raise DataError(f"can't read {path}: {one_line(error)}") from None
+
+
+def _class_count(path: Path) -> int | None:
+    with _open_parquet(path) as file:
+        try:
+            metadata = json.loads(file.schema_arrow.metadata[b"huggingface"])
+            return len(metadata["info"]["features"]["label"]["names"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def _open_parquet(path: Path) -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError("parquet needs pyarrow: python -m pip install pyarrow") from None
+    if not path.is_file():
+        raise ValueError("not a regular file")
+    return parquet.ParquetFile(path, page_checksum_verification=True)
+
+
+def _columns(schema: Any) -> list[str]:
+    """The columns to label by, once those to read from are known to be there."""
+    import pyarrow as pa
+
+    fields = {field.name: field.type for field in schema}
+    if not ("label" in fields and pa.types.is_integer(fields["label"])):
+        raise ValueError("no column 'label' of integers (class indices)")
+    is_struct = "image" in fields and pa.types.is_struct(fields["image"])
+    parts = {part.name: part.type for part in fields["image"]} if is_struct else {}
+    if parts.get("bytes") not in (pa.binary(), pa.large_binary()):
+        raise ValueError("no column 'image' with a part 'bytes' (the images' content)")
+    has_paths = parts.get("path") in (pa.string(), pa.large_string())
+    return ["label", "image.path"] if has_paths else ["label"]
