@@ -194,8 +194,18 @@ def _check_outputs(args: argparse.Namespace) -> None:
                 )
     if args.predictions:
         check_suffix(args.predictions)
+    _check_inputs_survive(args)
     if args.json and args.predictions and args.json.resolve() == args.predictions.resolve():
         raise SnzooError(f"--json and --predictions both name {args.json}; name two files")
+
+
+def _check_inputs_survive(args: argparse.Namespace) -> None:
+    from snzoo.data.layouts import is_image
+
+    inputs = [given.resolve() for given in (args.weights, args.imagenet) if given]
+    for output in (args.json, args.predictions):
+        if output and (output.resolve() in inputs or is_image(output.name)):
+            raise SnzooError(f"{output} is not overwritten: it is an input; name another file")
 
 
 def _choose_entries(args: argparse.Namespace) -> list[Entry]:
@@ -261,7 +271,7 @@ def _journal(
     settings: dict[str, Any],
     processes: Processes,
 ) -> Journal:
-    """Where this run is recorded; emptied unless it resumes."""
+    """Where this run is recorded. What an earlier one recorded stays, for ``--resume``."""
     from snzoo.evaluate.records import Journal, digest_of, run_folder
     from snzoo.evaluate.results import versions
 
@@ -273,8 +283,6 @@ def _journal(
         **{key: value for key, value in settings.items() if key not in ("processes", "workers")},
     }
     journal = Journal(run_folder(identity), resume=args.resume)
-    if not args.resume and processes.local_rank == 0:
-        journal.remove()
     begun = any(processes.gather(journal.exists()))  # before any of them writes
     if args.resume and not begun and processes.rank == 0:
         print("snzoo: no record of such a run; it begins anew", file=sys.stderr)

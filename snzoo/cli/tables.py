@@ -80,7 +80,8 @@ def _note(models: list[dict[str, Any]]) -> list[str]:
         {m["published_on"] for m in models if m["published_on"] and not m["same_images"]}
     )
     return [
-        f"published on {where}, not on these: inside or outside the interval" for where in others
+        f"published on {where}; these are not known to be the same: inside or outside the interval"
+        for where in others
     ]
 
 

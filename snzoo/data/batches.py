@@ -71,7 +71,8 @@ def read_batches(
     """
     if numbers is None:
         numbers = range(count_batches(len(samples), batch_size))
-    ahead = 1 - (-workers // batch_size)  # enough for all workers
+    batch_size = min(batch_size, len(samples))
+    ahead = min(1 - (-workers // batch_size), len(numbers))  # enough for all workers
     compiled = resizer(len(samples), resize_on) == "numba"
     if compiled:
         loops.load()  # once, before the threads need them

@@ -235,7 +235,7 @@ def tar_tree(members: Iterable[Member], classes: Classes, *, where: str) -> dict
         DataError: an image is no regular file, or is there twice.
     """
     split = [([part for part in m.name.split("/") if part not in ("", ".")], m) for m in members]
-    split = [(parts, m) for parts, m in split if not any(map(is_hidden, parts))]
+    split = [(parts, m) for parts, m in split if parts and not any(map(is_hidden, parts))]
     index = class_indices(classes)
     while (
         len(first := {parts[0] for parts, _ in split}) == 1

@@ -17,9 +17,9 @@ SUFFIXES = (".csv", ".ndjson", ".parquet")
 
 def check_suffix(path: Path) -> None:
     """Raises SnzooError where no file can be written for ``path``'s name."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise SnzooError(f"{path}: name predictions {', '.join(SUFFIXES)}, by what to write")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
@@ -41,11 +41,11 @@ def save_predictions(path: Path, evaluation: Evaluation, names: Sequence[str]) -
     """
     rows = _rows(evaluation, names)
     with saving(path) as partial:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             _write_parquet(partial, rows)
         else:
             with open(partial, "w", encoding="utf-8", newline="") as file:
-                (_write_csv if path.suffix == ".csv" else _write_ndjson)(file, rows)
+                (_write_csv if path.suffix.lower() == ".csv" else _write_ndjson)(file, rows)
 
 
 def _rows(evaluation: Evaluation, names: Sequence[str]) -> Iterator[dict[str, Any]]:

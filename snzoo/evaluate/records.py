@@ -90,7 +90,7 @@ class Journal:
     def restore(self, records: Records) -> None:
         """Add what earlier processes recorded, if the run is to be resumed."""
         for path in sorted(self.folder.glob("*.ndjson")) if self.resume else ():
-            with open(path, encoding="utf-8", errors="replace") as lines:
+            with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     with suppress(ValueError, IndexError, TypeError, KeyError):
                         _restore_line(json.loads(line), records)
@@ -110,7 +110,7 @@ class Journal:
             self.error = f"{self.folder}: {error.strerror}"
 
     def remove(self) -> None:
-        """The run has ended, or begins anew."""
+        """The run has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -41,7 +41,7 @@ def dot_plot(rows: Sequence[Row], *, label: str) -> str:
         if row.published is not None:
             x = _place(row.published, axis)
             marks += f'<svg class="at" x="{x}" y="50%">{PUBLISHED}</svg>'
-        names = f"<span>{text(row.name)}</span><span>{row.word} {row.percent:.2f}{NBSP}%</span>"
+        names = f"<span>{text(row.name)}</span><span>{row.percent:.2f}{NBSP}% {row.word}</span>"
         parts.append(f'<div class="row">{names}<svg class="line">{grid}{marks}</svg></div>')
     plot = f'<div class="plot" role="img" aria-label="{text(label)}">'
     return f"{plot}{''.join(parts)}{_labels(axis)}</div>"

@@ -146,6 +146,8 @@ class Model:
         counts = (0, self.top1.correct, self.top5.correct, self.images)
         _check(list(counts) == sorted(counts), "0 <= top1.correct <= top5.correct <= images")
         _check(self.images >= 1, "images >= 1")
+        for a in (self.top1, self.top5):
+            _check(abs(a.percent - 100 * a.correct / self.images) < 0.01, "percent as counted")
         _check(0 <= self.calibration_error <= 1, "0 <= calibration_error <= 1")
         _check(len(self.confused) <= MOST_PAIRS, f"at most {MOST_PAIRS} confused pairs")
 

@@ -160,6 +160,21 @@ def test_an_error_in_one_of_two_processes_ends_both(tmp_path, threads):
     assert process.returncode != 0 and output == "" and "zzz.jpg: not an image" in errors
 
 
+def test_forgetting_to_resume_loses_no_record(tmp_path, home, whole):
+    output = tmp_path / "results.json"
+    command = [*CLOTHING, "--batch-size", 4, "--json", output]
+    for least in (8, 9):  # of both together
+        process = start(*command)
+        while recorded_lines(home) < least:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    assert recorded_lines(home) >= 9
+    finish(start(*command, "--resume"))
+    assert results(output)["models"] == whole["models"]
+
+
 def test_only_the_same_images_are_resumed_and_repaired_ones_are_read(tmp_path, home, whole):
     for name in ("one", "two"):
         shutil.copytree(PHOTOS, tmp_path / name)
@@ -333,6 +348,9 @@ def test_validation_photos_in_a_tar_are_held_to_both_kinds_of_labels(tmp_path, c
         (["--weights", "a.pth", "--model", "a", "b"], ["a.pth", "one model"]),
         (["--decode", "fast", "--check"], ["--decode fast", "--check"]),
         (["--json", "x.csv", "--predictions", "./x.csv"], ["both name x.csv"]),
+        (["--weights", "x.pth", "--imagenet", ".", "--json", "x.pth"], ["x.pth", "an input"]),
+        ([*CLOTHING[:2], "--imagenet", "l.txt", "--json", "l.txt"], ["l.txt", "an input"]),
+        ([*CLOTHING, "--json", "photo.jpg"], ["photo.jpg", "an input"]),
     ],
 )
 def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):

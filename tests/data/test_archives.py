@@ -68,6 +68,12 @@ def test_a_tar_with_the_folder_it_was_made_of_is_labelled_alike(touch):
     assert labels(find_samples(path / "x.tar")) == labels(find_samples(path / "tree"))
 
 
+def test_a_tar_of_the_folder_itself_is_labelled_alike(touch):
+    path = touch("photos/n01440764/a.JPEG", "photos/n01443537/b.JPEG")
+    subprocess.run(["tar", "cf", path / "x.tar", "-C", path / "photos", "."], check=True)
+    assert labels(find_samples(path / "x.tar")) == labels(find_samples(path / "photos"))
+
+
 def test_a_single_class_folder_in_a_tar_is_one(touch):
     path = pack(touch("n01443537/a.JPEG") / "x.tar", touch())
     assert labels(find_samples(path)) == {"n01443537/a.JPEG": 1}

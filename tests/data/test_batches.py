@@ -32,7 +32,9 @@ def expected(samples, index):
 
 
 @pytest.mark.parametrize("resize_on", [None, *DEVICES], ids=str)
-@pytest.mark.parametrize("batch_size, workers", [(1, 1), (1, 5), (3, 2), (5, 3), (64, 2)])
+@pytest.mark.parametrize(
+    "batch_size, workers", [(1, 1), (1, 5), (3, 2), (5, 3), (64, 2), (10**18, 10**9)]
+)
 def test_batches_hold_the_pixels_in_order(samples, batch_size, workers, resize_on):
     seen = []
     for batch in read_batches(
