@@ -47,6 +47,7 @@ def run(script, *arguments, path=""):
     )
 
 
+@pytest.mark.slow
 def test_the_input_pipelines_are_measured_and_an_absent_peer_is_named(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "timm.py").write_text("raise ModuleNotFoundError('there is no timm')")

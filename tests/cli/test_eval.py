@@ -135,6 +135,7 @@ def test_records_of_runs_that_never_ended_are_listed_and_pruned(home, capsys):
     assert not (home / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_two_processes_began_one_ends(tmp_path, home, whole, threads):
     output = tmp_path / "results.json"
     command = [*CLOTHING, "--batch-size", 4, "--json", output]
@@ -151,6 +152,7 @@ def test_what_two_processes_began_one_ends(tmp_path, home, whole, threads):
     assert errors == "" and document["run"]["resumed"] and document["models"] == whole["models"]
 
 
+@pytest.mark.slow
 def test_an_error_in_one_of_two_processes_ends_both(tmp_path, threads):
     shutil.copytree(PHOTOS, tmp_path / "photos")
     (tmp_path / "photos" / "t-shirt" / "zzz.jpg").write_text("no image")  # of the second
@@ -160,6 +162,7 @@ def test_an_error_in_one_of_two_processes_ends_both(tmp_path, threads):
     assert process.returncode != 0 and output == "" and "zzz.jpg: not an image" in errors
 
 
+@pytest.mark.slow
 def test_forgetting_to_resume_loses_no_record(tmp_path, home, whole):
     output = tmp_path / "results.json"
     command = [*CLOTHING, "--batch-size", 4, "--json", output]
@@ -175,6 +178,7 @@ def test_forgetting_to_resume_loses_no_record(tmp_path, home, whole):
     assert results(output)["models"] == whole["models"]
 
 
+@pytest.mark.slow
 def test_only_the_same_images_are_resumed_and_repaired_ones_are_read(tmp_path, home, whole):
     for name in ("one", "two"):
         shutil.copytree(PHOTOS, tmp_path / name)
