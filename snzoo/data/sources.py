@@ -42,7 +42,7 @@ class Source(Protocol):
         """
 
     def locate(self, index: int) -> str:
-        """Where the image lies, to be shown: ``/root/n01/x.JPEG``, ``val.tar: n01/x.JPEG``."""
+        """Where the image lies, to be shown: ``val/n01/x.JPEG``, ``val.tar: n01/x.JPEG``."""
 
     def stamp(self) -> str:
         """Something else once a file was changed."""
