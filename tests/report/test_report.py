@@ -282,6 +282,11 @@ def replaced(document, place, value):
         document[last] = value
 
 
+REAL = {"correct": 8, "images": 8, "percent": 100.0, "interval95": [60.0, 100.0]}
+PAIR = {"label": 0, "label_name": "a", "predicted": 1, "predicted_name": "b", "count": 1}
+PAIR |= {"examples": []}
+
+
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
@@ -310,6 +315,11 @@ def replaced(document, place, value):
         (["models", 1, "per_class", 3, "name"], ["x" * 10_000], "per_class[3].name"),
         (["models", 1, "confused", 0, "examples"], ["a"] * 4, "at most 3 examples"),
         (["models", 1, "real"], {"correct": 1}, "results.models[1].real.percent is missing"),
+        (["models", 1, "real"], REAL | {"correct": 9}, "0 <= correct <= images"),
+        (["models", 1, "top1", "percent"], 77.4, "percent as counted"),
+        (["models", 1, "per_class", 3, "top5"], 0, "0 <= top1 <= top5 <= images"),
+        (["models", 1, "confused", 0, "count"], 0, "count >= 1"),
+        (["models", 1, "confused"], [PAIR] * 21, "at most 20 confused pairs"),
     ],
 )
 def test_a_document_that_is_not_one_is_refused_by_field(
