@@ -205,7 +205,9 @@ def _check_inputs_survive(args: argparse.Namespace) -> None:
     inputs = [given.resolve() for given in (args.weights, args.imagenet) if given]
     for output in (args.json, args.predictions):
         if output and (output.resolve() in inputs or is_image(output.name)):
-            raise SnzooError(f"{output} is not overwritten: it is an input; name another file")
+            raise SnzooError(
+                f"{output} is not overwritten: it is an input, or named like one; name another file"
+            )
 
 
 def _choose_entries(args: argparse.Namespace) -> list[Entry]:
