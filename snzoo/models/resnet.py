@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snzoo.nn import norm_relu
+
 StrideOn = Literal["3x3", "1x1", "last_unit"]
 
 
@@ -36,7 +38,8 @@ class _Named(nn.Module):
         self.add_module(f"{self.prefix}{which}", layer)
 
     def norm(self, which: int | str) -> nn.Module:
-        return self.get_submodule(f"{self.prefix}{which}")
+        layer: nn.Module = getattr(self, f"{self.prefix}{which}")
+        return layer
 
 
 class _Block(_Named, ABC):
@@ -80,7 +83,8 @@ class _Block(_Named, ABC):
         """The shortcut where the number of channels changes."""
 
     def conv(self, i: int) -> nn.Module:
-        return self.get_submodule(f"conv{i}")
+        conv: nn.Module = getattr(self, f"conv{i}")
+        return conv
 
 
 class BlockV1(_Block):
@@ -113,10 +117,11 @@ class BlockV1(_Block):
         shortcut = x if self.downsample is None else self.downsample(x)
         last = self.convs
         for i in range(1, last):
-            x = F.relu(self.norm(i)(self.conv(i)(x)))
+            x = norm_relu(self.norm(i), self.conv(i)(x))
         x = self.conv(last)(x)
-        x = self.norm(last)(x + shortcut) if self.norm_after_add else self.norm(last)(x) + shortcut
-        return F.relu(x)
+        if self.norm_after_add:
+            return norm_relu(self.norm(last), x + shortcut)
+        return norm_relu(self.norm(last), x, shortcut)
 
 
 class BlockV2(_Block):
@@ -132,7 +137,7 @@ class BlockV2(_Block):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         for i in range(1, self.convs + 1):
-            x = F.relu(self.norm(i)(x))
+            x = norm_relu(self.norm(i), x)
             if i == 1 and self.downsample is not None:
                 shortcut = self.downsample(x)
             x = self.conv(i)(x)
@@ -191,10 +196,10 @@ class _ResNet(_Named):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) → (N, C, ⌈H/32⌉, ⌈W/32⌉), C the input width of ``fc``."""
-        x = F.relu(self.norm(1)(self.conv1(x)))
+        x = norm_relu(self.norm(1), self.conv1(x))
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
+            x = getattr(self, f"layer{stage}")(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,7 +221,7 @@ class ResNetV2(_ResNet):
         self.add_norm("_out", norm.make(channels))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm("_out")(super().forward_features(x)))
+        return norm_relu(self.norm("_out"), super().forward_features(x))
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -6,27 +6,24 @@ With k ranging over instance, layer and batch norm::
     var  = sum_k softmax(var_weight)[k]  * var_k
     y    = (x - mean) / sqrt(var + eps) * weight + bias
 
-The two softmaxes are over scalars that all channels and positions share. LN and
-BN statistics follow from the IN statistics, so ``x`` is reduced once.
+The two softmaxes are over scalars that all channels and positions share.
 """
-
-from abc import ABC, abstractmethod
-from math import prod
 
 import torch
 from torch import Tensor, nn
 
-Statistics = list[tuple[Tensor, Tensor]]
+from snzoo.nn import function
+from snzoo.nn.reference import Parameters, Recipe
 
 
-class _SwitchNorm(nn.Module, ABC):
+class SwitchNorm(nn.Module):
     """What the three ranks share: parameters, buffers, mixing and the affine map."""
 
     input_ranks: tuple[int, ...]
     input_format: str
     parameter_rank: int
     buffer_rank: int
-    local_statistics: int  # how many kinds of statistics do not look across the batch
+    instance: bool  # IN is one of the kinds
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -52,7 +49,7 @@ class _SwitchNorm(nn.Module, ABC):
         shape = (1, num_features) + (1,) * (self.parameter_rank - 2)
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(shape))
-        kinds = self.local_statistics + using_bn
+        kinds = 1 + self.instance + using_bn
         self.mean_weight = nn.Parameter(torch.empty(kinds))
         self.var_weight = nn.Parameter(torch.empty(kinds))
         running_shape = (1, num_features) + (1,) * (self.buffer_rank - 2)
@@ -77,17 +74,28 @@ class _SwitchNorm(nn.Module, ABC):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.normalise(x)
+
+    def normalise(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
         self._check_input(x)
         if x.numel() == 0:  # no statistics, and none that may reach the running ones
-            return x * self._per_channel(self.weight, x) + self._per_channel(self.bias, x)
-        # Half precision overflows and cancels in squared sums: reduce in float32 at least.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        means, variances = zip(*self._statistics(wide), strict=True)
-        mean = _mix(self.mean_weight, means)
-        var = _mix(self.var_weight, variances)
-        scale = self._per_channel(self.weight, wide) * torch.rsqrt(var + self.eps)
-        y = torch.addcmul(self._per_channel(self.bias, wide), wide - mean, scale)
-        return y.to(x.dtype)
+            parameters = self._parameters_and_recipe()[0].flat(x.dtype)
+            shape = 1, -1, *(1,) * (x.ndim - 2)
+            return x * parameters.weight.view(shape) + parameters.bias.view(shape)
+        y, batch = function.normalise(x, *self._parameters_and_recipe(), shortcut, relu)
+        if batch is not None:
+            self._update_running_statistics(*batch)
+        return y
+
+    def _parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
+        batch = self.using_bn and self.training
+        running = (None, None) if batch else (self.running_mean, self.running_var)
+        parameters = Parameters(self.weight, self.bias, self.mean_weight, self.var_weight, *running)
+        return parameters, Recipe(self.instance, batch, self.eps)
+
+    def fuses(self, x: Tensor) -> bool:
+        """Whether ``normalise`` takes a shortcut and a ReLU for ``x``."""
+        return x.numel() > 0 and function.infers(x, *self._parameters_and_recipe())
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim not in self.input_ranks or x.shape[1] != self.num_features:
@@ -97,17 +105,6 @@ class _SwitchNorm(nn.Module, ABC):
             )
         if not x.is_floating_point():
             raise ValueError(f"{type(self).__name__} expects floating-point input, got {x.dtype}")
-
-    @abstractmethod
-    def _statistics(self, x: Tensor) -> Statistics:
-        """(mean, variance) of each kind, in the order of the gates, broadcastable to ``x``."""
-
-    def _per_channel(self, values: Tensor, x: Tensor) -> Tensor:
-        return values.to(x.dtype).reshape(1, -1, *(1,) * (x.ndim - 2))
-
-    def _running_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.running_mean is not None and self.running_var is not None
-        return self._per_channel(self.running_mean, x), self._per_channel(self.running_var, x)
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
@@ -122,26 +119,14 @@ class _SwitchNorm(nn.Module, ABC):
             self.running_var.add_(mean**2 + var)
 
 
-class _SpatialSwitchNorm(_SwitchNorm):
+class _SpatialSwitchNorm(SwitchNorm):
     """SN over (N, C, *positions), gates in the order [IN, LN, BN] or [IN, LN]."""
 
-    local_statistics = 2
+    instance = True
     buffer_rank = 3
 
-    def _statistics(self, x: Tensor) -> Statistics:
-        positions = tuple(range(2, x.ndim))
-        var_in, mean_in = _var_mean(x, positions)
-        statistics = [(mean_in, var_in), _pool(mean_in, var_in, dim=1)]
-        if self.using_bn and self.training:
-            mean_bn, var_bn = _pool(mean_in, var_in, dim=0)
-            self._update_running_statistics(mean_bn, var_bn)
-            statistics.append((mean_bn, var_bn))
-        elif self.using_bn:
-            statistics.append(self._running_statistics(x))
-        return statistics
 
-
-class SwitchNorm1d(_SwitchNorm):
+class SwitchNorm1d(SwitchNorm):
     """Switchable Normalization of (N, C) or (N, C, L), gates in the order [LN, BN] or [LN].
 
     LN is over C and L for each sample, BN over N and L for each channel, both with
@@ -168,7 +153,7 @@ class SwitchNorm1d(_SwitchNorm):
     input_ranks = (2, 3)
     input_format = "(N, C) or (N, C, L)"
     parameter_rank = buffer_rank = 2
-    local_statistics = 1
+    instance = False
 
     def __init__(
         self,
@@ -180,18 +165,6 @@ class SwitchNorm1d(_SwitchNorm):
         last_gamma: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, using_moving_average, using_bn, last_gamma)
-
-    def _statistics(self, x: Tensor) -> Statistics:
-        positions = tuple(range(2, x.ndim))
-        var_ln, mean_ln = _var_mean(x, (1, *positions))
-        statistics = [(mean_ln, var_ln)]
-        if self.using_bn and self.training:
-            var_bn, mean_bn = _var_mean(x, (0, *positions))
-            self._update_running_statistics(mean_bn, var_bn)
-            statistics.append((mean_bn, var_bn))
-        elif self.using_bn:
-            statistics.append(self._running_statistics(x))
-        return statistics
 
 
 class SwitchNorm2d(_SpatialSwitchNorm):
@@ -245,27 +218,3 @@ class SwitchNorm3d(_SpatialSwitchNorm):
         last_gamma: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, using_moving_average, using_bn, last_gamma)
-
-
-def _var_mean(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Unbiased variance and mean; a single value has variance 0 rather than 0 / 0."""
-    count = prod([x.shape[dim] for dim in dims])
-    return torch.var_mean(x, dims, correction=1 if count > 1 else 0, keepdim=True)
-
-
-def _pool(mean_in: Tensor, var_in: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """LN (dim 1) or BN (dim 0) statistics from those of IN.
-
-    The law of total variance, ``E[var] + Var[mean]``, equals the published
-    ``E[var + mean²] − E[mean]²`` but cannot cancel to a negative number.
-    """
-    spread, mean = torch.var_mean(mean_in, dim, correction=0, keepdim=True)
-    return mean, var_in.mean(dim, keepdim=True) + spread
-
-
-def _mix(gate: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
-    shares = gate.to(statistics[0].dtype).softmax(0)
-    mixed = shares[0] * statistics[0]
-    for share, statistic in zip(shares[1:], statistics[1:], strict=True):
-        mixed = mixed + share * statistic
-    return mixed

@@ -1,0 +1,54 @@
+"""What follows a norm in a residual network: the addition of the shortcut, and the ReLU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from snzoo.nn.switchnorm import SwitchNorm
+
+# Norms whose output is new memory, which their gradient does not need.
+_KNOWN = (SwitchNorm.forward, _BatchNorm.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
+
+
+def norm_relu(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """``relu(norm(x))``, or ``relu(norm(x) + shortcut)``, for any ``norm``.
+
+    Where ``norm`` is a SwitchNorm in evaluation mode and nothing needs a gradient, it is one
+    pass over memory on a GPU. Else the addition and the ReLU write over what the norm
+    returned, unless it has hooks, which may have kept it, or is of an unknown kind.
+    """
+    if type(norm).forward not in _KNOWN or "forward" in vars(norm) or _has_hooks(norm):
+        y = norm(x)
+        return F.relu(y if shortcut is None else y + shortcut)
+    if isinstance(norm, SwitchNorm) and _joins(x, shortcut) and norm.fuses(x):
+        return norm.normalise(x, shortcut, relu=True)
+    y = norm(x)
+    if shortcut is not None:
+        y = y.add_(shortcut) if _alike(y, shortcut) else y + shortcut
+    return F.relu_(y)
+
+
+def _joins(x: Tensor, shortcut: Tensor | None) -> bool:
+    """Whether ``shortcut`` can be added in a pass over ``x`` that keeps no gradient."""
+    if shortcut is None:
+        return True
+    return _alike(x, shortcut) and not (torch.is_grad_enabled() and shortcut.requires_grad)
+
+
+def _alike(y: Tensor, shortcut: Tensor) -> bool:
+    return (y.shape, y.dtype, y.device) == (shortcut.shape, shortcut.dtype, shortcut.device)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
