@@ -191,7 +191,8 @@ class _ResNet(_Named):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # On "meta" there is nothing to fill, and trying would import torch's compiler.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x: Tensor) -> Tensor:

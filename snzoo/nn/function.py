@@ -1,5 +1,8 @@
 """The operator at speed: which passes serve an input, and the gradient in closed form."""
 
+import os
+from collections.abc import Iterable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -13,36 +16,45 @@ from snzoo.nn.reference import Parameters, Recipe, mix, mix_backward, switch_nor
 Batch = tuple[Tensor, Tensor] | None
 
 
-def normalise(
-    x: Tensor,
-    parameters: Parameters,
-    recipe: Recipe,
-    shortcut: Tensor | None = None,
-    relu: bool = False,
-) -> tuple[Tensor, Batch]:
-    """``x`` (N, C, *positions) normalised, and its batch statistics (C,) if they were mixed in.
-
-    ``shortcut`` (of x's shape and dtype) and ``relu`` only where :func:`infers` is true.
-    """
+def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Batch]:
+    """``x`` (N, C, *positions) normalised, and its batch statistics (C,) if they were mixed in."""
     passes = _passes(x)
     if passes is None:
         y, mixture = switch_norm(x, parameters, recipe)
         return y, mixture.batch
-    if not recipe.batch and not _needs_gradient(x, parameters):
-        return _infer(passes, x, parameters, recipe, shortcut, relu), None
-    y, *batch = _SwitchNormFunction.apply(x, recipe, *parameters)
-    return y, (batch[0], batch[1]) if batch else None
+    if recipe.batch or _needs_gradient(x, parameters):
+        y, *batch = _SwitchNormFunction.apply(x, recipe, *parameters)
+        return y, (batch[0], batch[1]) if batch else None
+    wide = _dense(passes, x)
+    y = passes.infer(wide, parameters.flat(_accumulated(wide.dtype)), recipe)
+    return y if y.dtype == x.dtype else y.to(x.dtype), None
 
 
-def infers(x: Tensor, parameters: Parameters, recipe: Recipe) -> bool:
-    """Whether :func:`normalise` takes the path that fuses what follows the layer."""
-    return not recipe.batch and not _needs_gradient(x, parameters) and _passes(x) is not None
+def normalise_add_relu(
+    x: Tensor, parameters: Parameters, recipe: Recipe, shortcut: Tensor | None
+) -> Tensor | None:
+    """ReLU of ``x`` normalised [+ ``shortcut``], for what :func:`fuses`; None in training."""
+    passes = _passes(x)
+    if passes is None or recipe.batch or _needs_gradient(x, (*parameters, shortcut)):
+        return None
+    parameters = parameters.flat(_accumulated(x.dtype))
+    y: Tensor = passes.infer(_dense(passes, x), parameters, recipe, shortcut, relu=True)
+    return y
 
 
-def _needs_gradient(x: Tensor, parameters: Parameters) -> bool:
+def fuses(x: Tensor) -> bool:
+    """Whether the passes for ``x`` can take in what follows the layer."""
+    return _passes(x) not in (None, cpu)
+
+
+def _needs_gradient(x: Tensor, others: Iterable[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
+        tensor is not None and tensor.requires_grad for tensor in (x, *others)
     )
+
+
+def _accumulated(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _passes(x: Tensor) -> ModuleType | None:
@@ -55,40 +67,38 @@ def _passes(x: Tensor) -> ModuleType | None:
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
     )
-    return cpu if x.device.type == "cpu" and not looked_at else None
+    if looked_at:
+        return None
+    if x.is_cuda:
+        return _gpu()
+    if x.is_cpu:
+        # Triton's interpreter runs the kernels on the CPU, for tests.
+        return _gpu() if os.environ.get("TRITON_INTERPRET") == "1" else cpu
+    return None
 
 
-def _flatten(passes: ModuleType, x: Tensor) -> Tensor:
-    """(N, C, P), contiguous or channels last; on the CPU in float32 at least."""
-    flat = x.unsqueeze(2) if x.ndim == 2 else x.flatten(2)
-    if passes is cpu:
-        flat = flat.to(torch.promote_types(x.dtype, torch.float32))
-    return flat if flat.transpose(1, 2).is_contiguous() else flat.contiguous()
+@cache
+def _gpu() -> ModuleType | None:
+    try:
+        from snzoo.nn import gpu
+    except ImportError:  # no Triton
+        return None
+    return gpu
 
 
-def _like(flat: Tensor, other: Tensor) -> Tensor:
-    """``other`` in the layout of ``flat``."""
-    if other.is_contiguous() == flat.is_contiguous():
+def _dense(passes: ModuleType, x: Tensor) -> Tensor:
+    """``x`` contiguous or channels last; on the CPU in float32 at least."""
+    if passes is cpu and x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    dense = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
+    return x if dense else x.contiguous()
+
+
+def _like(x: Tensor, other: Tensor) -> Tensor:
+    """``other`` in the layout of ``x``."""
+    if other.stride() == x.stride():
         return other
-    return torch.empty_like(flat, dtype=other.dtype).copy_(other)
-
-
-def _infer(
-    passes: ModuleType,
-    x: Tensor,
-    parameters: Parameters,
-    recipe: Recipe,
-    shortcut: Tensor | None,
-    relu: bool,
-) -> Tensor:
-    flat = _flatten(passes, x)
-    parameters = parameters.flat(torch.promote_types(flat.dtype, torch.float32))
-    if shortcut is not None:
-        shortcut = _flatten(passes, shortcut)
-    mean, var = passes.moments(flat)
-    mean, scale = passes.coefficients(mean, var, parameters, recipe, flat.shape[2])
-    y: Tensor = passes.affine(flat, mean, scale, parameters.bias, shortcut, relu)
-    return y.view(x.shape).to(x.dtype)
+    return torch.empty_like(x, dtype=other.dtype).copy_(other)
 
 
 class _SwitchNormFunction(torch.autograd.Function):
@@ -107,19 +117,18 @@ class _SwitchNormFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, recipe: Recipe, *tensors: Any) -> Any:
         passes = _passes(x)
         assert passes is not None
-        flat = _flatten(passes, x)
-        parameters = Parameters(*tensors).flat(torch.promote_types(flat.dtype, torch.float32))
-        mean, var = passes.moments(flat)
-        var = var * recipe.variance_factor(flat.shape[2])
-        mixture = mix(mean, var, parameters, recipe, flat.shape[2])
-        rstd = torch.rsqrt(mixture.var + recipe.eps)
-        y = passes.affine(flat, mixture.mean, parameters.weight * rstd, parameters.bias)
         ctx.save_for_backward(x, *tensors)
+        dtype, x = x.dtype, _dense(passes, x)
+        parameters = Parameters(*tensors).flat(_accumulated(x.dtype))
+        mean, var = passes.moments(x)
+        positions = x.shape[2:].numel()
+        mixture = mix(mean, var * recipe.variance_factor(positions), parameters, recipe, positions)
+        rstd = torch.rsqrt(mixture.var + recipe.eps)
+        y = passes.affine(x, mixture.mean, parameters.weight * rstd, parameters.bias)
         ctx.passes, ctx.recipe, ctx.statistics = passes, recipe, (mean, rstd, mixture)
         batch = mixture.batch or ()
         ctx.mark_non_differentiable(*batch)
-        # No view as far as autograd knows: the ReLU may write over it.
-        return torch.ops.aten._unsafe_view(y, x.shape).to(x.dtype), *batch
+        return y.to(dtype), *batch
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
@@ -127,20 +136,20 @@ class _SwitchNormFunction(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph: to be differentiated once more
             return _differentiable_gradient(ctx, grad, x, tensors)
         mean, rstd, mixture = ctx.statistics
-        flat = _flatten(ctx.passes, x)
-        grad = _like(flat, _flatten(ctx.passes, grad))
+        dtype, x = x.dtype, _dense(ctx.passes, x)
+        grad = _like(x, _dense(ctx.passes, grad))
         parameters = Parameters(*tensors).flat(rstd.dtype)
         scale = parameters.weight * rstd
-        total, centred = ctx.passes.gradient_sums(grad, flat, mixture.mean)
+        total, centred = ctx.passes.gradient_sums(grad, x, mixture.mean)
         to_mean, to_var, *gates = mix_backward(
             -scale * total, -0.5 * scale * rstd**2 * centred, mixture, mean, parameters
         )
-        positions = flat.shape[2]
+        positions = x.shape[2:].numel()
         to_x = None
         if ctx.needs_input_grad[0]:
             b = to_var * (2 * ctx.recipe.variance_factor(positions) / positions)
-            to_x = ctx.passes.input_gradient(grad, flat, mean, scale, b, to_mean / positions)
-            to_x = to_x.view(x.shape).to(x.dtype)
+            to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
+            to_x = to_x.to(dtype)
         flat_grads = (rstd * centred).sum(0), total.sum(0), *gates
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors, strict=False))
         return to_x, None, *grads, None, None

@@ -1,6 +1,5 @@
 """What follows a norm in a residual network: the addition of the shortcut, and the ReLU."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -22,19 +21,14 @@ def norm_relu(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Ten
     if type(norm).forward not in _KNOWN or "forward" in vars(norm) or _has_hooks(norm):
         y = norm(x)
         return F.relu(y if shortcut is None else y + shortcut)
-    if isinstance(norm, SwitchNorm) and _joins(x, shortcut) and norm.fuses(x):
-        return norm.normalise(x, shortcut, relu=True)
+    if isinstance(norm, SwitchNorm) and (shortcut is None or _alike(x, shortcut)):
+        fused = norm.forward_add_relu(x, shortcut)
+        if fused is not None:
+            return fused
     y = norm(x)
     if shortcut is not None:
         y = y.add_(shortcut) if _alike(y, shortcut) else y + shortcut
     return F.relu_(y)
-
-
-def _joins(x: Tensor, shortcut: Tensor | None) -> bool:
-    """Whether ``shortcut`` can be added in a pass over ``x`` that keeps no gradient."""
-    if shortcut is None:
-        return True
-    return _alike(x, shortcut) and not (torch.is_grad_enabled() and shortcut.requires_grad)
 
 
 def _alike(y: Tensor, shortcut: Tensor) -> bool:

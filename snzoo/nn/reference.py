@@ -8,7 +8,6 @@ LN and BN statistics follow from those of IN, so an activation is reduced once. 
 are (N, C) here, (N, 1) of LN and (1, C) of BN.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,15 +26,23 @@ class Parameters(NamedTuple):
 
     def flat(self, dtype: torch.dtype) -> "Parameters":
         """(C,) and (kinds,), in ``dtype``."""
-        running = (self.running_mean, self.running_var)
+        weight, bias, mean_weight, var_weight, running_mean, running_var = self
         return Parameters(
-            *(v.reshape(-1).to(dtype) for v in self[:4]),
-            *(None if v is None else v.reshape(-1).to(dtype) for v in running),
+            _flat(weight, dtype),
+            _flat(bias, dtype),
+            _flat(mean_weight, dtype),
+            _flat(var_weight, dtype),
+            None if running_mean is None else _flat(running_mean, dtype),
+            None if running_var is None else _flat(running_var, dtype),
         )
 
 
-@dataclass(frozen=True)
-class Recipe:
+def _flat(values: Tensor, dtype: torch.dtype) -> Tensor:
+    values = values if values.ndim == 1 else values.reshape(-1)
+    return values if values.dtype == dtype else values.to(dtype)
+
+
+class Recipe(NamedTuple):
     """Which statistics are mixed.
 
     ``instance``: those of IN too (2d, 3d), whose variances are unbiased; otherwise (1d)

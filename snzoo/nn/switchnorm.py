@@ -12,7 +12,7 @@ The two softmaxes are over scalars that all channels and positions share.
 import torch
 from torch import Tensor, nn
 
-from snzoo.nn import function
+from snzoo.nn.function import fuses, normalise, normalise_add_relu
 from snzoo.nn.reference import Parameters, Recipe
 
 
@@ -74,28 +74,31 @@ class SwitchNorm(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalise(x)
-
-    def normalise(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
         self._check_input(x)
         if x.numel() == 0:  # no statistics, and none that may reach the running ones
-            parameters = self._parameters_and_recipe()[0].flat(x.dtype)
+            parameters = self.parameters_and_recipe()[0].flat(x.dtype)
             shape = 1, -1, *(1,) * (x.ndim - 2)
             return x * parameters.weight.view(shape) + parameters.bias.view(shape)
-        y, batch = function.normalise(x, *self._parameters_and_recipe(), shortcut, relu)
+        y, batch = normalise(x, *self.parameters_and_recipe())
         if batch is not None:
             self._update_running_statistics(*batch)
         return y
 
-    def _parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
+    def forward_add_relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | None:
+        """ReLU of the output [+ ``shortcut``], where a single pass gives it; None elsewhere.
+
+        ``shortcut`` has the shape, dtype and device of ``x``.
+        """
+        if not fuses(x) or x.numel() == 0:
+            return None
+        self._check_input(x)
+        return normalise_add_relu(x, *self.parameters_and_recipe(), shortcut)
+
+    def parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
         batch = self.using_bn and self.training
         running = (None, None) if batch else (self.running_mean, self.running_var)
         parameters = Parameters(self.weight, self.bias, self.mean_weight, self.var_weight, *running)
         return parameters, Recipe(self.instance, batch, self.eps)
-
-    def fuses(self, x: Tensor) -> bool:
-        """Whether ``normalise`` takes a shortcut and a ReLU for ``x``."""
-        return x.numel() > 0 and function.infers(x, *self._parameters_and_recipe())
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim not in self.input_ranks or x.shape[1] != self.num_features:

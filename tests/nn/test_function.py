@@ -1,0 +1,242 @@
+"""The fast paths against the plain formula: values, gradients, and what autograd keeps."""
+
+import copy
+
+import pytest
+import torch
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn.function import switch_norm
+
+LAYERS = {2: SwitchNorm1d, 3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
+SHAPES = [(1, 1), (3, 5), (3, 5, 1), (2, 3, 7), (1, 1, 1, 1), (2, 1, 3, 5), (1, 6, 3, 3)]
+SHAPES += [(3, 5, 1, 1), (5, 33, 7, 3), (2, 4, 3, 2, 5), (1, 3, 1, 1, 2)]
+STRIDES = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
+    "a slice": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "transposed": lambda x: x.transpose(-1, 0).contiguous().transpose(-1, 0),
+}
+
+
+def make(shape, *, training=True, using_bn=True, dtype=torch.float64):
+    layer = LAYERS[len(shape)](shape[1], using_bn=using_bn).to(dtype).train(training)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    if using_bn:
+        torch.nn.init.normal_(layer.running_mean)
+        torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+    return layer
+
+
+def plain(layer, x):
+    """The reference, differentiated by autograd."""
+    return switch_norm(x, *layer.parameters_and_recipe())[0]
+
+
+def relative(actual, expected):
+    return (actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training, using_bn", [(True, True), (False, True), (True, False)])
+def test_values_and_gradients_are_those_of_the_plain_formula(shape, strides, training, using_bn):
+    layer = make(shape, training=training, using_bn=using_bn)
+    x = STRIDES[strides](torch.randn(shape, dtype=torch.float64) * 2 + 1).requires_grad_()
+    wanted = [x, *layer.parameters()]
+    weights = torch.randn(shape, dtype=torch.float64)
+    expected = plain(layer, x)
+    y = layer(x)
+    assert relative(y, expected) < 1e-10
+    gradients = torch.autograd.grad(expected, wanted, weights)
+    scale = max(gradient.abs().max() for gradient in gradients)
+    for actual, right in zip(torch.autograd.grad(y, wanted, weights), gradients, strict=True):
+        assert actual.shape == right.shape
+        assert (actual - right).abs().max() <= 1e-10 * scale
+    with torch.inference_mode():
+        assert relative(layer.eval()(x), plain(layer, x)) < 1e-10
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("strides", ["contiguous", "channels last"])
+@pytest.mark.parametrize("training", [True, False])
+def test_float32_is_near_float64(strides, training, dtype, error):
+    layer = make((4, 37, 29, 31), training=training, dtype=torch.float32)
+    x = STRIDES[strides](torch.randn(4, 37, 29, 31) * 2 + 1).to(dtype)
+    y = layer(x)
+    assert y.dtype == dtype
+    assert relative(y.double(), plain(copy.deepcopy(layer).double(), x.double())) < error
+
+
+def published(layer, x):
+    """The formula as published: statistics of LN and BN from ``E[x²] − E[x]²``."""
+    mean_in, var_in = x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True)
+    square = var_in + mean_in**2
+    mean, var = 0, 0
+    shares = zip(layer.mean_weight.softmax(0), layer.var_weight.softmax(0), strict=True)
+    for (mean_share, var_share), dims in zip(shares, ((), 1, 0), strict=True):
+        mean_k = mean_in.mean(dims, keepdim=True) if dims != () else mean_in
+        square_k = square.mean(dims, keepdim=True) if dims != () else square
+        mean = mean + mean_share * mean_k
+        var = var + var_share * (square_k - mean_k**2)
+    return (x - mean) / (var + layer.eps).sqrt() * layer.weight + layer.bias
+
+
+@pytest.mark.parametrize("strides", ["contiguous", "channels last"])
+def test_a_mean_far_from_zero_costs_no_more_than_it_did(strides):
+    layer = SwitchNorm2d(24)
+    x = STRIDES[strides](torch.randn(4, 24, 28, 28) + 1e3)
+    exact = published(copy.deepcopy(layer).double(), x.double())
+    assert relative(plain(copy.deepcopy(layer).double(), x.double()), exact) < 1e-9
+    error = relative(layer(x).double(), exact)
+    assert error <= relative(published(layer, x).double(), exact)
+    assert error < 1e-3
+    # In evaluation mode too, where other code does the small part.
+    layer.running_mean.fill_(1e3)
+    layer.running_var.fill_(1)
+    exact = plain(copy.deepcopy(layer).double().eval(), x.double())
+    with torch.inference_mode():
+        assert relative(layer.eval()(x).double(), exact) < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 3, 2, 3), (3, 2, 1, 1)])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradcheck_twice(shape, training):
+    layer = make(shape, training=training)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def call(x, *parameters):
+        state = dict(zip(dict(layer.named_parameters()), parameters, strict=True))
+        # A copy: the running statistics must not move between the calls.
+        return torch.func.functional_call(copy.deepcopy(layer), state, x)
+
+    inputs = (x, *layer.parameters())
+    assert gradcheck(call, inputs)
+    assert gradgradcheck(call, inputs)
+
+
+def test_a_parameter_may_depend_on_the_input():
+    layer = make((3, 4, 2, 2))
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def second(normalise):
+        weight = x.square().mean((0, 2, 3)).view(1, 4, 1, 1)
+        y = torch.func.functional_call(layer, {"weight": weight}, x) if normalise else None
+        if y is None:
+            parameters, recipe = layer.parameters_and_recipe()
+            y = switch_norm(x, parameters._replace(weight=weight), recipe)[0]
+        (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    assert relative(second(True), second(False)) < 1e-10
+
+
+def test_what_needs_no_gradient_gets_none():
+    layer = make((2, 3, 4, 4))
+    layer.requires_grad_(False)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and layer.weight.grad is None
+    layer.weight.requires_grad_()
+    layer(x.detach()).square().sum().backward()
+    assert layer.weight.grad.shape == layer.weight.shape and layer.bias.grad is None
+
+
+def test_one_activation_is_kept():
+    layer, x = SwitchNorm2d(16), torch.randn(4, 16, 32, 32, requires_grad=True)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = torch.nn.functional.relu_(layer(x))
+    small = sum(parameter.nbytes for parameter in layer.parameters())
+    assert kept.pop(x.data_ptr()) == x.nbytes
+    assert kept.pop(y.data_ptr()) == y.nbytes  # the ReLU's, which the next convolution shares
+    assert sum(kept.values()) <= small
+
+
+def test_running_statistics_that_change_before_the_backward_pass_are_an_error():
+    layer = make((4, 3, 2, 2), training=False)
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    layer.train()(x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_gives_the_same_gradients(reentrant):
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), SwitchNorm2d(8), torch.nn.ReLU(inplace=True)
+    ).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
+    right = torch.autograd.grad(net(x).square().sum(), [x, *net.parameters()])
+    checkpoint(net, x, use_reentrant=reentrant).square().sum().backward()
+    for tensor, gradient in zip([x, *net.parameters()], right, strict=True):
+        assert relative(tensor.grad, gradient) < 1e-10
+
+
+def test_autocast_gives_half_precision_and_its_gradients():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), SwitchNorm2d(8))
+    x = torch.randn(4, 3, 16, 16)
+    right = torch.autograd.grad(net(x).pow(3).mean(), list(net.parameters()))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+    assert y.dtype == torch.bfloat16
+    y.float().pow(3).mean().backward()
+    for parameter, gradient in zip(net.parameters(), right, strict=True):
+        assert parameter.grad.dtype == torch.float32
+        assert (parameter.grad - gradient).abs().max() < 0.05 * gradient.abs().max() + 1e-2
+
+
+def test_functional_transforms_see_the_plain_formula():
+    layer = make((2, 3, 4, 4), training=False)
+    x, t = torch.randn(2, 5, 2, 3, 4, 4, dtype=torch.float64)
+    right = plain(layer, x[0])
+    assert relative(torch.vmap(layer)(x)[0], right) < 1e-10
+    value, tangent = torch.func.jvp(layer, (x[0],), (t[0],))
+    h = 1e-6
+    assert relative(value, right) < 1e-10
+    finite = (layer(x[0] + h * t[0]) - layer(x[0] - h * t[0])) / (2 * h)
+    assert relative(tangent, finite) < 1e-6
+    with forward_ad.dual_level():
+        dual = layer(forward_ad.make_dual(x[0], t[0]))
+        assert relative(forward_ad.unpack_dual(dual).tangent, tangent) < 1e-10
+    graph = torch.fx.experimental.proxy_tensor.make_fx(layer)(x[0])
+    layer.mean_weight.data.zero_()  # a value that must not be frozen into the graph
+    assert "native_batch_norm" not in graph.code and "group_norm" not in graph.code
+
+
+def train_one_rank(rank, store, results):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), SwitchNorm2d(4)).double()
+    parallel = torch.nn.parallel.DistributedDataParallel(net)
+    x = torch.randn(2, 2, 3, 6, 6, dtype=torch.float64)
+    parallel(x[rank]).square().mean().backward()
+    gradients = [parameter.grad for parameter in net.parameters()]
+    if rank == 0:
+        torch.save((net.state_dict(), x, gradients), results)
+    torch.distributed.destroy_process_group()
+
+
+def test_distributed_data_parallel_averages_the_gradients(tmp_path):
+    results = tmp_path / "results.pt"
+    torch.multiprocessing.start_processes(
+        train_one_rank, (str(tmp_path / "store"), str(results)), nprocs=2, start_method="fork"
+    )
+    state, x, gradients = torch.load(results)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), SwitchNorm2d(4)).double()
+    net.load_state_dict(state)
+    losses = [net(part).square().mean() for part in x]
+    right = torch.autograd.grad(sum(losses) / 2, list(net.parameters()))
+    for actual, gradient in zip(gradients, right, strict=True):
+        assert relative(actual, gradient) < 1e-10

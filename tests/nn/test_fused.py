@@ -1,0 +1,92 @@
+"""norm → (+ shortcut) → ReLU: one result, whoever computes it and whoever looks on."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from snzoo.nn import SwitchNorm2d, norm_relu
+
+NORMS = {
+    "sn": lambda: SwitchNorm2d(6),
+    "bn": lambda: nn.BatchNorm2d(6),
+    "gn": lambda: nn.GroupNorm(2, 6),
+    "identity": nn.Identity,
+    "keeps its output": lambda: nn.Sequential(nn.BatchNorm2d(6), nn.Sigmoid()),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("with_shortcut", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_it_is_the_norm_the_addition_and_the_relu(norm, training, with_shortcut, memory_format):
+    norm = norm().train(training)
+    x = torch.randn(3, 6, 5, 7).to(memory_format=memory_format).requires_grad_()
+    shortcut = torch.randn(3, 6, 5, 7).requires_grad_() if with_shortcut else None
+    inputs = [tensor for tensor in (x, shortcut) if tensor is not None]
+    before = [tensor.clone() for tensor in inputs]
+    right = F.relu(norm(x) + shortcut if with_shortcut else norm(x))
+    y = norm_relu(norm, x, shortcut)
+    assert torch.allclose(y, right, atol=1e-6)
+    for actual, expected in zip(
+        torch.autograd.grad(y.square().sum(), inputs),
+        torch.autograd.grad(right.square().sum(), inputs),
+        strict=True,
+    ):
+        assert torch.allclose(actual, expected, atol=1e-4)
+    with torch.inference_mode():
+        assert torch.allclose(norm_relu(norm.eval(), x, shortcut), norm_relu(norm, *inputs))
+    assert all(map(torch.equal, inputs, before))
+
+
+@pytest.mark.parametrize("norm", [SwitchNorm2d(6).eval(), nn.BatchNorm2d(6).eval()])
+def test_a_hook_sees_and_keeps_what_the_norm_returned(norm):
+    kept = []
+    handle = norm.register_forward_hook(lambda module, args, output: kept.append(output))
+    x = torch.randn(2, 6, 4, 4)
+    with torch.inference_mode():
+        norm_relu(norm, x, x)
+        handle.remove()
+        assert torch.equal(kept[0], norm(x))
+        assert len(kept) == 1
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda module, args, output: kept.append(output)
+        )
+        try:
+            norm_relu(norm, x)
+        finally:
+            handle.remove()
+        assert torch.equal(kept[1], norm(x))
+
+
+def test_the_gradient_of_a_shortcut_is_not_lost_where_the_norm_is_frozen():
+    norm = SwitchNorm2d(6).eval().requires_grad_(False)
+    x, shortcut = torch.randn(2, 1, 6, 4, 4)
+    shortcut.requires_grad_()
+    y = norm_relu(norm, x, shortcut)
+    (gradient,) = torch.autograd.grad(y.sum(), shortcut)
+    assert torch.equal(gradient, (y > 0).float())
+
+
+def test_a_shortcut_of_another_dtype_or_shape_is_promoted():
+    norm = SwitchNorm2d(6).eval()
+    x = torch.randn(2, 6, 4, 4)
+    wide = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        assert norm_relu(norm, x, wide).dtype == torch.float64
+        row = torch.randn(6, 1, 1)
+        assert torch.allclose(norm_relu(norm, x, row), F.relu(norm(x) + row))
+
+
+def test_a_subclass_keeps_its_own_forward():
+    class Doubled(SwitchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    norm, x = Doubled(6).eval(), torch.randn(2, 6, 4, 4)
+    with torch.inference_mode():
+        assert torch.equal(norm_relu(norm, x), F.relu(norm(x)))
+        plain = SwitchNorm2d(6).eval()
+        plain.forward = lambda x: x - 1
+        assert torch.equal(norm_relu(plain, x), F.relu(x - 1))

@@ -1,0 +1,332 @@
+"""The Triton kernels against plain float64: on a GPU where there is one, else interpreted."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+gpu = pytest.importorskip("snzoo.nn.gpu", reason="needs Triton")
+
+CUDA = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if CUDA else "cpu"
+run = pytest.mark.skipif(
+    not CUDA and not INTERPRETED, reason="no GPU; test_in_the_interpreter runs it instead"
+)
+
+FLOAT, DOUBLE = torch.float32, torch.float64
+HALF, BRAIN = torch.float16, torch.bfloat16
+# Small tiles make rows of many of them, with ragged ends, and many parts of rows, at little cost.
+MANY_TILES = {"TILE": 32, "LINE": 8, "PROGRAMS": 1}
+MANY_PARTS = {"TILE": 32, "LINE": 8, "PART": 2}
+# (N, C, P), a type, and the module's constants for the case.
+CASES = [
+    ((1, 1, 1), FLOAT, {}),
+    ((3, 5, 1), HALF, {}),
+    ((2, 33, 49), FLOAT, {}),
+    ((2, 33, 49), HALF, {}),
+    ((2, 33, 49), BRAIN, {}),
+    ((1, 4, 2064), FLOAT, {}),
+    ((1, 16, 2064), HALF, {}),
+    ((1, 4, 2064), BRAIN, {}),
+    ((1, 9, 75), HALF, MANY_TILES),
+    ((1, 3, 130), BRAIN, MANY_PARTS),
+    ((1, 8, 112), FLOAT, MANY_PARTS),
+]
+FAR = [(shape, constants) for shape, dtype, constants in CASES if dtype == FLOAT]
+FAR += [((1, 9, 75), MANY_TILES)]
+cases = pytest.mark.parametrize("shape, dtype, constants", CASES)
+layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+dtypes = pytest.mark.parametrize("dtype", [FLOAT, HALF, BRAIN])
+
+
+@pytest.fixture(autouse=True)
+def constants_of_the_case(request, monkeypatch):
+    if "constants" in request.fixturenames:
+        for name, value in request.getfixturevalue("constants").items():
+            monkeypatch.setattr(gpu, name, value)
+
+
+def laid_out(x, layout):
+    if layout == "contiguous":
+        return x.contiguous()
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def random(*shape, dtype=FLOAT, layout=None, mean=0.0, std=1.0):
+    x = (torch.randn(shape, device=DEVICE, dtype=DOUBLE) * std + mean).to(dtype)
+    return x if layout is None else laid_out(x, layout)
+
+
+def assert_near(actual, expected, *, rounding=0.0):
+    """Within the rounding of the result, and of arithmetic in float32 or, if it is, float64."""
+    error = 1e-12 if actual.dtype == DOUBLE else 4e-6
+    allowed = rounding * expected.abs() + error * max(expected.abs().max().item(), 1)
+    assert actual.shape == expected.shape
+    assert ((actual.double() - expected).abs() <= allowed).all()
+
+
+@run
+@cases
+@layouts
+def test_moments(shape, dtype, constants, layout):
+    x = random(*shape, dtype=dtype, layout=layout, mean=0.5, std=2)
+    mean, var = gpu.moments(x)
+    assert mean.dtype == var.dtype == FLOAT
+    assert mean.is_contiguous() and var.is_contiguous()
+    assert_near(mean, x.double().mean(2))
+    assert_near(var, x.double().var(2, correction=0))
+
+
+@run
+@layouts
+@pytest.mark.parametrize("shape, constants", FAR)
+def test_moments_far_from_zero(shape, constants, layout):
+    x = random(*shape, layout=layout, mean=1e3)
+    mean, var = gpu.moments(x)
+    expected = x.double().var(2, correction=0)
+    assert_near(mean, x.double().mean(2))
+    assert ((var - expected).abs() <= 3e-5 * expected).all()
+
+
+@run
+@layouts
+@pytest.mark.parametrize("shape, constants", FAR)
+def test_equal_values_vary_by_nothing(shape, constants, layout):
+    x = laid_out(torch.full(shape, 123456.7, device=DEVICE), layout)
+    mean, var = gpu.moments(x)
+    assert (mean == x[:, :, 0]).all() and not var.any()
+
+
+@run
+@layouts
+@pytest.mark.parametrize("constants", [MANY_TILES, MANY_PARTS])
+def test_float64_is_kept(constants, layout):
+    x, g = (random(1, 9, 70, dtype=DOUBLE, layout=layout, mean=3) for _ in range(2))
+    mean, var = gpu.moments(x)
+    assert_near(mean, x.mean(2))
+    assert_near(var, x.var(2, correction=0))
+    scale, bias = random(1, 9, dtype=DOUBLE), random(9, dtype=DOUBLE)
+    centred = x - mean[:, :, None]
+    y = centred * scale[:, :, None] + bias[:, None]
+    assert_near(gpu.affine(x, mean, scale, bias), y)
+    sums = gpu.gradient_sums(g, x, mean)
+    assert_near(sums[0], g.sum(2))
+    assert_near(sums[1], (g * centred).sum(2))
+    dx = gpu.input_gradient(g, x, mean, scale, mean, var)
+    assert_near(dx, scale[:, :, None] * g + mean[:, :, None] * centred + var[:, :, None])
+
+
+@run
+@cases
+@layouts
+def test_affine(shape, dtype, constants, layout):
+    x = random(*shape, dtype=dtype, layout=layout)
+    mean, scale, bias = random(*shape[:2]), random(*shape[:2]), random(shape[1], dtype=dtype)
+    y = gpu.affine(x, mean, scale, bias)
+    assert y.dtype == dtype and y.stride() == x.stride()
+    expected = (x - mean.double()[:, :, None]) * scale[:, :, None] + bias[:, None]
+    assert_near(y, expected, rounding=torch.finfo(dtype).eps)
+
+
+@run
+@layouts
+@dtypes
+@pytest.mark.parametrize("relu", [False, True])
+def test_affine_with_shortcut(layout, dtype, relu):
+    x, shortcut = random(2, 9, 35, dtype=dtype, layout=layout), random(2, 9, 35)
+    mean, scale, bias = random(2, 9), random(2, 9), random(9)
+    y = gpu.affine(x, mean, scale, bias, shortcut, relu)
+    expected = (x - mean.double()[:, :, None]) * scale[:, :, None] + bias[:, None]
+    expected = expected + shortcut.to(dtype)
+    expected = expected.relu() if relu else expected
+    assert_near(y, expected, rounding=torch.finfo(dtype).eps)
+
+
+@run
+@dtypes
+def test_relu_keeps_nan(dtype):
+    x = torch.tensor([[[float("nan"), -1.0, 2.0, float("inf")]]], device=DEVICE, dtype=dtype)
+    zero, one = torch.zeros(1, 1, device=DEVICE), torch.ones(1, 1, device=DEVICE)
+    y = gpu.affine(x, zero, one, zero[0], relu=True)
+    assert torch.equal(y.nan_to_num(7.0), x.relu().nan_to_num(7.0))
+
+
+@run
+@cases
+@layouts
+def test_gradient_sums(shape, dtype, constants, layout):
+    x = random(*shape, dtype=dtype, layout=layout, mean=3)
+    g = random(*shape, dtype=BRAIN, layout="contiguous")
+    mean = random(*shape[:2], mean=3)
+    sum_g, sum_gx = gpu.gradient_sums(g, x, mean)
+    assert sum_g.dtype == sum_gx.dtype == FLOAT
+    assert_near(sum_g / shape[2], g.double().mean(2))
+    centred = x.double() - mean.double()[:, :, None]
+    assert_near(sum_gx / shape[2], (g.double() * centred).mean(2))
+
+
+@run
+@cases
+@layouts
+def test_input_gradient(shape, dtype, constants, layout):
+    x = random(*shape, dtype=dtype, layout=layout, mean=3)
+    g = random(*shape, dtype=dtype, layout="channels_last")
+    rows = [random(*shape[:2]) for _ in range(4)]
+    dx = gpu.input_gradient(g, x, *rows)
+    assert dx.dtype == dtype and dx.stride() == x.stride()
+    mean, a, b, c = (row.double()[:, :, None] for row in rows)
+    expected = a * g.double() + b * (x.double() - mean) + c
+    assert_near(dx, expected, rounding=torch.finfo(dtype).eps)
+
+
+@run
+@layouts
+def test_gradients_may_be_expanded(layout):
+    x, mean = random(2, 5, 7, layout=layout), random(2, 5)
+    g = torch.ones((), device=DEVICE).expand(2, 5, 7)
+    sum_g, _ = gpu.gradient_sums(g, x, mean)
+    assert (sum_g == 7).all()
+    one, zero = torch.ones(2, 5, device=DEVICE), torch.zeros(2, 5, device=DEVICE)
+    assert (gpu.input_gradient(g, x, mean, one, zero, zero) == 1).all()
+
+
+@run
+def test_other_shapes_are_refused():
+    x, row = random(2, 5, 7), random(2, 5)
+    with pytest.raises(ValueError, match=r"shape of x, \(2, 5, 7\), got \(2, 5, 1\)"):
+        gpu.affine(x, row, row, row[0], shortcut=random(2, 5, 1))
+
+
+def mixed(mean_in, var_in, mean_gates, var_gates, running, instance, ln_factor):
+    """Mean and variance as in snzoo.nn.switchnorm, in float64."""
+    mean_ln = mean_in.mean(1, keepdim=True)
+    var_ln = ln_factor * (var_in.mean(1, keepdim=True) + mean_in.var(1, correction=0, keepdim=True))
+    means, variances = [mean_in, mean_ln][not instance :], [var_in, var_ln][not instance :]
+    if running:
+        means, variances = [*means, running[0].double()], [*variances, running[1].double()]
+    shares = [gates.double().softmax(0) for gates in (mean_gates, var_gates)]
+    return [
+        sum(share * kind for share, kind in zip(*pair, strict=True))
+        for pair in ((shares[0], means), (shares[1], variances))
+    ]
+
+
+@run
+@pytest.mark.parametrize("instance", [True, False])
+@pytest.mark.parametrize("bn", [True, False])
+@pytest.mark.parametrize(
+    "shape, dtype, parameter, constants",
+    [
+        ((1, 1), FLOAT, FLOAT, {}),
+        ((3, 33), FLOAT, HALF, {}),
+        ((2, 64), FLOAT, BRAIN, {}),
+        ((2, 300), FLOAT, FLOAT, {"TILE": 128}),
+        ((2, 130), DOUBLE, DOUBLE, {"TILE": 64}),
+    ],
+)
+def test_coefficients(shape, dtype, parameter, constants, instance, bn):
+    mean_in, var_in = random(*shape, dtype=dtype, mean=30), random(*shape, dtype=dtype).abs() / 1e3
+    weight = random(shape[1], dtype=parameter)
+    running = [random(shape[1], dtype=parameter), random(shape[1], dtype=parameter).abs()]
+    running = running if bn else []
+    gates = [random(instance + 1 + bn, dtype=parameter, std=3) for _ in range(2)]
+    eps, factor = 1e-5, 1.037
+    mean, scale = gpu.coefficients(
+        *(mean_in, var_in, weight, *gates, *(running or (None, None)), eps, instance),
+        ln_factor=factor,
+    )
+    assert mean.dtype == scale.dtype == dtype
+    m, v = mixed(mean_in.double(), var_in.double(), *gates, running, instance, factor)
+    assert_near(mean, m.expand(shape))
+    expected = weight.double() * (v + eps).rsqrt()
+    assert_near(scale, expected.expand(shape), rounding=1e-5 if dtype == FLOAT else 1e-13)
+
+
+@run
+@pytest.mark.parametrize("shape", [(2, 33), (1, 300)])
+def test_layer_statistics_far_from_zero(shape):
+    mean_in, var_in = random(*shape, mean=1e3), torch.zeros(shape, device=DEVICE)
+    weight, gate = torch.ones(shape[1], device=DEVICE), torch.ones(1, device=DEVICE)
+    _, scale = gpu.coefficients(mean_in, var_in, weight, gate, gate, None, None, 0.0, False)
+    expected = mean_in.double().var(1, correction=0, keepdim=True).rsqrt().expand(shape)
+    assert ((scale - expected).abs() <= 1e-5 * expected).all()
+
+
+@pytest.mark.skipif(
+    not CUDA or torch.cuda.mem_get_info()[0] < 12 * 2**30, reason="needs a GPU with 12 GiB free"
+)
+@layouts
+def test_offsets_are_64_bits(layout):
+    positions = 2**30 + 8
+    x = torch.zeros((1, 2, positions), device="cuda", dtype=HALF)
+    if layout == "channels_last":
+        x = x.view(1, positions, 2).transpose(1, 2)
+    x[0, 1, -1] = 1000
+    row = torch.ones(1, 2, device="cuda")
+    y = gpu.affine(x, 0 * row, 2 * row, 0 * row[0])
+    assert y[0, 1, -1] == 2000 and y[0].sum(dtype=FLOAT) == 2000
+    mean, _ = gpu.moments(x)
+    assert mean[0, 0] == 0 and abs(mean[0, 1] * positions - 1000) < 1
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled in the interpreter")
+@pytest.mark.parametrize(
+    "layout, dtype",
+    [("contiguous", HALF), ("channels_last", BRAIN), ("contiguous", DOUBLE)],
+)
+def test_compiles_for_hopper(layout, dtype, monkeypatch, tmp_path):
+    """Without a GPU too: what the interpreter lets pass, such as types, the compiler does not."""
+    assembly = {}
+
+    def compile_only(kernel, programs, warps, *arguments, **more):
+        assembly[kernel.__name__] = for_hopper(kernel, warps, arguments, more)
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(gpu, "_launch", compile_only)
+    x = laid_out(torch.empty(1, 64, 28 * 28 * 12, dtype=dtype), layout)
+    mean, _ = gpu.moments(x)
+    monkeypatch.setattr(gpu, "PART", 1)
+    gpu.moments(x)  # now in parts
+    gpu.affine(x, mean, mean, mean[0], x, relu=True)
+    gpu.gradient_sums(x, x, mean)
+    gpu.input_gradient(x, x, mean, mean, mean, mean)
+    channel, gates = torch.empty(64, dtype=dtype), torch.empty(3, dtype=dtype)
+    for statistics in ((channel, channel, 1e-5, True), (None, None, 1e-5, False)):
+        gpu.coefficients(mean, mean, channel, gates, gates, *statistics)
+    assert len(assembly) == 6
+    for name in ("_moments", "_affine", "_gradient_sums", "_input_gradient"):
+        vector = "v2.b64" if dtype == DOUBLE else "v4.b32"
+        assert f"ld.global.{vector}" in assembly[name], f"{name} does not load 16 bytes at a time"
+
+
+def for_hopper(kernel, warps, arguments, more):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+    from triton.runtime.jit import mangle_type
+
+    arguments = dict(zip(kernel.arg_names, arguments, strict=False)) | more
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[(i,)] = value
+        else:
+            signature[parameter.name] = parameter.annotation_type or mangle_type(value)
+        if isinstance(value, torch.Tensor):
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps}).asm["ptx"]
+
+
+@pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests run here, directly")
+def test_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) > 100
