@@ -20,60 +20,53 @@ def infer(x: Tensor, parameters: Parameters, recipe: Recipe) -> Tensor:
     tiny, and what they cost is being called.
     """
     n, channels = x.shape[:2]
-    positions = x.shape[2:].numel()
-    mean, var = _biased_moments(x)
-    factor = recipe.variance_factor(positions)
-    pooled = recipe.pooled_factor(channels * positions) * factor / channels
-    mean_shares, var_shares = _softmax(parameters.mean_weight), _softmax(parameters.var_weight)
-    local = int(recipe.instance)
-    mixed_mean = mean.sum(1, True)
-    spread = torch.sub(mean, mixed_mean, alpha=1 / channels)
-    mixed_var = torch.addcmul(var, spread, spread, value=1 / factor).sum(1, True)
-    mixed_mean.mul_(mean_shares[local] / channels)
-    mixed_var.mul_(var_shares[local] * pooled)
-    if parameters.running_mean is not None and parameters.running_var is not None:
-        mixed_mean = torch.add(mixed_mean, parameters.running_mean, alpha=mean_shares[-1])
-        mixed_var = torch.add(mixed_var, parameters.running_var, alpha=var_shares[-1])
-    if recipe.instance:
-        mixed_mean = torch.add(mixed_mean, mean, alpha=mean_shares[0])
-        mixed_var = torch.add(mixed_var, var, alpha=var_shares[0] * factor)
+    count = x.shape[2:].numel()
+    mean, var = moments(x, recipe.variance_factor(count))
+    mean_ln = mean.sum(1, True).mul_(1 / channels)
+    spread = mean - mean_ln
+    var_ln = torch.addcmul(var, spread, spread).sum(1, True)
+    var_ln.mul_(recipe.pooled_factor(channels * count) / channels)
+    mixed_mean = _mix(parameters.mean_weight, mean, mean_ln, parameters.running_mean, recipe)
+    mixed_var = _mix(parameters.var_weight, var, var_ln, parameters.running_var, recipe)
     if x.is_contiguous():
         weight, bias = parameters.weight, parameters.bias
         if n > 1:
-            weight, bias = weight.repeat(n), bias.repeat(n)
-        rows = (weight, bias, mixed_mean.expand_as(mean), mixed_var.expand_as(mean))
-        return _normalise_rows(x, *rows, recipe.eps)
-    scale = mixed_var.add_(recipe.eps).rsqrt_().mul(parameters.weight)
+            weight, bias = weight.expand(n, channels), bias.expand(n, channels)
+        return _normalise_rows(x, weight, bias, mixed_mean, mixed_var, recipe.eps)
+    scale = mixed_var.add_(recipe.eps).rsqrt_().mul_(parameters.weight)
     return affine(x, mixed_mean, scale, parameters.bias)
 
 
-def _softmax(gate: Tensor) -> list[float]:
-    values = gate.tolist()
-    largest = max(values)
-    exponentials = [exp(value - largest) for value in values]
-    total = sum(exponentials)
-    return [value / total for value in exponentials]
+def _mix(gate: Tensor, own: Tensor, ln: Tensor, running: Tensor | None, recipe: Recipe) -> Tensor:
+    """A statistic of IN, LN and, if ``running``, BN, mixed pair by pair: (N, C)."""
+    gates = gate.tolist()
+    mixed = ln if running is None else torch.lerp(running, ln, _softmax(gates[-2:])[0])
+    if recipe.instance:
+        mixed = torch.lerp(mixed, own, _softmax(gates)[0])
+    return mixed if mixed.shape == own.shape else mixed.expand_as(own).contiguous()
+
+
+def _softmax(gates: list[float]) -> list[float]:
+    largest = max(gates)
+    exponentials = [exp(gate - largest) for gate in gates]
+    return [value / sum(exponentials) for value in exponentials]
 
 
 def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     """Mean, and biased variance times ``factor``, over positions, (N, C) each."""
-    mean, var = _biased_moments(x)
-    return mean, var.mul_(factor)
-
-
-def _biased_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
+    count = x.shape[2:].numel()
     if x.is_contiguous():
         # Group norm with a group a channel; of its results, the moments are what is wanted.
-        count = x.shape[2:].numel()
         _, mean, rstd = torch.native_group_norm(x, None, None, n, c, count, c, 0.0)
-        return mean, rstd.pow_(-2)
+        return mean, rstd.pow_(-2).mul_(factor)
     # Batch norm's reduction is fast where the channels are last; a sample is a batch of its own.
     pairs = [torch.batch_norm_update_stats(sample, None, None, 0.0) for sample in _samples(x)]
     if n == 1:
-        return pairs[0][0].view(1, c), pairs[0][1].view(1, c)
-    means, variances = zip(*pairs, strict=True)
-    return torch.stack(means), torch.stack(variances)
+        mean, var = (statistic.view(1, c) for statistic in pairs[0])
+    else:
+        mean, var = (torch.stack(statistics) for statistics in zip(*pairs, strict=True))
+    return mean, var.mul_(factor)
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -90,7 +83,10 @@ def _normalise_rows(
 ) -> Tensor:
     """Batch norm in evaluation mode, with a row for a channel."""
     weight, bias, mean, var = (t.reshape(-1) for t in (weight, bias, mean, var))
-    y = torch.batch_norm(_rows(x), weight, bias, mean, var, False, 0.0, eps, False)
+    rows = x if len(x) == 1 and x.ndim > 2 else _rows(x)
+    y = torch.batch_norm(rows, weight, bias, mean, var, False, 0.0, eps, False)
+    if rows is x:
+        return y
     # No view as far as autograd knows: a ReLU may write over it.
     result: Tensor = torch.ops.aten._unsafe_view(y, x.shape)
     return result

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from snzoo.errors import CheckpointError
-from snzoo.weights.download import looks_like_html
 
 StateDict = dict[str, Tensor]
 
@@ -146,6 +145,10 @@ def _first_bytes(path: Path) -> bytes:
             return file.read(512)
     except OSError as error:
         raise CheckpointError(f"can't read {path}: {error.strerror}") from None
+
+
+def looks_like_html(start: bytes) -> bool:
+    return start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _read_safetensors(path: Path) -> StateDict:

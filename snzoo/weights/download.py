@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from snzoo.errors import CheckpointError, ChecksumError, DownloadError, SnzooError
 from snzoo.network import TIMEOUT, explain
+from snzoo.weights.checkpoint import looks_like_html
 
 ATTEMPTS = 4  # a mirror
 BACKOFF = 1.0  # seconds before the second attempt; doubles from there
@@ -157,10 +158,6 @@ def _check_response(response: requests.Response, url: str, request: Request) -> 
 WEB_PAGE = (
     "a web page instead of the file (Google Drive answers so over quota, or without the file)"
 )
-
-
-def looks_like_html(start: bytes) -> bool:
-    return start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _check_size(size: int | None, request: Request, *, whole: bool) -> None:

@@ -30,7 +30,6 @@ from snzoo.manifest import Entry, File, load_manifest
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, Digest, Stamp
 from snzoo.weights.checkpoint import check_fingerprint, check_whole, match, read_state
-from snzoo.weights.download import Request, download
 
 Layout = Callable[[], Mapping[str, Tensor]]  # called only where a new file must be checked
 
@@ -211,6 +210,8 @@ def _cached(entry: Entry) -> Path | None:
 
 
 def _download(entry: Entry, part: Path, layout: Layout) -> Path:
+    from snzoo.weights.download import Request, download  # requests: of no use to a full cache
+
     file = _weights_file(entry)
     if file.format == "keras" and not find_spec("h5py"):  # before the download, not after it
         raise CheckpointError(f"{entry.name} is an HDF5 file; to read it: pip install h5py")

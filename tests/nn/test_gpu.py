@@ -1,5 +1,6 @@
 """The Triton kernels against plain float64: on a GPU where there is one, else interpreted."""
 
+import copy
 import os
 import re
 import subprocess
@@ -7,6 +8,10 @@ import sys
 
 import pytest
 import torch
+
+import snzoo
+from snzoo.nn import SwitchNorm2d, function
+from snzoo.nn.reference import Parameters, Recipe, mix
 
 gpu = pytest.importorskip("snzoo.nn.gpu", reason="needs Triton")
 
@@ -201,20 +206,6 @@ def test_other_shapes_are_refused():
         gpu.affine(x, row, row, row[0], shortcut=random(2, 5, 1))
 
 
-def mixed(mean_in, var_in, mean_gates, var_gates, running, instance, ln_factor):
-    """Mean and variance as in snzoo.nn.switchnorm, in float64."""
-    mean_ln = mean_in.mean(1, keepdim=True)
-    var_ln = ln_factor * (var_in.mean(1, keepdim=True) + mean_in.var(1, correction=0, keepdim=True))
-    means, variances = [mean_in, mean_ln][not instance :], [var_in, var_ln][not instance :]
-    if running:
-        means, variances = [*means, running[0].double()], [*variances, running[1].double()]
-    shares = [gates.double().softmax(0) for gates in (mean_gates, var_gates)]
-    return [
-        sum(share * kind for share, kind in zip(*pair, strict=True))
-        for pair in ((shares[0], means), (shares[1], variances))
-    ]
-
-
 @run
 @pytest.mark.parametrize("instance", [True, False])
 @pytest.mark.parametrize("bn", [True, False])
@@ -232,18 +223,16 @@ def test_coefficients(shape, dtype, parameter, constants, instance, bn):
     mean_in, var_in = random(*shape, dtype=dtype, mean=30), random(*shape, dtype=dtype).abs() / 1e3
     weight = random(shape[1], dtype=parameter)
     running = [random(shape[1], dtype=parameter), random(shape[1], dtype=parameter).abs()]
-    running = running if bn else []
+    running = running if bn else [None, None]
     gates = [random(instance + 1 + bn, dtype=parameter, std=3) for _ in range(2)]
-    eps, factor = 1e-5, 1.037
-    mean, scale = gpu.coefficients(
-        *(mean_in, var_in, weight, *gates, *(running or (None, None)), eps, instance),
-        ln_factor=factor,
-    )
+    parameters = Parameters(weight, weight, *gates, *running)
+    recipe = Recipe(instance, False, 1e-5)
+    mean, scale = gpu.coefficients(mean_in, var_in, parameters, recipe, 3)
     assert mean.dtype == scale.dtype == dtype
-    m, v = mixed(mean_in.double(), var_in.double(), *gates, running, instance, factor)
-    assert_near(mean, m.expand(shape))
-    expected = weight.double() * (v + eps).rsqrt()
-    assert_near(scale, expected.expand(shape), rounding=1e-5 if dtype == FLOAT else 1e-13)
+    right = mix(mean_in.double(), var_in.double(), parameters.flat(DOUBLE), recipe, 3)
+    assert_near(mean, right.mean)
+    expected = weight.double() * (right.var + 1e-5).rsqrt()
+    assert_near(scale, expected, rounding=1e-5 if dtype == FLOAT else 1e-13)
 
 
 @run
@@ -251,9 +240,41 @@ def test_coefficients(shape, dtype, parameter, constants, instance, bn):
 def test_layer_statistics_far_from_zero(shape):
     mean_in, var_in = random(*shape, mean=1e3), torch.zeros(shape, device=DEVICE)
     weight, gate = torch.ones(shape[1], device=DEVICE), torch.ones(1, device=DEVICE)
-    _, scale = gpu.coefficients(mean_in, var_in, weight, gate, gate, None, None, 0.0, False)
-    expected = mean_in.double().var(1, correction=0, keepdim=True).rsqrt().expand(shape)
+    parameters = Parameters(weight, weight, gate, gate)
+    _, scale = gpu.coefficients(mean_in, var_in, parameters, Recipe(False, False, 0.0), 1)
+    expected = mean_in.double().var(1, keepdim=True).rsqrt().expand(shape)
     assert ((scale - expected).abs() <= 1e-5 * expected).all()
+
+
+@run
+@pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet18v2_sn"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_network_is_that_of_the_plain_formula(name, memory_format, monkeypatch):
+    torch.manual_seed(0)
+    model = snzoo.create_model(name, width=4, num_classes=5).to(DEVICE)
+    x = torch.randn(2, 3, 64, 64, device=DEVICE).to(memory_format=memory_format)
+    for layer in model.modules():
+        if isinstance(layer, SwitchNorm2d):
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+            torch.nn.init.normal_(layer.mean_weight)
+
+    def results():
+        with torch.inference_mode():
+            logits = model.eval()(x)
+        fresh = copy.deepcopy(model).train()
+        fresh(x).logsumexp(1).sum().backward()
+        return [logits, *(parameter.grad for parameter in fresh.parameters())]
+
+    launched = []
+    launch = gpu._launch
+    monkeypatch.setattr(
+        gpu, "_launch", lambda kernel, *a, **b: launched.append(kernel) or launch(kernel, *a, **b)
+    )
+    actual = results()
+    assert {kernel.__name__ for kernel in launched} >= {"moments", "coefficients", "input_gradient"}
+    monkeypatch.setattr(function, "_passes", lambda x: None)
+    for value, expected in zip(actual, results(), strict=True):
+        assert (value - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
 @pytest.mark.skipif(
@@ -295,10 +316,11 @@ def test_compiles_for_hopper(layout, dtype, monkeypatch, tmp_path):
     gpu.gradient_sums(x, x, mean)
     gpu.input_gradient(x, x, mean, mean, mean, mean)
     channel, gates = torch.empty(64, dtype=dtype), torch.empty(3, dtype=dtype)
-    for statistics in ((channel, channel, 1e-5, True), (None, None, 1e-5, False)):
-        gpu.coefficients(mean, mean, channel, gates, gates, *statistics)
+    for running in ((), (channel, channel)):
+        parameters = Parameters(channel, channel, gates, gates, *running)
+        gpu.coefficients(mean, mean, parameters, Recipe(True, False, 1e-5), 1)
     assert len(assembly) == 6
-    for name in ("_moments", "_affine", "_gradient_sums", "_input_gradient"):
+    for name in ("moments", "affine", "gradient_sums", "input_gradient"):
         vector = "v2.b64" if dtype == DOUBLE else "v4.b32"
         assert f"ld.global.{vector}" in assembly[name], f"{name} does not load 16 bytes at a time"
 
