@@ -40,15 +40,10 @@ def cores() -> int:
 
 def markdown(document: Document) -> str:
     """The document for people; everything but the single rounds is in it."""
-    machine = document["machine"]
-    versions = [f"{name} {v}" for name, v in document["versions"].items() if v]
     lines = [
-        f"# {document['title']}",
-        "",
-        f"{document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB; {', '.join(versions)}.",
+        *heading(document),
         f"{document['photos']}; rounds: {document['rounds']}{document.get('about', '')}.",
-        _elsewhere(document),
+        elsewhere(document),
         *(f"{name} is absent and left out: {why}." for name, why in document["absent"].items()),
         "",
         *_rates(document),
@@ -58,6 +53,25 @@ def markdown(document: Document) -> str:
         *_agreement(document),
     ]
     return "\n".join(lines) + "\n"
+
+
+def heading(document: Document) -> list[str]:
+    machine = document["machine"]
+    versions = [f"{name} {v}" for name, v in document["versions"].items() if v]
+    return [
+        f"# {document['title']}",
+        "",
+        f"{document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB; {', '.join(versions)}.",
+    ]
+
+
+def elsewhere(document: Document) -> str:
+    cores = [row["cores_elsewhere"] for row in document["measurements"]]
+    return (
+        f"Cores at other work during a measurement: {median(cores):.2f} in the median, "
+        f"{max(cores):.2f} at most."
+    )
 
 
 def check_output(path: Path | None) -> None:
@@ -70,18 +84,10 @@ def check_output(path: Path | None) -> None:
         raise SnzooError(f"can't write {path}: name a .json file in a folder that you may write")
 
 
-def save(path: Path, document: Document) -> None:
-    """``path``, and its tables beside it as .md."""
+def save(path: Path, document: Document, text: str) -> None:
+    """``path``, and the document for people beside it as .md."""
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
-
-
-def _elsewhere(document: Document) -> str:
-    cores = [row["cores_elsewhere"] for row in document["measurements"]]
-    return (
-        f"Cores at other work during a measurement: {median(cores):.2f} in the median, "
-        f"{max(cores):.2f} at most."
-    )
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def _rates(document: Document) -> list[str]:

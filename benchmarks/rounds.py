@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from jobs import Job, cores_elsewhere, describe, peak_memory, run_job
 from photos import Photos
@@ -20,6 +20,7 @@ from snzoo.errors import SnzooError
 Row = dict[str, Any]
 Configuration = tuple[str, int | None, int | None]
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 def compare_pixels(
@@ -80,9 +81,9 @@ def measure_memory(jobs: Sequence[Job], say: Say) -> list[Row]:
     return rows
 
 
-def rotated(jobs: Sequence[Job], number: int) -> list[Job]:
-    start = number % len(jobs)
-    return [*jobs[start:], *jobs[:start]]
+def rotated(turns: Sequence[T], number: int) -> list[T]:
+    start = number % len(turns)
+    return [*turns[start:], *turns[:start]]
 
 
 def grid(base: Job, peer: str, workers: Sequence[int], batch_sizes: Sequence[int]) -> list[Job]:

@@ -68,9 +68,10 @@ def run(args: argparse.Namespace, *, ours: Callable[[Photos], Sequence[Job]]) ->
 
 
 def conclude(document: Document, output: Path | None) -> None:
-    print(markdown(document), end="")
+    text = markdown(document)
+    print(text, end="")
     if output:
-        save(output, document)
+        save(output, document, text)
 
 
 def say(message: str) -> None:

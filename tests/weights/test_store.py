@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +44,46 @@ def test_a_cached_model_needs_neither_network_nor_unpickling(cached, mirror, mon
     assert snzoo.create_model("made", pretrained=True).fc.out_features == 3
     assert cached.run("fetch", "made").status == 0
     assert mirror.seen == []
+
+
+def test_a_warm_start_neither_hashes_nor_draws_nor_imports_what_it_does_not_need(cached):
+    code = """
+import hashlib, sys, torch, snzoo
+hashlib.file_digest = None
+random = torch.get_rng_state()
+snzoo.create_model("made", pretrained=True)
+assert torch.equal(torch.get_rng_state(), random)
+print([name for name in ("requests", "torchvision", "torch._dynamo") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stderr, done.stdout) == ("", "[]\n")
+
+
+def test_a_loaded_model_lies_in_the_file_and_training_it_leaves_the_file_alone(cached):
+    before = cached.weights.read_bytes()
+    model = snzoo.create_model("made", pretrained=True)
+    if sys.platform == "linux":
+        assert str(cached.weights) in Path("/proc/self/maps").read_text()
+    model(torch.rand(2, 3, 32, 32)).sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.data += 1
+    assert cached.weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["pruned", "replaced"])
+def test_a_loaded_model_outlives_its_file(cached, state, other, tmp_path, how):
+    model = snzoo.create_model("made", pretrained=True)
+    before = cached.weights.read_bytes()
+    os.link(cached.weights, tmp_path / "link")
+    if how == "pruned":
+        assert cached.run("cache", "prune", "made").status == 0
+    else:
+        cached.publish(other)
+        assert cached.run("fetch", "made").status == 0
+        assert cached.weights.read_bytes() != before
+    assert (tmp_path / "link").read_bytes() == before  # else the next line might end in a SIGBUS
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 def test_offline_a_cached_model_is_used(cached, state, mirror, monkeypatch):

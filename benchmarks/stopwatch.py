@@ -1,0 +1,51 @@
+"""Seconds of work in this process, in rounds, on the CPU or CUDA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any
+
+import torch
+from rounds import rotated
+
+Work = Callable[[], object]
+LEAST = 0.05  # seconds that a measurement lasts: short work is repeated
+
+
+def measure(works: Mapping[str, Work], rounds: int, device: str) -> dict[str, Any]:
+    """Every work once a round, in turn, each round beginning with another one.
+
+    ``repeats``: name → times in one measurement; ``seconds``: name → one repeat's, a round each.
+    """
+    repeats = {name: _repeats(work, device) for name, work in works.items()}
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name in rotated([*works], number):
+            found[name].append(seconds(works[name], repeats[name], device))
+    return {"repeats": repeats, "seconds": found}
+
+
+def seconds(work: Work, repeats: int, device: str) -> float:
+    """Of one repeat; on CUDA from an idle device to the end of the last kernel."""
+    if device == "cpu":
+        start = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return (time.perf_counter() - start) / repeats
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    first.record()
+    for _ in range(repeats):
+        work()
+    last.record()
+    torch.cuda.synchronize()
+    milliseconds: float = first.elapsed_time(last)
+    return milliseconds / 1000 / repeats
+
+
+def _repeats(work: Work, device: str) -> int:
+    """As many as last ``LEAST``, after a warm-up."""
+    work()
+    return max(1, ceil(LEAST / seconds(work, 1, device)))

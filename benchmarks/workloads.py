@@ -1,0 +1,176 @@
+"""What is timed: a layer or a network by every contender, checked against the textbook first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from textbook import convert
+from torch import Tensor, nn
+
+import snzoo
+from snzoo.errors import SnzooError
+from snzoo.nn import SwitchNorm2d
+
+Shape = tuple[int, int, int, int]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input (N, C, H, W) for one layer, or for one network such as ``resnet50v1``."""
+
+    training: bool
+    shape: Shape
+    layout: str
+    network: str | None = None
+
+    @property
+    def part(self) -> str:
+        return ("networks" if self.network else "layers") + ("-training" if self.training else "")
+
+    @property
+    def label(self) -> str:
+        """What it is, without its batch size and layout."""
+        channels, height, width = self.shape[1:]
+        size = f"{height}×{width}"
+        return f"{self.network}, {size}" if self.network else f"{channels} × {size}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and in which precision: inference in it wholly, training under autocast."""
+
+    device: str
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``step`` is what is timed, ``forward`` the part of it before the backward pass, of ``x``."""
+
+    x: Tensor
+    forward: Callable[[], Tensor]
+    step: Callable[[], object]
+
+
+def prepare(case: Case, setting: Setting) -> dict[str, Contender]:
+    """The contenders by name, all with the same input.
+
+    Raises:
+        SnzooError: snzoo's results are not the textbook's.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules = _modules(case)
+        # Channels differ in their means, as activations do.
+        x = torch.randn(case.shape) + torch.randn(1, case.shape[1], 1, 1)
+        gradient = torch.randn(case.shape)
+    layout = LAYOUTS[case.layout]
+    for module in modules.values():
+        module.train(case.training).to(setting.device).to(memory_format=layout)
+    x = x.to(setting.device, memory_format=layout)
+    gradient = gradient.to(setting.device, memory_format=layout)
+    check_agreement(modules["snzoo"], modules["textbook"], case, x, gradient)
+    make = _training if case.training else _inference
+    return {name: make(module, x, gradient, case, setting) for name, module in modules.items()}
+
+
+def check_agreement(
+    ours: nn.Module, textbook: nn.Module, case: Case, x: Tensor, gradient: Tensor
+) -> None:
+    """In float32: outputs, in the training of a layer the gradient of its input too.
+
+    Raises:
+        SnzooError: they differ by more than 1e-4 of the largest value. On CUDA, convolutions
+            round to TF32, which carries a last bit's difference much further: 1e-2 there.
+    """
+    tolerance = 1e-2 if case.network and x.is_cuda else 1e-4
+    results = (_results(module, case, x, gradient) for module in (ours, textbook))
+    for what, mine, expected in zip(("output", "gradient"), *results, strict=False):
+        difference = float((mine - expected).abs().max() / expected.abs().max())
+        if not difference <= tolerance:  # NaN too
+            raise SnzooError(
+                f"{case.label} × {case.shape[0]}, {case.layout}, {case.part}: the {what} "
+                f"differs from the textbook's by {difference:.1e} of the largest value; "
+                "nothing more was timed"
+            )
+
+
+def _results(module: nn.Module, case: Case, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    with torch.inference_mode(not case.training):
+        if not case.training or case.network:
+            return [module(x).detach()]
+        x = x.detach().requires_grad_()
+        y = module(x)
+        return [y.detach(), *torch.autograd.grad(y, x, gradient)]
+
+
+def _modules(case: Case) -> dict[str, nn.Module]:
+    if case.network is None:
+        channels = case.shape[1]
+        ours = _shuffled(SwitchNorm2d(channels))
+        return {"textbook": convert(ours), "bn": nn.BatchNorm2d(channels), "snzoo": ours}
+    import torchvision  # type: ignore[import-untyped]
+
+    ours = _shuffled(snzoo.create_model(f"{case.network}_sn"))
+    return {
+        "textbook": convert(ours),
+        "bn": snzoo.create_model(f"{case.network}_bn"),
+        "torchvision": getattr(torchvision.models, case.network.removesuffix("v1"))(),
+        "snzoo": ours,
+    }
+
+
+def _shuffled(module: nn.Module) -> nn.Module:
+    """SN's parameters and statistics at random, so that none can stand for another."""
+    for layer in module.modules():
+        if isinstance(layer, SwitchNorm2d):
+            for value in layer.state_dict().values():
+                value.uniform_(0.5, 1.5)
+    return module
+
+
+def _inference(
+    module: nn.Module, x: Tensor, gradient: Tensor, case: Case, setting: Setting
+) -> Contender:
+    module, x = module.to(setting.dtype), x.to(setting.dtype)
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            y: Tensor = module(x)
+            return y
+
+    return Contender(x, infer, infer)
+
+
+def _training(
+    module: nn.Module, x: Tensor, gradient: Tensor, case: Case, setting: Setting
+) -> Contender:
+    """Forward and backward, without an optimizer; a layer is given what a convolution gives."""
+    inputs: list[Tensor] = [*module.parameters()]
+    labels = torch.arange(case.shape[0], device=x.device) % CLASSES
+    if case.network is None:
+        x = x.to(setting.dtype).detach().requires_grad_()
+        inputs.append(x)
+
+    def forward() -> Tensor:
+        low = setting.dtype != torch.float32
+        with torch.autocast(setting.device, setting.dtype, enabled=low):
+            y: Tensor = module(x)
+            return F.cross_entropy(y, labels) if case.network else y
+
+    upstream = None if case.network else gradient.to(forward().dtype)
+
+    def step() -> object:
+        return torch.autograd.grad(forward(), inputs, upstream)
+
+    return Contender(x, forward, step)
