@@ -1,5 +1,6 @@
 """The operator at speed: which passes serve an input, and the gradient in closed form."""
 
+import logging
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -14,6 +15,9 @@ from snzoo.nn import cpu
 from snzoo.nn.reference import Parameters, Recipe, mix, mix_backward, switch_norm
 
 Batch = tuple[Tensor, Tensor] | None
+
+# Triton reads it when the kernels are defined: they run on CPU tensors then, for tests.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Batch]:
@@ -44,7 +48,7 @@ def normalise_add_relu(
 
 def fuses(x: Tensor) -> bool:
     """Whether the passes for ``x`` can take in what follows the layer."""
-    return _passes(x) not in (None, cpu)
+    return (_INTERPRETED or not x.is_cpu) and _passes(x) is not None
 
 
 def _needs_gradient(x: Tensor, others: Iterable[Tensor | None]) -> bool:
@@ -69,19 +73,24 @@ def _passes(x: Tensor) -> ModuleType | None:
     )
     if looked_at:
         return None
-    if x.is_cuda:
-        return _gpu()
-    if x.is_cpu:
-        # Triton's interpreter runs the kernels on the CPU, for tests.
-        return _gpu() if os.environ.get("TRITON_INTERPRET") == "1" else cpu
-    return None
+    if x.is_cpu and not _INTERPRETED:
+        return cpu
+    return _gpu(x.device) if x.is_cuda or x.is_cpu else None
 
 
 @cache
-def _gpu() -> ModuleType | None:
+def _gpu(device: torch.device) -> ModuleType | None:
     try:
         from snzoo.nn import gpu
+
+        gpu.moments(torch.zeros(1, 1, 1, device=device))  # Triton needs a C compiler too
     except ImportError:  # no Triton
+        return None
+    except Exception as error:  # what a compiler, a driver or an old device may raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        logging.getLogger("snzoo").warning(
+            "SwitchNorm is slow on %s: Triton can't be used (%s)", device, reason
+        )
         return None
     return gpu
 

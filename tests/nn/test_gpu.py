@@ -277,6 +277,23 @@ def test_a_network_is_that_of_the_plain_formula(name, memory_format, monkeypatch
         assert (value - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
+@run
+def test_a_device_that_triton_can_not_use_gets_the_plain_formula(monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    function._gpu.cache_clear()
+    monkeypatch.setattr(gpu, "_launch", broken)
+    x, layer = random(2, 6, 5, 5), SwitchNorm2d(6).to(DEVICE).eval()
+    with torch.inference_mode():
+        y = layer(x), layer(x)
+    function._gpu.cache_clear()
+    monkeypatch.undo()
+    assert torch.allclose(y[1], layer(x), atol=1e-5)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("Triton can't be used (Failed to find C compiler)")
+
+
 @pytest.mark.skipif(
     not CUDA or torch.cuda.mem_get_info()[0] < 12 * 2**30, reason="needs a GPU with 12 GiB free"
 )
