@@ -25,6 +25,11 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+def results(name):
+    path = ROOT / "benchmarks" / "results" / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 
 
@@ -43,8 +48,7 @@ def test_the_comparison_is_the_manifests():
 
 
 def test_the_speeds_are_those_that_were_measured():
-    path = ROOT / "benchmarks" / "results" / "loaders-2core-cpu.json"
-    measured = json.loads(path.read_text(encoding="utf-8"))
+    measured = results("loaders-2core-cpu.json")
     for name in ("snzoo", "timm", "torchvision"):
         rows = [row for row in measured["summary"] if row["contender"] == name]
         best = max(rows, key=lambda row: row["median"])
@@ -55,6 +59,34 @@ def test_the_speeds_are_those_that_were_measured():
         for row, name in zip(measured["comparisons"], ("timm", "torchvision", ""), strict=True)
     )
     sentence = f"Medians of the ratios of each round: {timm}, {torchvision}."
+    assert sentence in " ".join(README.split())
+
+
+def test_the_operators_speeds_are_those_that_were_measured():
+    measured = results("normalization-2core-cpu.json")
+    rows = [row for row in measured["comparisons"] if row["layout"] == "contiguous"]
+    for part, batch, title in (
+        ("networks", 1, "inference, batch 1"),
+        ("networks", 8, "inference, batch 8"),
+        ("networks-training", 8, "forward and backward, batch 8"),
+    ):
+        (row,) = (row for row in rows if row["part"] == part and row["shape"][0] == batch)
+        speeds = [f"{row['speed'][other]['median']:.2f}" for other in ("textbook", "bn")]
+        cells = [title, f"{row['milliseconds']['snzoo']:,.0f}", *speeds]
+        assert f"| {' | '.join(cells)} |" in README
+    kept = {
+        row["contender"]: row["kept_bytes"]
+        for row in measured["memory"]
+        if row["part"] == "networks-training" and row["layout"] == "contiguous"
+    }
+    share = kept["snzoo"] / kept["textbook"]
+    assert f"what is kept for the backward pass is {share:.0%}" in " ".join(README.split())
+
+
+def test_the_cold_starts_are_those_that_were_measured():
+    seconds = results("cold-start-2core-cpu.json")["comparison"]["seconds"]
+    ours, theirs = seconds["snzoo"]["median"], seconds["torchvision"]["median"]
+    sentence = f"that is in the cache takes {ours:.2f} s, and with torchvision {theirs:.2f} s"
     assert sentence in " ".join(README.split())
 
 

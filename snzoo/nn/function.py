@@ -104,10 +104,10 @@ def _dense(passes: ModuleType, x: Tensor) -> Tensor:
 
 
 def _like(x: Tensor, other: Tensor) -> Tensor:
-    """``other`` in the layout of ``x``."""
-    if other.stride() == x.stride():
+    """``other`` in the layout and the dtype of ``x``."""
+    if other.stride() == x.stride() and other.dtype == x.dtype:
         return other
-    return torch.empty_like(x, dtype=other.dtype).copy_(other)
+    return torch.empty_like(x).copy_(other)
 
 
 class _SwitchNormFunction(torch.autograd.Function):
@@ -129,9 +129,9 @@ class _SwitchNormFunction(torch.autograd.Function):
         ctx.save_for_backward(x, *tensors)
         dtype, x = x.dtype, _dense(passes, x)
         parameters = Parameters(*tensors).flat(_accumulated(x.dtype))
-        mean, var = passes.moments(x)
         positions = x.shape[2:].numel()
-        mixture = mix(mean, var * recipe.variance_factor(positions), parameters, recipe, positions)
+        mean, var = passes.moments(x, recipe.variance_factor(positions))
+        mixture = mix(mean, var, parameters, recipe, positions)
         rstd = torch.rsqrt(mixture.var + recipe.eps)
         y = passes.affine(x, mixture.mean, parameters.weight * rstd, parameters.bias)
         ctx.passes, ctx.recipe, ctx.statistics = passes, recipe, (mean, rstd, mixture)
@@ -146,7 +146,7 @@ class _SwitchNormFunction(torch.autograd.Function):
             return _differentiable_gradient(ctx, grad, x, tensors)
         mean, rstd, mixture = ctx.statistics
         dtype, x = x.dtype, _dense(ctx.passes, x)
-        grad = _like(x, _dense(ctx.passes, grad))
+        grad = _like(x, grad)
         parameters = Parameters(*tensors).flat(rstd.dtype)
         scale = parameters.weight * rstd
         total, centred = ctx.passes.gradient_sums(grad, x, mixture.mean)

@@ -95,6 +95,7 @@ class SwitchNorm(nn.Module):
         return normalise_add_relu(x, *self.parameters_and_recipe(), shortcut)
 
     def parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
+        """What :func:`snzoo.nn.reference.switch_norm` is given beside the input."""
         batch = self.using_bn and self.training
         running = (None, None) if batch else (self.running_mean, self.running_var)
         parameters = Parameters(self.weight, self.bias, self.mean_weight, self.var_weight, *running)
