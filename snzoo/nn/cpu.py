@@ -5,7 +5,7 @@ and arithmetic that broadcasts (N, C) over positions, take up to ten times as lo
 stands here, in one of the two layouts or in both.
 """
 
-from math import exp
+from math import exp, inf
 
 import torch
 from torch import Tensor
@@ -14,6 +14,14 @@ from snzoo.nn.reference import Parameters, Recipe
 
 # Elements: so few stay in a core's cache, and one call is faster than ten.
 SMALL = 2**18
+# Positions: sums of more of them in float32 lose too much, and are taken in parts.
+LONG = 2**12
+
+
+def serves(x: Tensor) -> bool:
+    """False for single positions and for tiny samples: what stands here would be all calls."""
+    positions = x.shape[2:].numel()
+    return positions > 1 and (x.is_contiguous() or x.shape[1] * positions >= 2048)
 
 
 def infer(x: Tensor, parameters: Parameters, recipe: Recipe) -> Tensor:
@@ -51,6 +59,8 @@ def _mix(gate: Tensor, own: Tensor, ln: Tensor, running: Tensor | None, recipe: 
 
 def _softmax(gates: list[float]) -> list[float]:
     largest = max(gates)
+    if largest == -inf:  # of a pair, neither of which is mixed in
+        return [1 / len(gates)] * len(gates)
     exponentials = [exp(gate - largest) for gate in gates]
     return [value / sum(exponentials) for value in exponentials]
 
@@ -61,8 +71,7 @@ def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     if x.is_contiguous():
         mean, var = _row_moments(x.view(n * c, -1))
         return mean.view(n, c), var.mul_(factor).view(n, c)
-    # Batch norm's reduction is fast where the channels are last; a sample is a batch of its own.
-    pairs = [torch.batch_norm_update_stats(sample, None, None, 0.0) for sample in _samples(x)]
+    pairs = [_sample_moments(sample) for sample in _samples(x)]
     if n == 1:
         mean, var = (statistic.view(1, c) for statistic in pairs[0])
     else:
@@ -70,12 +79,25 @@ def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     return mean, var.mul_(factor)
 
 
+def _sample_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one sample, (C,): batch norm's reduction is fast where the channels are last."""
+    parts = _parts(sample)
+    pairs = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
+    if len(pairs) == 1:
+        return pairs[0]
+    means, variances = (torch.stack(statistics) for statistics in zip(*pairs, strict=True))
+    shares = means.new_tensor([part.shape[3] for part in parts])[:, None]
+    shares /= shares.sum()
+    mean = (shares * means).sum(0)
+    return mean, (shares * (variances + (means - mean).square_())).sum(0)
+
+
 def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """``E[x]`` and ``E[x²] − E[x]²``: the two sums are what torch does fastest.
 
     Where the difference would lose more than 4 bits, the variance is taken of distances.
     """
-    if rows.numel() < SMALL:
+    if rows.numel() < SMALL or rows.shape[1] > 16 * LONG:
         return _distance_moments(rows)
     share = 1 / rows.shape[1]
     mean = rows.sum(1).mul_(share)
@@ -125,8 +147,15 @@ def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor
         total, centred = _batch_norm_sums(_rows(grad), _rows(x), mean.view(-1))
         return total.view_as(mean), centred.view_as(mean)
     samples = zip(_samples(grad), _samples(x), mean, strict=True)
-    totals, centreds = zip(*(_batch_norm_sums(*sample) for sample in samples), strict=True)
+    sums = [_sample_sums(*sample) for sample in samples]
+    totals, centreds = zip(*sums, strict=True)
     return torch.stack(totals), torch.stack(centreds)
+
+
+def _sample_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    sums = [_batch_norm_sums(*part, mean) for part in zip(_parts(grad), _parts(x), strict=True)]
+    totals, centreds = zip(*sums, strict=True)
+    return sum(totals[1:], totals[0]), sum(centreds[1:], centreds[0])
 
 
 def _batch_norm_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +182,10 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _samples(x: Tensor) -> tuple[Tensor, ...]:
-    """Each of a batch of 1."""
-    if x.ndim == 3:  # only a tensor of rank 4 or 5 is seen to have its channels last
-        x = x.unsqueeze(2)
+    """(1, C, 1, P) each: only a tensor of rank 4 or 5 is seen to have its channels last."""
+    x = x.flatten(2).unsqueeze(2)
     return (x,) if len(x) == 1 else torch.split(x, 1)
+
+
+def _parts(sample: Tensor) -> tuple[Tensor, ...]:
+    return (sample,) if sample.shape[3] <= LONG else torch.split(sample, LONG, 3)

@@ -27,7 +27,7 @@ def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor
         y, mixture = switch_norm(x, parameters, recipe)
         return y, mixture.batch
     if recipe.batch or _needs_gradient(x, parameters):
-        y, *batch = _SwitchNormFunction.apply(x, recipe, *parameters)
+        y, *batch = _SwitchNormFunction.apply(x, recipe, passes, *parameters)
         return y, (batch[0], batch[1]) if batch else None
     wide = _dense(passes, x)
     y = passes.infer(wide, parameters.flat(_accumulated(wide.dtype)), recipe)
@@ -62,20 +62,25 @@ def _accumulated(dtype: torch.dtype) -> torch.dtype:
 
 
 def _passes(x: Tensor) -> ModuleType | None:
-    """The passes for ``x``; None where something looks at the operations, or on other devices."""
-    looked_at = (
-        type(x) not in (Tensor, nn.Parameter)  # FakeTensor, DTensor, ...
+    """The passes for ``x``; None where the plain formula serves."""
+    if observed(x):
+        return None
+    if x.is_cpu and not _INTERPRETED:
+        return cpu if cpu.serves(x) else None
+    return _gpu(x.device) if x.is_cuda or x.is_cpu else None
+
+
+def observed(x: Any) -> bool:
+    """Whether something looks at the operations themselves: a compiler, exporter or transform."""
+    return (
+        type(x) not in (Tensor, nn.Parameter)  # FakeTensor, DTensor, torch.fx.Proxy, ...
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(x)  # of autograd.grad(is_grads_batched)
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
     )
-    if looked_at:
-        return None
-    if x.is_cpu and not _INTERPRETED:
-        return cpu
-    return _gpu(x.device) if x.is_cuda or x.is_cpu else None
 
 
 @cache
@@ -123,9 +128,7 @@ class _SwitchNormFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, recipe: Recipe, *tensors: Any) -> Any:
-        passes = _passes(x)
-        assert passes is not None
+    def forward(ctx: Any, x: Tensor, recipe: Recipe, passes: ModuleType, *tensors: Any) -> Any:
         ctx.save_for_backward(x, *tensors)
         dtype, x = x.dtype, _dense(passes, x)
         parameters = Parameters(*tensors).flat(_accumulated(x.dtype))
@@ -142,8 +145,9 @@ class _SwitchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         x, *tensors = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: to be differentiated once more
-            return _differentiable_gradient(ctx, grad, x, tensors)
+        # With create_graph it is to be differentiated once more; or grad is a batch of them.
+        if torch.is_grad_enabled() or observed(grad):
+            return _plain_gradient(ctx, grad, x, tensors)
         mean, rstd, mixture = ctx.statistics
         dtype, x = x.dtype, _dense(ctx.passes, x)
         grad = _like(x, grad)
@@ -161,21 +165,21 @@ class _SwitchNormFunction(torch.autograd.Function):
             to_x = to_x.to(dtype)
         flat_grads = (rstd * centred).sum(0), total.sum(0), *gates
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors, strict=False))
-        return to_x, None, *grads, None, None
+        return to_x, None, None, *grads, None, None
 
 
-def _differentiable_gradient(
+def _plain_gradient(
     ctx: Any, grad: Tensor, x: Tensor, tensors: list[Any]
 ) -> tuple[Tensor | None, ...]:
     """The gradient through the plain formula, which autograd can differentiate again."""
+    create_graph = torch.is_grad_enabled()
     # Views: a parameter may be a function of x, whose gradient is not this layer's matter.
-    inputs: list[Any] = [
-        None if tensor is None else tensor.view_as(tensor) for tensor in (x, *tensors)
-    ]
-    y, _ = switch_norm(inputs[0], Parameters(*inputs[1:]), ctx.recipe)
+    with torch.enable_grad():
+        inputs: list[Any] = [None if t is None else t.view_as(t) for t in (x, *tensors)]
+        y, _ = switch_norm(inputs[0], Parameters(*inputs[1:]), ctx.recipe)
     needed = [i for i, tensor in enumerate(inputs) if tensor is not None and tensor.requires_grad]
-    found = torch.autograd.grad(y, [inputs[i] for i in needed], grad, create_graph=True)
+    found = torch.autograd.grad(y, [inputs[i] for i in needed], grad, create_graph=create_graph)
     grads: list[Tensor | None] = [None] * len(inputs)
     for i, gradient in zip(needed, found, strict=True):
         grads[i] = gradient
-    return grads[0], None, *grads[1:]
+    return grads[0], None, None, *grads[1:]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from snzoo.nn.function import observed
 from snzoo.nn.switchnorm import SwitchNorm
 
 # Norms whose output is new memory, which their gradient does not need.
@@ -16,9 +17,10 @@ def norm_relu(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Ten
 
     Where ``norm`` is a SwitchNorm in evaluation mode and nothing needs a gradient, it is one
     pass over memory on a GPU. Else the addition and the ReLU write over what the norm
-    returned, unless it has hooks, which may have kept it, or is of an unknown kind.
+    returned, unless it has hooks, which may have kept it, or is of an unknown kind, or a
+    compiler, an exporter or a transform looks on.
     """
-    if type(norm).forward not in _KNOWN or "forward" in vars(norm) or _has_hooks(norm):
+    if type(norm).forward not in _KNOWN or _is_watched(norm) or observed(x):
         y = norm(x)
         return F.relu(y if shortcut is None else y + shortcut)
     if isinstance(norm, SwitchNorm) and (shortcut is None or _alike(x, shortcut)):
@@ -35,9 +37,10 @@ def _alike(y: Tensor, shortcut: Tensor) -> bool:
     return (y.shape, y.dtype, y.device) == (shortcut.shape, shortcut.dtype, shortcut.device)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def _is_watched(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks
+        "forward" in vars(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

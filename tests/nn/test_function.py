@@ -117,6 +117,33 @@ def test_a_mean_far_from_zero_costs_no_more_than_it_did(strides, size):
         assert relative(layer.eval()(x).double(), exact) < 1e-3
 
 
+@pytest.mark.parametrize("strides", ["contiguous", "channels last"])
+@pytest.mark.parametrize("mean", [0, 10, 1e4])
+def test_long_sums_lose_no_more_than_the_plain_formula_does(strides, mean):
+    layer = make((1, 3, 300, 301), dtype=torch.float32)
+    x = STRIDES[strides](torch.randn(1, 3, 300, 301) + mean).requires_grad_()
+    exact = copy.deepcopy(layer).double()
+    wide = x.detach().double().requires_grad_()
+    right = exact(wide)
+    y = layer(x)
+    weights = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad(y, x, weights)
+    (right_gradient,) = torch.autograd.grad(right, wide, weights.double())
+    unit = 1e-5 * max(mean / 10, 1)
+    assert relative(y.double(), right) < unit
+    assert relative(gradient.double(), right_gradient) < unit
+    assert relative(layer.running_var.double(), exact.running_var) < unit
+
+
+def test_a_share_of_zero_is_none():
+    layer = make((2, 3, 4, 4), training=False)
+    for gates in (layer.mean_weight, layer.var_weight):
+        gates.data = torch.tensor([0, -torch.inf, -torch.inf], dtype=torch.float64)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        assert relative(layer(x), plain(layer, x)) < 1e-10
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 3, 2, 3), (3, 2, 1, 1)])
 @pytest.mark.parametrize("training", [True, False])
 def test_gradcheck_twice(shape, training):
@@ -147,6 +174,22 @@ def test_a_parameter_may_depend_on_the_input():
         return torch.autograd.grad(first.square().sum(), x)[0]
 
     assert relative(second(True), second(False)) < 1e-10
+
+
+def test_gradients_may_come_in_batches():
+    layer = make((2, 3, 4, 4))
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    y, weights = layer(x), torch.randn(5, 2, 3, 4, 4, dtype=torch.float64)
+    (batch,) = torch.autograd.grad(y, x, weights, is_grads_batched=True, retain_graph=True)
+    for gradient, weight in zip(batch, weights, strict=True):
+        (single,) = torch.autograd.grad(y, x, weight, retain_graph=True)
+        assert relative(gradient, single) < 1e-10
+    layer.eval()
+    slow, fast = (
+        torch.autograd.functional.hessian(lambda x: layer(x).pow(3).sum(), x, vectorize=vectorize)
+        for vectorize in (False, True)
+    )
+    assert relative(fast, slow) < 1e-10
 
 
 def test_what_needs_no_gradient_gets_none():
