@@ -30,6 +30,7 @@ def infer(x: Tensor, parameters: Parameters, recipe: Recipe) -> Tensor:
     Beside the two passes, :func:`snzoo.nn.reference.mix` in half as many operations: they are
     tiny, and what they cost is being called.
     """
+    parameters = parameters.flat(x.dtype)
     n, channels = x.shape[:2]
     count = x.shape[2:].numel()
     mean, var = moments(x, recipe.variance_factor(count))
@@ -71,39 +72,38 @@ def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     if x.is_contiguous():
         mean, var = _row_moments(x.view(n * c, -1))
         return mean.view(n, c), var.mul_(factor).view(n, c)
-    pairs = [_sample_moments(sample) for sample in _samples(x)]
-    if n == 1:
-        mean, var = (statistic.view(1, c) for statistic in pairs[0])
-    else:
-        mean, var = (torch.stack(statistics) for statistics in zip(*pairs, strict=True))
+    mean = x.flatten(2).mean(2)
+    variances = [_variance(*sample) for sample in zip(_samples(x), mean, strict=True)]
+    var = variances[0].view(1, c) if n == 1 else torch.stack(variances)
     return mean, var.mul_(factor)
 
 
-def _sample_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
-    """Of one sample, (C,): batch norm's reduction is fast where the channels are last."""
+def _variance(sample: Tensor, mean: Tensor) -> Tensor:
+    """Of one sample, (C,), by batch norm's reduction: it is fast where the channels are last.
+
+    Its own mean is a running sum in float32, good enough to take distances from.
+    """
     parts = _parts(sample)
     pairs = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
     if len(pairs) == 1:
-        return pairs[0]
+        return pairs[0][1]
     means, variances = (torch.stack(statistics) for statistics in zip(*pairs, strict=True))
-    shares = means.new_tensor([part.shape[3] for part in parts])[:, None]
-    shares /= shares.sum()
-    mean = (shares * means).sum(0)
-    return mean, (shares * (variances + (means - mean).square_())).sum(0)
+    shares = means.new_tensor([part.shape[3] for part in parts])[:, None] / sample.shape[3]
+    return (shares * (variances + (means - mean).square_())).sum(0)
 
 
 def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """``E[x]`` and ``E[x²] − E[x]²``: the two sums are what torch does fastest.
 
-    Where the difference would lose more than 4 bits, the variance is taken of distances.
+    Where the difference would lose more than 2 bits, the variance is taken of distances.
     """
-    if rows.numel() < SMALL or rows.shape[1] > 16 * LONG:
+    if rows.numel() < SMALL or rows.shape[1] > 4 * LONG:
         return _distance_moments(rows)
     share = 1 / rows.shape[1]
     mean = rows.sum(1).mul_(share)
     norm = torch.linalg.vector_norm(rows, dim=1)
     var = torch.addcmul(norm.square_().mul_(share), mean, mean, value=-1)
-    far = torch.addcmul(var, mean, mean, value=-1 / 16) < 0
+    far = torch.addcmul(var, mean, mean, value=-1 / 4) < 0
     if far.any().item():
         which = far.nonzero().view(-1)
         var.index_copy_(0, which, _distance_moments(rows.index_select(0, which))[1])

@@ -22,7 +22,8 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Batch]:
     """``x`` (N, C, *positions) normalised, and its batch statistics (C,) if they were mixed in."""
-    passes = _passes(x)
+    # On two devices the plain formula raises; a kernel would read what is not there.
+    passes = _passes(x) if parameters.weight.device == x.device else None
     if passes is None:
         y, mixture = switch_norm(x, parameters, recipe)
         return y, mixture.batch
@@ -30,7 +31,7 @@ def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor
         y, *batch = _SwitchNormFunction.apply(x, recipe, passes, *parameters)
         return y, (batch[0], batch[1]) if batch else None
     wide = _dense(passes, x)
-    y = passes.infer(wide, parameters.flat(_accumulated(wide.dtype)), recipe)
+    y = passes.infer(wide, parameters, recipe)
     return y if y.dtype == x.dtype else y.to(x.dtype), None
 
 
@@ -41,7 +42,8 @@ def normalise_add_relu(
     passes = _passes(x)
     if passes is None or recipe.batch or _needs_gradient(x, (*parameters, shortcut)):
         return None
-    parameters = parameters.flat(_accumulated(x.dtype))
+    if parameters.weight.device != x.device:
+        return None
     y: Tensor = passes.infer(_dense(passes, x), parameters, recipe, shortcut, relu=True)
     return y
 
@@ -71,15 +73,25 @@ def _passes(x: Tensor) -> ModuleType | None:
 
 
 def observed(x: Any) -> bool:
-    """Whether something looks at the operations themselves: a compiler, exporter or transform."""
+    """Whether something looks at the operations themselves: a compiler, exporter or transform.
+
+    The private names are those of torch 2.11 to 2.14; torch has no public ones for them.
+    """
     return (
         type(x) not in (Tensor, nn.Parameter)  # FakeTensor, DTensor, torch.fx.Proxy, ...
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         or torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(x)  # of autograd.grad(is_grads_batched)
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
+    )
+
+
+def _is_batch(grad: Tensor) -> bool:
+    """Whether it is several gradients at once: is_grads_batched, or vmap around the backward."""
+    return not torch.compiler.is_compiling() and (  # which would not understand the questions
+        torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(grad)
     )
 
 
@@ -87,10 +99,12 @@ def observed(x: Any) -> bool:
 def _gpu(device: torch.device) -> ModuleType | None:
     try:
         from snzoo.nn import gpu
-
-        gpu.moments(torch.zeros(1, 1, 1, device=device))  # Triton needs a C compiler too
     except ImportError:  # no Triton
         return None
+    try:
+        gpu.moments(torch.zeros(1, 1, 1, device=device))  # Triton needs a C compiler too
+    except torch.OutOfMemoryError:  # says nothing of Triton
+        raise
     except Exception as error:  # what a compiler, a driver or an old device may raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         logging.getLogger("snzoo").warning(
@@ -145,8 +159,8 @@ class _SwitchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         x, *tensors = ctx.saved_tensors
-        # With create_graph it is to be differentiated once more; or grad is a batch of them.
-        if torch.is_grad_enabled() or observed(grad):
+        # With create_graph it is to be differentiated once more.
+        if torch.is_grad_enabled() or _is_batch(grad):
             return _plain_gradient(ctx, grad, x, tensors)
         mean, rstd, mixture = ctx.statistics
         dtype, x = x.dtype, _dense(ctx.passes, x)

@@ -35,6 +35,7 @@ def infer(
     relu: bool = False,
 ) -> Tensor:
     """The layer in evaluation mode, in three launches, and what follows it."""
+    parameters = parameters.flat()
     positions = x.shape[2:].numel()
     mean, var = moments(x, recipe.variance_factor(positions))
     mean, scale = coefficients(mean, var, parameters, recipe, positions)
@@ -98,7 +99,7 @@ def affine(
     ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating type.
     """
     y = torch.empty_like(x)
-    shortcut = None if shortcut is None else _laid_out_like(x, shortcut.to(x.dtype))
+    shortcut = None if shortcut is None else _laid_out_like(x, shortcut)
     rows = (mean.contiguous(), scale.contiguous(), bias.contiguous())
     _cover(kernels.affine, _plan(x, split=False), x, *rows, shortcut, y, RELU=relu)
     return y

@@ -24,8 +24,8 @@ class Parameters(NamedTuple):
     running_mean: Tensor | None = None  # None too where the input's batch gives the statistics
     running_var: Tensor | None = None
 
-    def flat(self, dtype: torch.dtype) -> "Parameters":
-        """(C,) and (kinds,), in ``dtype``."""
+    def flat(self, dtype: torch.dtype | None = None) -> "Parameters":
+        """(C,) and (kinds,), in ``dtype`` if it is given."""
         weight, bias, mean_weight, var_weight, running_mean, running_var = self
         return Parameters(
             _flat(weight, dtype),
@@ -37,9 +37,9 @@ class Parameters(NamedTuple):
         )
 
 
-def _flat(values: Tensor, dtype: torch.dtype) -> Tensor:
+def _flat(values: Tensor, dtype: torch.dtype | None) -> Tensor:
     values = values if values.ndim == 1 else values.reshape(-1)
-    return values if values.dtype == dtype else values.to(dtype)
+    return values if dtype in (None, values.dtype) else values.to(dtype)
 
 
 class Recipe(NamedTuple):

@@ -17,7 +17,7 @@ from snzoo.nn.reference import Parameters, Recipe
 
 
 class SwitchNorm(nn.Module):
-    """What the three ranks share: parameters, buffers, mixing and the affine map."""
+    """What the three ranks share; no layer by itself."""
 
     input_ranks: tuple[int, ...]
     input_format: str

@@ -142,11 +142,11 @@ def test_affine(shape, dtype, constants, layout):
 @dtypes
 @pytest.mark.parametrize("relu", [False, True])
 def test_affine_with_shortcut(layout, dtype, relu):
-    x, shortcut = random(2, 9, 35, dtype=dtype, layout=layout), random(2, 9, 35)
+    x, shortcut = (random(2, 9, 35, dtype=dtype, layout=layout) for _ in range(2))
     mean, scale, bias = random(2, 9), random(2, 9), random(9)
     y = gpu.affine(x, mean, scale, bias, shortcut, relu)
     expected = (x - mean.double()[:, :, None]) * scale[:, :, None] + bias[:, None]
-    expected = expected + shortcut.to(dtype)
+    expected = expected + shortcut
     expected = expected.relu() if relu else expected
     assert_near(y, expected, rounding=torch.finfo(dtype).eps)
 
@@ -265,13 +265,18 @@ def test_a_network_is_that_of_the_plain_formula(name, memory_format, monkeypatch
         fresh(x).logsumexp(1).sum().backward()
         return [logits, *(parameter.grad for parameter in fresh.parameters())]
 
-    launched = []
+    launched = set()
     launch = gpu._launch
-    monkeypatch.setattr(
-        gpu, "_launch", lambda kernel, *a, **b: launched.append(kernel) or launch(kernel, *a, **b)
-    )
+
+    def record(kernel, *arguments, **more):
+        launched.add((kernel.__name__, more.get("RELU")))
+        launch(kernel, *arguments, **more)
+
+    monkeypatch.setattr(gpu, "_launch", record)
     actual = results()
-    assert {kernel.__name__ for kernel in launched} >= {"moments", "coefficients", "input_gradient"}
+    kernels = {(name, None) for name in ("moments", "coefficients", "gradient_sums")}
+    # In inference with the ReLU, in training without.
+    assert launched >= kernels | {("affine", True), ("affine", False), ("input_gradient", None)}
     monkeypatch.setattr(function, "_passes", lambda x: None)
     for value, expected in zip(actual, results(), strict=True):
         assert (value - expected).abs().max() <= 1e-3 * expected.abs().max()
