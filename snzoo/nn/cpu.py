@@ -95,7 +95,7 @@ def _variance(sample: Tensor, mean: Tensor) -> Tensor:
 def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """``E[x]`` and ``E[x²] − E[x]²``: the two sums are what torch does fastest.
 
-    Where the difference would lose more than 2 bits, the variance is taken of distances.
+    Where the difference would lose more than 4 bits, the variance is taken of distances.
     """
     if rows.numel() < SMALL or rows.shape[1] > 4 * LONG:
         return _distance_moments(rows)
@@ -103,7 +103,7 @@ def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     mean = rows.sum(1).mul_(share)
     norm = torch.linalg.vector_norm(rows, dim=1)
     var = torch.addcmul(norm.square_().mul_(share), mean, mean, value=-1)
-    far = torch.addcmul(var, mean, mean, value=-1 / 4) < 0
+    far = torch.addcmul(var, mean, mean, value=-1 / 16) < 0
     if far.any().item():
         which = far.nonzero().view(-1)
         var.index_copy_(0, which, _distance_moments(rows.index_select(0, which))[1])
