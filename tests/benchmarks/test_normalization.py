@@ -95,9 +95,8 @@ def test_a_network_is_converted_with_its_state(options):
 EVERYTHING = ["layers", "layers-training", "networks", "networks-training", "memory"]
 
 
-@pytest.mark.parametrize(
-    "parts", [EVERYTHING[:3], pytest.param(EVERYTHING, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [EVERYTHING[:3], EVERYTHING])
 def test_what_is_measured_is_shown_and_kept(parts, tmp_path, capsys):
     from normalization import main
 
@@ -153,6 +152,7 @@ def test_cuda(precision, capsys):
     assert torch.cuda.get_device_name() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["layers", "layers-training", "networks", "memory"])
 def test_a_wrong_operator_is_not_timed(part, tmp_path, monkeypatch):
     import stopwatch

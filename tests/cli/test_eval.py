@@ -85,6 +85,7 @@ def threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
+@pytest.mark.slow
 def test_two_processes_count_what_one_does(tmp_path, whole, threads):
     output = tmp_path / "results.json"
     process = start(*CLOTHING, "--batch-size", 4, "--json", output, launcher=TORCHRUN)

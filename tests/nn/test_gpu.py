@@ -367,6 +367,7 @@ def for_hopper(kernel, warps, arguments, more):
     return compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps}).asm["ptx"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests run here, directly")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
