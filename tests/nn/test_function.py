@@ -258,6 +258,19 @@ def test_checkpointing_gives_the_same_gradients(reentrant):
         assert relative(tensor.grad, gradient) < 1e-10
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_updates_running_statistics_as_batch_norms(reentrant):
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    layers = SwitchNorm2d(3), torch.nn.BatchNorm2d(3)  # momentum 0.9 kept, 0.1 taken
+    for layer in layers:
+        net = torch.nn.Sequential(layer, torch.nn.Conv2d(3, 3, 1), torch.nn.Sigmoid())
+        checkpoint(net, x, use_reentrant=reentrant).sum().backward()
+    ours, theirs = (layer.running_mean.flatten() for layer in layers)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    twice = 0.19 * x.detach().mean((0, 2, 3))
+    assert torch.allclose(ours, twice, atol=1e-6)
+
+
 def test_autocast_gives_half_precision_and_its_gradients():
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), SwitchNorm2d(8))
     x = torch.randn(4, 3, 16, 16)
