@@ -175,13 +175,13 @@ class Description:
 
     model: str
     arguments: dict[str, Any]
-    classes: tuple[str, ...]
+    classes: Literal["imagenet-1k"] | tuple[str, ...]
     preprocessing: Preprocessing
 
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:
             raise ManifestError("arguments.num_classes is that of classes; leave it out")
-        for name in self.classes:
+        for name in () if isinstance(self.classes, str) else self.classes:
             if not name.isprintable() or self.classes.count(name) > 1:
                 raise ManifestError(f"class names must be printable and differ, got {name!r}")
 

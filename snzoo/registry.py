@@ -11,16 +11,20 @@ import fnmatch
 import inspect
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from snzoo.errors import CheckpointError, SnzooError, UnknownModelError
 from snzoo.manifest import Entry, load_manifest, parse_description
 from snzoo.models.architectures import ARCHITECTURES, NORMS, Architecture
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
-    from snzoo.models.build import ResNet
+    from snzoo.models.resnet import FeaturePyramid, ResNet
+
+HUB = "hf-hub:"
 
 
 def list_models(
@@ -43,10 +47,7 @@ def list_models(
     if norm not in (None, *NORMS):
         raise SnzooError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     models = load_manifest().models
-    if pretrained:
-        names = [name for name, entry in models.items() if entry.file]
-    else:
-        names = list(dict.fromkeys([*models, *ARCHITECTURES]))
+    names = [name for name, entry in models.items() if entry.file] if pretrained else _names()
     return [
         name
         for name in names
@@ -83,25 +84,38 @@ def get_info(name: str) -> Entry:
     )
 
 
+@overload
+def create_model(name: str, *, features_only: Literal[False] = ..., **arguments: Any) -> ResNet: ...
+@overload
+def create_model(
+    name: str, *, features_only: Literal[True], **arguments: Any
+) -> FeaturePyramid: ...
 def create_model(
     name: str,
     *,
     pretrained: bool = False,
     weights: str | Path | None = None,
-    num_classes: int | None = None,
+    features_only: bool = False,
     **arguments: Any,
-) -> ResNet:
+) -> ResNet | FeaturePyramid:
     """A network by zoo name (``resnet50v1_sn_8x1``) or architecture name (``resnet34v2_sn``).
 
     Args:
-        name: see :func:`list_models`.
+        name: see :func:`list_models`. Or a folder that :func:`snzoo.save_pretrained` made, or
+            ``hf-hub:OWNER/NAME[@REVISION]`` on the Hugging Face hub: their weights are loaded.
         pretrained: load the zoo's weights, downloading and verifying them where the
             cache does not hold them.
-        weights: load this file instead, strictly: every key, no other, every shape.
-        num_classes: logits (default: the entry's). Where weights with another number
-            are loaded, the backbone keeps them and ``fc`` is new.
-        arguments: of :func:`snzoo.models.build.build`: ``in_chans`` (3), ``width`` (64),
-            ``drop_rate``, ``using_bn``, …; they override those of the entry.
+        weights: load this file (or such a folder or repository) instead, strictly: every key,
+            no other, every shape.
+        features_only: a :class:`snzoo.models.resnet.FeaturePyramid` instead of a classifier.
+        num_classes: logits (default: the entry's; 0: none). Where weights with another
+            number are loaded, the backbone keeps them and ``fc`` is new.
+        in_chans: input channels (3). Weights for another number are adapted
+            (:func:`snzoo.weights.stem.adapt_input`).
+        out_indices: with ``features_only``, the maps (1 to 4, the stages; 0 is the stem).
+        arguments: the others of :func:`snzoo.models.build.build` and ``build_pyramid``:
+            ``width`` (64), ``output_stride`` (32), ``drop_rate``, ``using_bn``, …; they
+            override those of the entry. None stands for the default.
 
     Returns:
         The network in training mode, float32, on the CPU.
@@ -113,60 +127,116 @@ def create_model(
     """
     if pretrained and weights is not None:
         raise SnzooError("weights come from the zoo (pretrained) or from a file, not from both")
-    if not pretrained and weights is None:
-        return _build(get_info(name), num_classes, arguments)
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    known, source = resolve(name, weights)
+    entry = describe(known, source)
+    if pretrained or source is not None:
+        model = _load(entry, source, arguments, features_only)
+    else:
+        model = _build(entry, arguments, features_only)
+    of_this_use = ("num_classes", "out_indices")  # rather than of the network
+    kept = {key: value for key, value in arguments.items() if key not in of_this_use}
+    model.entry = dataclasses.replace(entry, arguments=entry.arguments | kept)
+    return model
 
+
+def _load(
+    entry: Entry, source: Path | None, arguments: dict[str, Any], features_only: bool
+) -> ResNet | FeaturePyramid:
+    """The network with the weights of a file or folder, or with the zoo's."""
     import torch
 
-    from snzoo.models.build import check_sizes
-    from snzoo.weights import match, obtain, read_state
+    from snzoo.models.resnet import ResNet
+    from snzoo.weights import adapt_input, match, obtain, read_state, weights_of
 
-    if num_classes is not None:
-        check_sizes(num_classes=num_classes)  # of the new head, if the file's is another
-    entry = describe(name, weights)
-    path = obtain(entry, partial(layout_of, entry)) if weights is None else Path(weights)
-    state = read_state(path)
-    head = state.get("fc.weight") if num_classes else None  # if new, the old one must still fit
-    classes = len(head) if head is not None and head.ndim == 2 else None
     with torch.device("meta"):  # neither memory nor random numbers for what the file brings
-        model = _build(entry, classes, arguments)
-    model.load_state_dict(match(state, model.state_dict(), where=path), assign=True)
-    if num_classes not in (None, model.fc.out_features):
-        model.fc = torch.nn.Linear(model.fc.in_features, num_classes)
+        model = whole = _build(entry, arguments, features_only)
+    path = weights_of(source) if source else obtain(entry, partial(layout_of, entry))
+    state = read_state(path)
+    sizes = _other_sizes(state, arguments)
+    if features_only or sizes:  # the file must fit the whole network that it is of
+        kept = {key: value for key, value in arguments.items() if key != "out_indices"}
+        with torch.device("meta"):
+            whole = _build(entry, kept | sizes, features_only=False)
+    state = match(state, whole.state_dict(), where=path)
+    state["conv1.weight"] = adapt_input(state["conv1.weight"], model.conv1.in_channels)
+    new_head = "num_classes" in sizes
+    wanted = [key for key in model.state_dict() if not (new_head and key.startswith("fc."))]
+    model.load_state_dict({key: state[key] for key in wanted}, strict=not new_head, assign=True)
+    if isinstance(model, ResNet) and new_head:
+        model.reset_classifier(arguments["num_classes"])
     return model
+
+
+def _other_sizes(state: Mapping[str, Tensor], arguments: dict[str, Any]) -> dict[str, int]:
+    """The file's own sizes where others were asked for, which it need not have."""
+    places = {"num_classes": ("fc.weight", 0), "in_chans": ("conv1.weight", 1)}
+    found = {
+        size: state[key].shape[dim]
+        for size, (key, dim) in places.items()
+        if key in state and state[key].ndim > dim
+    }
+    return {size: n for size, n in found.items() if arguments.get(size, n) != n}
+
+
+def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | None, Path | None]:
+    """A name of the zoo or None, and the file or folder that brings the weights or None.
+
+    ``name`` may be a folder or a repository of the Hugging Face hub itself, and ``weights``
+    too; what is on the hub is downloaded.
+
+    Raises:
+        DownloadError, CheckpointError: the hub does not give it.
+    """
+    source = weights
+    if weights is None and name is not None and name not in _names() and _is_source(name):
+        name, source = None, name
+    if source is None:
+        return name, None
+    if not str(source).startswith(HUB):
+        return name, Path(source)
+    from snzoo.weights.hub import download_folder
+
+    return name, download_folder(str(source))
+
+
+def _is_source(name: str) -> bool:
+    return name.startswith(HUB) or Path(name).is_dir()
 
 
 def describe(name: str | None, weights: str | Path | None = None) -> Entry:
     """The entry of ``name``, or what the checkpoint ``weights`` says of itself.
 
-    Checkpoints of ``examples/finetune.py`` name their model, classes, preprocessing and
-    arguments. Others say nothing, and leave the entry of ``name`` as it is.
+    Checkpoints of ``examples/finetune.py``, and folders of :func:`snzoo.save_pretrained`, name
+    their model, classes, preprocessing and arguments. Other files say nothing, and leave the
+    entry of ``name`` as it is.
 
     Raises:
         UnknownModelError: no such name.
         CheckpointError, ManifestError: the checkpoint can't be read, is of another
             network, or names none where ``name`` is None.
     """
-    if name is not None and weights is None:
+    name, source = resolve(name, weights)
+    if name is not None and source is None:
         return get_info(name)
-    from snzoo.weights import read_description
+    from snzoo.weights import description_of
 
-    document = read_description(weights) if weights is not None else None
+    document = None if source is None else description_of(source)
     if document is None and name is not None:
         return get_info(name)
     if document is None:
         raise CheckpointError(f"{weights} does not say of which model it is; name one: --model")
-    found = parse_description(document, str(weights))
+    found = parse_description(document, str(source))
     base = get_info(found.model)
     if name is not None and get_info(name).architecture != base.architecture:
-        raise CheckpointError(f"{weights} was made from {found.model}, not from {name}")
+        raise CheckpointError(f"{source} was made from {found.model}, not from {name}")
     return dataclasses.replace(
         base,
         arguments=base.arguments | found.arguments,
         classes=found.classes,
         preprocessing=found.preprocessing,
         published=(),
-        provenance=f"Finetuned: {weights}",
+        provenance=f"Finetuned: {source}",
     )
 
 
@@ -175,21 +245,24 @@ def layout_of(entry: Entry) -> dict[str, Tensor]:
     import torch
 
     with torch.device("meta"):
-        return dict(_build(entry, None, {}).state_dict())
+        return dict(_build(entry, {}).state_dict())
 
 
-def _build(entry: Entry, num_classes: int | None, arguments: dict[str, Any]) -> ResNet:
-    from snzoo.models.build import build
+def _build(
+    entry: Entry, arguments: dict[str, Any], features_only: bool = False
+) -> ResNet | FeaturePyramid:
+    from snzoo.models.build import backbone_arguments, build, build_pyramid
 
-    merged = {"num_classes": entry.num_classes, **entry.arguments, **arguments}
-    if num_classes is not None:
-        merged["num_classes"] = num_classes
-    known = set(inspect.signature(build).parameters) - {"architecture"}
-    if unknown := sorted(set(merged) - known):
-        raise SnzooError(
-            f"{entry.name} takes no argument {unknown[0]!r}, but {', '.join(sorted(known))}"
-        )
-    return build(_architecture(entry), **merged)
+    own = {"num_classes": entry.num_classes, **entry.arguments}
+    if features_only:
+        own = {key: value for key, value in own.items() if key not in ("num_classes", "drop_rate")}
+    make = build_pyramid if features_only else build
+    known = {*inspect.signature(make).parameters, *inspect.signature(backbone_arguments).parameters}
+    known -= {"architecture", "backbone"}
+    if unknown := sorted({*own, *arguments} - known):
+        what = f"{entry.name} with features_only" if features_only else entry.name
+        raise SnzooError(f"{what} takes no argument {unknown[0]!r}, but {', '.join(sorted(known))}")
+    return make(_architecture(entry), **own | arguments)
 
 
 def _architecture(entry: Entry) -> Architecture:
@@ -198,6 +271,10 @@ def _architecture(entry: Entry) -> Architecture:
     except KeyError:
         message = _unknown(entry.architecture, list(ARCHITECTURES))
         raise UnknownModelError(f"{entry.name}: {message}") from None
+
+
+def _names() -> list[str]:
+    return list(dict.fromkeys([*load_manifest().models, *ARCHITECTURES]))
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from snzoo.errors import SnzooError
 from snzoo.manifest import Photos, load_manifest
-from snzoo.registry import create_model, describe, list_models
+from snzoo.registry import create_model, describe, list_models, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from snzoo.manifest import Entry
-    from snzoo.models.build import ResNet
+    from snzoo.models.resnet import ResNet
 
 
 WILD = set("*?[")
@@ -34,7 +34,7 @@ def path(text: str) -> Path:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="NAME", help="zoo or architecture name (default: the demo's)")
+    add("--model", metavar="NAME", help="name, or a network's folder (default: the demo's)")
     add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
     add("--device", metavar="DEVICE", help="cpu, cuda, ... (default: cuda where there is one)")
 
@@ -44,6 +44,7 @@ def choose_entry(args: argparse.Namespace) -> Entry:
     name = args.model
     if name is None and not args.weights:
         name = demo().model
+    name, args.weights = resolve(name, args.weights)
     return describe(name, args.weights)
 
 

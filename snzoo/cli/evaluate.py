@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from snzoo.cli import tables
 from snzoo.cli.common import demo, expand_names, load_model, path, positive
 from snzoo.errors import SnzooError
-from snzoo.registry import describe
+from snzoo.registry import describe, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,10 +211,12 @@ def _check_inputs_survive(args: argparse.Namespace) -> None:
 
 
 def _choose_entries(args: argparse.Namespace) -> list[Entry]:
+    if args.weights and args.model and len(args.model) > 1:
+        raise SnzooError(f"{args.weights} is the checkpoint of one network: name one model")
+    if args.weights or (args.model and len(args.model) == 1):
+        name, args.weights = resolve(args.model[0] if args.model else None, args.weights)
     if args.weights:
-        if args.model and len(args.model) > 1:
-            raise SnzooError(f"{args.weights} is the checkpoint of one network: name one model")
-        return [describe(args.model[0] if args.model else None, args.weights)]
+        return [describe(name, args.weights)]
     return expand_names(args.model or [demo().model])
 
 

@@ -1,5 +1,6 @@
 """Architecture names → networks: the one place where the table meets the classes."""
 
+from collections.abc import Sequence
 from functools import partial
 from math import gcd
 from typing import Any, get_args
@@ -8,34 +9,78 @@ from torch import nn
 
 from snzoo.errors import SnzooError
 from snzoo.models.architectures import DEPTHS, Architecture
-from snzoo.models.resnet import NormLayer, ResNetV1, ResNetV2, StrideOn
+from snzoo.models.blocks import NormLayer, StrideOn
+from snzoo.models.resnet import STAGES, FeaturePyramid, ResNet
 from snzoo.nn import SwitchNorm2d
 
 LARGEST = 1_000_000  # a typing mistake rather than a size
-
-ResNet = ResNetV1 | ResNetV2
+OUTPUT_STRIDES = (8, 16, 32)
 
 
 def build(
     architecture: Architecture,
     *,
     num_classes: int = 1000,
+    drop_rate: float = 0.0,
+    **backbone: Any,
+) -> ResNet:
+    """A new classifier, its weights at random.
+
+    Args:
+        num_classes: logits; 0: none, the network gives the mean of its last map.
+        drop_rate: dropout probability before ``fc`` (the published SN networks: 0.5).
+        backbone: of :func:`backbone_arguments`.
+
+    Raises:
+        SnzooError: a size makes no sense, or an option does not apply to this architecture.
+    """
+    if type(num_classes) is not int or num_classes != 0:
+        check_sizes(num_classes=num_classes)
+    if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
+        raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
+    arguments = backbone_arguments(architecture, **backbone)
+    return ResNet(**arguments, num_classes=num_classes, drop_rate=drop_rate)
+
+
+def build_pyramid(
+    architecture: Architecture, *, out_indices: Sequence[int] = (1, 2, 3, 4), **backbone: Any
+) -> FeaturePyramid:
+    """A new feature pyramid, its weights at random.
+
+    Args:
+        out_indices: the maps, in increasing order: 0 is the stem's, 1 to 4 are the stages'.
+        backbone: of :func:`backbone_arguments`.
+
+    Raises:
+        SnzooError: as :func:`build`, or ``out_indices`` are not such.
+    """
+    indices = list(out_indices) if isinstance(out_indices, Sequence) else [out_indices]
+    if not indices or indices != [i for i in range(1 + STAGES) if i in indices]:
+        raise SnzooError(
+            f"out_indices must be increasing, from 0 (the stem) to {STAGES}, got {out_indices!r}"
+        )
+    return FeaturePyramid(**backbone_arguments(architecture, **backbone), out_indices=indices)
+
+
+def backbone_arguments(
+    architecture: Architecture,
+    *,
     in_chans: int = 3,
     width: int = 64,
-    drop_rate: float = 0.0,
+    output_stride: int = 32,
     using_bn: bool = True,
     using_moving_average: bool = True,
     last_gamma: bool = False,
     stride_on: StrideOn = "3x3",
     norm_after_add: bool = False,
-) -> ResNet:
-    """A new network, its weights at random.
+) -> dict[str, Any]:
+    """The arguments of :class:`snzoo.models.resnet.Backbone`, checked.
 
     Args:
-        num_classes: logits.
         in_chans: input channels.
         width: channels of the stem and the first stage's blocks.
-        drop_rate: dropout probability before ``fc`` (the published SN networks: 0.5).
+        output_stride: 8, 16 or 32, pixels a position of the last map; below 32 the last
+            stages are dilated instead of striding.
         using_bn: SN only: mix in batch statistics.
         using_moving_average: SN only, see :class:`snzoo.nn.SwitchNorm2d`.
         last_gamma: v1 only: start the last norm scale of each block at 0.
@@ -46,9 +91,9 @@ def build(
     Raises:
         SnzooError: a size makes no sense, or an option does not apply to this architecture.
     """
-    check_sizes(num_classes=num_classes, in_chans=in_chans, width=width)
-    if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
-        raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
+    check_sizes(in_chans=in_chans, width=width)
+    if type(output_stride) is not int or output_stride not in OUTPUT_STRIDES:
+        raise SnzooError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     _check_options(
         architecture,
         using_bn=using_bn,
@@ -60,19 +105,18 @@ def build(
     bottleneck, layers = DEPTHS[architecture.depth]
     v1 = architecture.version == 1
     v1_only = {"norm_after_add": norm_after_add, "last_gamma": last_gamma} if v1 else {}
-    return (ResNetV1 if v1 else ResNetV2)(
-        layers,
-        bottleneck=bottleneck,
-        norm=_norm_layer(
-            architecture, using_bn=using_bn, using_moving_average=using_moving_average
-        ),
-        num_classes=num_classes,
-        in_chans=in_chans,
-        width=width,
-        drop_rate=drop_rate,
-        stride_on=stride_on,
+    norm = _norm_layer(architecture, using_bn=using_bn, using_moving_average=using_moving_average)
+    return {
+        "version": architecture.version,
+        "layers": layers,
+        "bottleneck": bottleneck,
+        "norm": norm,
+        "in_chans": in_chans,
+        "width": width,
+        "output_stride": output_stride,
+        "stride_on": stride_on,
         **v1_only,
-    )
+    }
 
 
 def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:

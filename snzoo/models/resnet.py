@@ -1,193 +1,84 @@
-"""ResNet v1 (post-activation) and v2 (pre-activation) over any norm layer.
+"""ResNet v1 and v2 over any norm layer: a backbone, and what stands on it.
 
-He et al. 2016a (arXiv 1512.03385) and 2016b (arXiv 1603.05027). Norm layers are
-registered under the prefix of their kind (``sn1``, ``bn1``), because that is how the
-published state dicts name them.
+:class:`Backbone` is the stem and the four stages; :class:`ResNet` classifies with it and
+:class:`FeaturePyramid` gives the maps of several stages, for detection and segmentation.
+State dicts have the published keys in all three.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snzoo.errors import SnzooError
+from snzoo.models.blocks import BlockV1, BlockV2, Named, NormLayer, Sampling, StrideOn, conv2d
 from snzoo.nn import norm_relu
 
-StrideOn = Literal["3x3", "1x1", "last_unit"]
+STAGES = 4
 
 
-@dataclass(frozen=True)
-class NormLayer:
-    """A kind of normalisation: its prefix in state dicts and how a layer of C channels is made."""
+class FeatureInfo(NamedTuple):
+    """A map that the network can give: behind which module, its channels, pixels a position."""
 
-    prefix: str
-    make: Callable[[int], nn.Module]
-
-
-class _Named(nn.Module):
-    """A module whose norms are called ``<prefix><which>``."""
-
-    def __init__(self, norm: NormLayer) -> None:
-        super().__init__()
-        self.prefix = norm.prefix
-
-    def add_norm(self, which: int | str, layer: nn.Module) -> None:
-        self.add_module(f"{self.prefix}{which}", layer)
-
-    def norm(self, which: int | str) -> nn.Module:
-        layer: nn.Module = getattr(self, f"{self.prefix}{which}")
-        return layer
+    module: str
+    channels: int
+    stride: int
 
 
-class _Block(_Named, ABC):
-    """Two 3×3 convolutions, or 1×1, 3×3, 1×1 with a fourfold expansion (bottleneck)."""
+class Backbone(Named):
+    """Stem and four stages, for (N, in_chans, H, W) with H, W ≥ 32.
 
-    downsample: nn.Module | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int,
-        bottleneck: bool,
-        norm: NormLayer,
-        stride_on: StrideOn,
-    ) -> None:
-        super().__init__(norm)
-        kernels = (1, 3, 1) if bottleneck else (3, 3)
-        self.out_channels = width * 4 if bottleneck else width
-        self.channels = (in_channels, *(width,) * (len(kernels) - 1), self.out_channels)
-        strided = 1 if bottleneck and stride_on != "1x1" else 0
-        self.convs = len(kernels)
-        for i, (kernel, (c_in, c_out)) in enumerate(
-            zip(kernels, pairwise(self.channels), strict=True)
-        ):
-            self._add_conv(i + 1, _conv(c_in, c_out, kernel, stride if i == strided else 1), norm)
-        if in_channels != self.out_channels:
-            self.downsample = self._projection(in_channels, stride, norm)
-        elif stride > 1:  # only where the last unit of a stage carries the stride (TF-Slim)
-            self.downsample = nn.MaxPool2d(1, stride)
-        else:
-            self.downsample = None
-
-    @abstractmethod
-    def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
-        """Register ``conv`` as the i-th, and its norm, in the order of the state dict."""
-
-    @abstractmethod
-    def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
-        """The shortcut where the number of channels changes."""
-
-    def conv(self, i: int) -> nn.Module:
-        conv: nn.Module = getattr(self, f"conv{i}")
-        return conv
-
-
-class BlockV1(_Block):
-    """conv → norm → ReLU …, the last ReLU after the addition.
-
-    ``norm_after_add`` moves the last norm behind the addition, as in the ResNet-50 of
-    fb.resnet.torch; ``last_gamma`` starts that norm's scale at 0.
+    Attributes:
+        feature_info: the five maps that :meth:`forward_levels` gives: 0 is the stem's, behind
+            its ReLU and before the max pool, 1 to 4 are the stages'.
+        frozen_stages: see :meth:`freeze`; None where nothing is frozen.
+        entry: the :class:`snzoo.manifest.Entry` that ``snzoo.create_model`` made it from.
     """
 
-    def __init__(
-        self, *sizes: int, norm_after_add: bool = False, last_gamma: bool = False, **options: Any
-    ) -> None:
-        super().__init__(*sizes, **options)
-        self.norm_after_add = norm_after_add
-        if last_gamma:
-            scale = self.norm(self.convs).weight
-            assert isinstance(scale, nn.Parameter)
-            nn.init.zeros_(scale)
-
-    def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
-        self.add_module(f"conv{i}", conv)
-        self.add_norm(i, norm.make(conv.out_channels))
-
-    def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
-        return nn.Sequential(
-            _conv(in_channels, self.out_channels, 1, stride), norm.make(self.out_channels)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        last = self.convs
-        for i in range(1, last):
-            x = norm_relu(self.norm(i), self.conv(i)(x))
-        x = self.conv(last)(x)
-        if self.norm_after_add:
-            return norm_relu(self.norm(last), x + shortcut)
-        return norm_relu(self.norm(last), x, shortcut)
-
-
-class BlockV2(_Block):
-    """norm → ReLU → conv …; a projection reads the pre-activated tensor and has no norm."""
-
-    def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
-        self.add_norm(i, norm.make(conv.in_channels))
-        self.add_module(f"conv{i}", conv)
-
-    def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
-        return _conv(in_channels, self.out_channels, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        for i in range(1, self.convs + 1):
-            x = norm_relu(self.norm(i), x)
-            if i == 1 and self.downsample is not None:
-                shortcut = self.downsample(x)
-            x = self.conv(i)(x)
-        return x + shortcut
-
-
-class _ResNet(_Named):
-    """Stem, four stages and a linear head, for (N, in_chans, H, W) with H, W ≥ 32."""
-
-    block: type[_Block]
+    entry: Any = None
 
     def __init__(
         self,
-        layers: tuple[int, int, int, int],
+        version: Literal[1, 2],
+        layers: Sequence[int],
         *,
         bottleneck: bool,
         norm: NormLayer,
-        num_classes: int = 1000,
         in_chans: int = 3,
         width: int = 64,
-        drop_rate: float = 0.0,
         stride_on: StrideOn = "3x3",
+        output_stride: int = 32,
         **block_options: bool,
     ) -> None:
         super().__init__(norm)
-        self.conv1 = _conv(in_chans, width, 7, 2)
+        self.version = version
+        self.frozen_stages: int | None = None
+        block = BlockV1 if version == 1 else BlockV2
+        self.conv1 = conv2d(in_chans, width, 7, 2)
         self.add_norm(1, norm.make(width))
+        feature_info = [FeatureInfo(f"{self.prefix}1", width, 2)]
         channels = width
-        for stage, depth in enumerate(layers):
+        for stage, (units, stride) in enumerate(_sampling(layers, stride_on, output_stride)):
             blocks: list[nn.Module] = []
-            for unit in range(depth):
-                block = self.block(
+            for sampling in units:
+                unit = block(
                     channels,
                     width * 2**stage,
-                    stride=_unit_stride(stage, unit, depth, stride_on),
+                    sampling=sampling,
                     bottleneck=bottleneck,
                     norm=norm,
                     stride_on=stride_on,
                     **block_options,
                 )
-                channels = block.out_channels
-                blocks.append(block)
+                channels = unit.out_channels
+                blocks.append(unit)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self._add_final_norm(channels, norm)
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(channels, num_classes)
+            feature_info.append(FeatureInfo(f"layer{stage + 1}", channels, stride))
+        if version == 2:
+            self.add_norm("_out", norm.make(channels))
+        self.feature_info = tuple(feature_info)
         self._initialise()
-
-    def _add_final_norm(self, channels: int, norm: NormLayer) -> None:
-        """v2 normalises once more behind the last stage."""
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -195,42 +86,185 @@ class _ResNet(_Named):
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) → (N, C, ⌈H/32⌉, ⌈W/32⌉), C the input width of ``fc``."""
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage."""
+        return self.feature_info[-1].channels
+
+    def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """The maps ``indices`` of ``feature_info``, from the shallowest; no stage behind is run.
+
+        A v2 network's maps 1 to 3 are sums of residuals that no norm has seen yet; the last
+        is behind ``sn_out`` and its ReLU.
+        """
         x = norm_relu(self.norm(1), self.conv1(x))
+        levels = [x]
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        for stage in range(1, 5):
-            x = getattr(self, f"layer{stage}")(x)
-        return x
+        for stage in range(1, 1 + max(indices)):
+            x = self.get_submodule(f"layer{stage}")(x)
+            if stage == STAGES and self.version == 2:
+                x = norm_relu(self.norm("_out"), x)
+            levels.append(x)
+        return [levels[i] for i in sorted(indices)]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) → the last map, (N, num_features, ⌈H/32⌉, ⌈W/32⌉)."""
+        return self.forward_levels(x, [STAGES])[0]
+
+    def freeze(self, stages: int | None) -> None:
+        """Freeze the stem and the first ``stages`` stages, and nothing else of the backbone.
+
+        What is frozen gets no gradient and stays in evaluation mode, through :meth:`train`
+        too: its running statistics don't move.
+
+        Args:
+            stages: 0 (the stem alone) to 4 (all, v2's last norm too); None thaws everything.
+
+        Raises:
+            SnzooError: another number.
+        """
+        if stages is not None and (type(stages) is not int or not 0 <= stages <= STAGES):
+            raise SnzooError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
+        self.frozen_stages = stages
+        frozen = self._frozen()
+        for module in self._modules_of(range(1 + STAGES)):
+            module.requires_grad_(module not in frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        return [] if self.frozen_stages is None else self._modules_of(range(1 + self.frozen_stages))
+
+    def layers(self) -> Iterator[list[nn.Module]]:
+        """From the input on: the stem, one block after the other, v2's last norm."""
+        yield self._modules_of([0])
+        for module in self._modules_of(range(1, 1 + STAGES)):
+            if isinstance(module, nn.Sequential):
+                yield from ([block] for block in module)
+            else:
+                yield [module]
+
+    def _modules_of(self, levels: Iterable[int]) -> list[nn.Module]:
+        return [self.get_submodule(name) for name in self._names(levels)]
+
+    def _names(self, levels: Iterable[int]) -> list[str]:
+        """Of the children that lead to each map from the one before, if a pyramid kept them."""
+        ends = {0: ["conv1", f"{self.prefix}1"], STAGES: [f"layer{STAGES}", f"{self.prefix}_out"]}
+        names = [name for level in levels for name in ends.get(level, [f"layer{level}"])]
+        return [name for name in names if hasattr(self, name)]
+
+
+class ResNet(Backbone):
+    """A :class:`Backbone`, the mean over positions, dropout and a linear classifier ``fc``.
+
+    With ``num_classes`` 0 it gives the mean, (N, num_features).
+    """
+
+    def __init__(
+        self,
+        version: Literal[1, 2],
+        layers: Sequence[int],
+        *,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        **backbone: Any,
+    ) -> None:
+        super().__init__(version, layers, **backbone)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc: nn.Module
+        self.reset_classifier(num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        return self.fc.out_features if isinstance(self.fc, nn.Linear) else 0
+
+    def get_classifier(self) -> nn.Module:
+        """``fc``: an ``nn.Linear``, or an ``nn.Identity`` where there are no classes."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new ``fc`` for so many classes, at random; none for 0."""
+        like = self.conv1.weight
+        self.fc = (
+            nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """The last map → logits (N, num_classes), or what ``fc`` is given (N, num_features)."""
+        # At 224×224 this is the published 7×7 average pool; the mean takes any other size.
+        x = self.drop(x.mean((2, 3)))
+        logits: Tensor = x if pre_logits else self.fc(x)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) → logits (N, num_classes)."""
-        x = self.forward_features(x)
-        # At 224×224 this is the published 7×7 average pool; the mean takes any other size.
-        logits: Tensor = self.fc(self.drop(x.mean((2, 3))))
-        return logits
+        return self.forward_head(self.forward_features(x))
 
 
-class ResNetV1(_ResNet):
-    block = BlockV1
+class FeaturePyramid(Backbone):
+    """A :class:`Backbone` that gives several of its maps; it ends behind the last of them.
+
+    Attributes:
+        out_indices: which of ``feature_info``, in increasing order.
+    """
+
+    def __init__(
+        self,
+        version: Literal[1, 2],
+        layers: Sequence[int],
+        *,
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        **backbone: Any,
+    ) -> None:
+        super().__init__(version, layers, **backbone)
+        self.out_indices = tuple(out_indices)
+        for name in self._names(range(1 + max(self.out_indices), 1 + STAGES)):
+            delattr(self, name)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the maps that it gives."""
+        return tuple(self.feature_info[i].channels for i in self.out_indices)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the maps that it gives, in pixels of the input."""
+        return tuple(self.feature_info[i].stride for i in self.out_indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, in_chans, H, W) → a map (N, channels, ⌈H/stride⌉, ⌈W/stride⌉) each."""
+        return self.forward_levels(x, self.out_indices)
 
 
-class ResNetV2(_ResNet):
-    block = BlockV2
+def _sampling(
+    layers: Sequence[int], stride_on: StrideOn, output_stride: int
+) -> Iterator[tuple[list[Sampling], int]]:
+    """Of each stage, what its units do, and the stride behind it.
 
-    def _add_final_norm(self, channels: int, norm: NormLayer) -> None:
-        self.add_norm("_out", norm.make(channels))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return norm_relu(self.norm("_out"), super().forward_features(x))
-
-
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    A unit strides while the whole stays within ``output_stride``; then what is behind it is
+    dilated instead, so that each position sees what it saw (Yu et al. 2017, arXiv 1705.09914).
+    """
+    stride, dilation = 4, 1  # behind the stem's max pool
+    for stage, depth in enumerate(layers):
+        units = []
+        for unit in range(depth):
+            step = _unit_stride(stage, unit, depth, stride_on)
+            kept = step if stride * step <= output_stride else 1
+            units.append(Sampling(kept, dilation, dilation * step // kept))
+            stride, dilation = stride * kept, dilation * step // kept
+        yield units, stride
 
 
 def _unit_stride(stage: int, unit: int, depth: int, stride_on: StrideOn) -> int:
     """Stages 2 to 4 halve the map in their first unit; in TF-Slim, 1 to 3 in their last."""
     if stride_on == "last_unit":
-        return 2 if stage < 3 and unit == depth - 1 else 1
+        return 2 if stage < STAGES - 1 and unit == depth - 1 else 1
     return 2 if stage > 0 and unit == 0 else 1

@@ -102,10 +102,11 @@ def test_last_gamma_starts_residual_branches_at_zero():
         ("resnet50v2_sn", {"last_gamma": True}),
         ("resnet18v1_bn", {"stride_on": "1x1"}),
         ("resnet50v1_bn", {"stride_on": "2x2"}),
-        ("resnet50v1_bn", {"num_classes": 0}),
+        ("resnet50v1_bn", {"num_classes": -1}),
         ("resnet50v1_bn", {"in_chans": -1}),
         ("resnet50v1_bn", {"width": 7.5}),
         ("resnet50v1_bn", {"drop_rate": 2}),
+        ("resnet50v1_bn", {"output_stride": 4}),
     ],
 )
 def test_options_that_do_not_apply_are_refused(name, options):

@@ -1,0 +1,164 @@
+"""The residual blocks of ResNet v1 (post-activation) and v2 (pre-activation) over any norm layer.
+
+He et al. 2016a (arXiv 1512.03385) and 2016b (arXiv 1603.05027). Norm layers are
+registered under the prefix of their kind (``sn1``, ``bn1``), because that is how the
+published state dicts name them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from snzoo.nn import norm_relu
+
+StrideOn = Literal["3x3", "1x1", "last_unit"]
+
+
+@dataclass(frozen=True)
+class NormLayer:
+    """A kind of normalisation: its prefix in state dicts and how a layer of C channels is made."""
+
+    prefix: str
+    make: Callable[[int], nn.Module]
+
+
+class Sampling(NamedTuple):
+    """What a block does to the grid: its stride, and the dilation before and behind that stride.
+
+    The dilation grows where a network keeps its resolution instead of striding
+    (``output_stride``): behind a stride that was given up, neighbours are further apart.
+    """
+
+    stride: int
+    before: int = 1
+    behind: int = 1
+
+
+class Named(nn.Module):
+    """A module whose norms are called ``<prefix><which>``."""
+
+    def __init__(self, norm: NormLayer) -> None:
+        super().__init__()
+        self.prefix = norm.prefix
+
+    def add_norm(self, which: int | str, layer: nn.Module) -> None:
+        self.add_module(f"{self.prefix}{which}", layer)
+
+    def norm(self, which: int | str) -> nn.Module:
+        layer: nn.Module = getattr(self, f"{self.prefix}{which}")
+        return layer
+
+
+class Block(Named, ABC):
+    """Two 3×3 convolutions, or 1×1, 3×3, 1×1 with a fourfold expansion (bottleneck)."""
+
+    downsample: nn.Module | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        sampling: Sampling,
+        bottleneck: bool,
+        norm: NormLayer,
+        stride_on: StrideOn,
+    ) -> None:
+        super().__init__(norm)
+        kernels = (1, 3, 1) if bottleneck else (3, 3)
+        self.out_channels = width * 4 if bottleneck else width
+        self.channels = (in_channels, *(width,) * (len(kernels) - 1), self.out_channels)
+        strided = 1 if bottleneck and stride_on != "1x1" else 0
+        self.convs = len(kernels)
+        for i, (kernel, (c_in, c_out)) in enumerate(
+            zip(kernels, pairwise(self.channels), strict=True)
+        ):
+            stride = sampling.stride if i == strided else 1
+            dilation = sampling.before if i <= strided else sampling.behind
+            self._add_conv(i + 1, conv2d(c_in, c_out, kernel, stride, dilation), norm)
+        if in_channels != self.out_channels:
+            self.downsample = self._projection(in_channels, sampling.stride, norm)
+        elif sampling.stride > 1:  # only where a stage's last unit carries the stride (TF-Slim)
+            self.downsample = nn.MaxPool2d(1, sampling.stride)
+        else:
+            self.downsample = None
+
+    @abstractmethod
+    def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
+        """Register ``conv`` as the i-th, and its norm, in the order of the state dict."""
+
+    @abstractmethod
+    def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
+        """The shortcut where the number of channels changes."""
+
+    def conv(self, i: int) -> nn.Module:
+        conv: nn.Module = getattr(self, f"conv{i}")
+        return conv
+
+
+class BlockV1(Block):
+    """conv → norm → ReLU …, the last ReLU after the addition.
+
+    ``norm_after_add`` moves the last norm behind the addition, as in the ResNet-50 of
+    fb.resnet.torch; ``last_gamma`` starts that norm's scale at 0.
+    """
+
+    def __init__(
+        self, *sizes: int, norm_after_add: bool = False, last_gamma: bool = False, **options: Any
+    ) -> None:
+        super().__init__(*sizes, **options)
+        self.norm_after_add = norm_after_add
+        if last_gamma:
+            scale = self.norm(self.convs).weight
+            assert isinstance(scale, nn.Parameter)
+            nn.init.zeros_(scale)
+
+    def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
+        self.add_module(f"conv{i}", conv)
+        self.add_norm(i, norm.make(conv.out_channels))
+
+    def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
+        return nn.Sequential(
+            conv2d(in_channels, self.out_channels, 1, stride), norm.make(self.out_channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        last = self.convs
+        for i in range(1, last):
+            x = norm_relu(self.norm(i), self.conv(i)(x))
+        x = self.conv(last)(x)
+        if self.norm_after_add:
+            return norm_relu(self.norm(last), x + shortcut)
+        return norm_relu(self.norm(last), x, shortcut)
+
+
+class BlockV2(Block):
+    """norm → ReLU → conv …; a projection reads the pre-activated tensor and has no norm."""
+
+    def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
+        self.add_norm(i, norm.make(conv.in_channels))
+        self.add_module(f"conv{i}", conv)
+
+    def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
+        return conv2d(in_channels, self.out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        for i in range(1, self.convs + 1):
+            x = norm_relu(self.norm(i), x)
+            if i == 1 and self.downsample is not None:
+                shortcut = self.downsample(x)
+            x = self.conv(i)(x)
+        return x + shortcut
+
+
+def conv2d(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    padding = kernel // 2 * dilation
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)

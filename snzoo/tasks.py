@@ -1,0 +1,142 @@
+"""torchvision's detectors and segmenters over the zoo's backbones, from torchvision's own parts.
+
+    backbone = snzoo.create_model(NAME, pretrained=True, features_only=True)
+    model = snzoo.tasks.faster_rcnn(backbone, num_classes=91)
+    groups = snzoo.parameter_groups(model, lr=0.02, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+
+are the rules by which others finetuned detectors from the published SN networks.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.segmentation import FCN, DeepLabV3
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from snzoo.errors import SnzooError
+from snzoo.models.resnet import FeaturePyramid
+
+FPN_CHANNELS = 256  # Lin et al. 2017
+
+
+def faster_rcnn(
+    backbone: FeaturePyramid, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
+) -> FasterRCNN:
+    """Faster R-CNN with an FPN (Ren et al. 2015; Lin et al. 2017).
+
+    It takes what torchvision's takes, a list of RGB images (3, H, W) with values from 0 to 1,
+    and normalises them as the backbone's weights want it.
+
+    Args:
+        backbone: of ``snzoo.create_model(..., features_only=True)``, with the four stages.
+        num_classes: with the background, which is class 0.
+        frozen_stages: of the backbone, see :meth:`snzoo.models.resnet.Backbone.freeze`: by
+            default the stem and the first stage; None for a backbone with random weights.
+        options: torchvision's, e.g. ``min_size``.
+
+    Raises:
+        SnzooError: the backbone is another.
+    """
+    body = _Detection(backbone, frozen_stages)
+    return FasterRCNN(body, num_classes, **body.normalisation() | options)
+
+
+def mask_rcnn(
+    backbone: FeaturePyramid, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
+) -> MaskRCNN:
+    """Mask R-CNN with an FPN (He et al. 2017); arguments and errors of :func:`faster_rcnn`."""
+    body = _Detection(backbone, frozen_stages)
+    return MaskRCNN(body, num_classes, **body.normalisation() | options)
+
+
+def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
+    """DeepLab v3 (Chen et al. 2017) over a dilated backbone.
+
+    It takes images (N, 3, H, W) that were normalised as those of the backbone's weights, and
+    gives ``{"out": (N, num_classes, H, W)}``, with ``"aux"`` too where the backbone gives two
+    maps, ``out_indices=(3, 4)``.
+
+    Args:
+        backbone: of ``snzoo.create_model(..., features_only=True, output_stride=8)`` (or 16).
+        num_classes: with the background, where that is a class.
+
+    Raises:
+        SnzooError: the backbone is another.
+    """
+    maps, channels, aux = _segmentation(backbone, num_classes)
+    return DeepLabV3(maps, DeepLabHead(channels, num_classes), aux)
+
+
+def fcn(backbone: FeaturePyramid, *, num_classes: int) -> FCN:
+    """FCN (Long et al. 2015) over a dilated backbone; all else as :func:`deeplabv3`."""
+    maps, channels, aux = _segmentation(backbone, num_classes)
+    return FCN(maps, FCNHead(channels, num_classes), aux)
+
+
+class _Detection(nn.Module):
+    """A backbone under an FPN, as torchvision's detectors want it."""
+
+    def __init__(self, backbone: FeaturePyramid, frozen_stages: int | None) -> None:
+        super().__init__()
+        _check(backbone, [(1, 2, 3, 4)])
+        if backbone.entry is None or backbone.conv1.in_channels != 3:
+            raise SnzooError("a detector's backbone is made by snzoo.create_model, in_chans 3")
+        backbone.freeze(frozen_stages)
+        self.body = backbone
+        self.fpn = FeaturePyramidNetwork(
+            list(backbone.channels), FPN_CHANNELS, extra_blocks=LastLevelMaxPool()
+        )
+        self.out_channels = FPN_CHANNELS
+        self.recipe = backbone.entry.preprocessing
+        self.order = 1 if self.recipe.channel_order == "RGB" else -1
+
+    def normalisation(self) -> dict[str, list[float]]:
+        """The mean and std of the backbone's weights, of RGB from 0 to 1."""
+        mean, std = (
+            [value / self.recipe.scale for value in values[:: self.order]]
+            for values in (self.recipe.mean, self.recipe.std)
+        )
+        return {"image_mean": mean, "image_std": std}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.body(x if self.order == 1 else x.flip(1))
+        named: dict[str, Tensor] = self.fpn(OrderedDict(zip("0123", maps, strict=True)))
+        return named
+
+
+class _Maps(nn.Module):
+    """A backbone's maps by the names that torchvision's segmenters know."""
+
+    def __init__(self, backbone: FeaturePyramid) -> None:
+        super().__init__()
+        self.body = backbone
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(zip(("out", "aux"), reversed(self.body(x)), strict=False))
+
+
+def _segmentation(backbone: FeaturePyramid, num_classes: int) -> tuple[_Maps, int, FCNHead | None]:
+    _check(backbone, [(4,), (3, 4)])
+    if backbone.strides[-1] > 16:
+        raise SnzooError(
+            f"the backbone's last map has stride {backbone.strides[-1]}; make it with "
+            "output_stride=8 or 16"
+        )
+    *others, channels = backbone.channels
+    return _Maps(backbone), channels, FCNHead(others[-1], num_classes) if others else None
+
+
+def _check(backbone: FeaturePyramid, accepted: Sequence[tuple[int, ...]]) -> None:
+    if not isinstance(backbone, FeaturePyramid) or backbone.out_indices not in accepted:
+        wanted = " or ".join(map(str, accepted))
+        raise SnzooError(
+            f"the backbone must be of snzoo.create_model(..., features_only=True, "
+            f"out_indices={wanted})"
+        )

@@ -1,0 +1,22 @@
+"""The stem's weights for other input than theirs: another number or order of channels."""
+
+from torch import Tensor
+
+
+def adapt_input(weight: Tensor, in_chans: int) -> Tensor:
+    """A convolution's weight (O, C, kH, kW) for ``in_chans`` input channels: (O, in_chans, …).
+
+    Channels go round: of C = 3, the fourth is the first again. Copies of a channel share its
+    weight evenly, and channels that fall together are summed, so that an image whose
+    channels are all alike is answered as before.
+
+    >>> import torch
+    >>> adapt_input(torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1), 4).flatten().tolist()
+    [0.5, 2.0, 4.0, 0.5]
+    """
+    channels = weight.shape[1]
+    adapted = weight.new_zeros(weight.shape[0], in_chans, *weight.shape[2:])
+    for i in range(max(channels, in_chans)):
+        copies = len(range(i % channels, in_chans, channels)) or 1
+        adapted[:, i % in_chans] += weight[:, i % channels] / copies
+    return adapted
