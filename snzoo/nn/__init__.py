@@ -1,6 +1,25 @@
 """The Switchable Normalization operator (Luo et al., ICLR 2019, arXiv 1806.10779)."""
 
 from snzoo.nn.fused import norm_relu
+from snzoo.nn.statistics import update_bn_statistics
 from snzoo.nn.switchnorm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn.sync import (
+    SyncSwitchNorm1d,
+    SyncSwitchNorm2d,
+    SyncSwitchNorm3d,
+    convert_sync_switchnorm,
+    revert_sync_switchnorm,
+)
 
-__all__ = ["SwitchNorm1d", "SwitchNorm2d", "SwitchNorm3d", "norm_relu"]
+__all__ = [
+    "SwitchNorm1d",
+    "SwitchNorm2d",
+    "SwitchNorm3d",
+    "SyncSwitchNorm1d",
+    "SyncSwitchNorm2d",
+    "SyncSwitchNorm3d",
+    "convert_sync_switchnorm",
+    "norm_relu",
+    "revert_sync_switchnorm",
+    "update_bn_statistics",
+]

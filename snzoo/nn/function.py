@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from snzoo.nn import cpu
-from snzoo.nn.reference import Parameters, Recipe, mix, mix_backward, switch_norm
+from snzoo.nn import cpu, plain
+from snzoo.nn.reference import (
+    Parameters,
+    Recipe,
+    gate_gradients,
+    mix,
+    mix_backward,
+    switch_norm,
+)
 
 Batch = tuple[Tensor, Tensor] | None
 
@@ -24,15 +31,37 @@ def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor
     """``x`` (N, C, *positions) normalised, and its batch statistics (C,) if they were mixed in."""
     # On two devices the plain formula raises; a kernel would read what is not there.
     passes = _passes(x) if parameters.weight.device == x.device else None
+    if recipe.group is not None:
+        return _normalise_in_step(x, parameters, recipe, passes or plain)
     if passes is None:
         y, mixture = switch_norm(x, parameters, recipe)
         return y, mixture.batch
     if recipe.batch or _needs_gradient(x, parameters):
-        y, *batch = _SwitchNormFunction.apply(x, recipe, passes, *parameters)
-        return y, (batch[0], batch[1]) if batch else None
+        return _apply(x, parameters, recipe, passes)
     wide = _dense(passes, x)
     y = passes.infer(wide, parameters, recipe)
     return y if y.dtype == x.dtype else y.to(x.dtype), None
+
+
+def _normalise_in_step(
+    x: Tensor, parameters: Parameters, recipe: Recipe, passes: ModuleType
+) -> tuple[Tensor, Batch]:
+    """With the processes of a group: in all of them, whatever they have, as one node for autograd.
+
+    Plain operations, that some would take and others not, have nodes of their own, between
+    which DistributedDataParallel's collectives would come in another order.
+    """
+    if x.numel():
+        return _apply(x, parameters, recipe, passes)
+    y, batch = _apply(x.reshape(0, x.shape[1]), parameters, recipe, plain)
+    return y.view(x.shape), batch
+
+
+def _apply(
+    x: Tensor, parameters: Parameters, recipe: Recipe, passes: ModuleType
+) -> tuple[Tensor, Batch]:
+    y, *batch = _SwitchNormFunction.apply(x, recipe, passes, *parameters)
+    return y, (batch[0], batch[1]) if batch else None
 
 
 def normalise_add_relu(
@@ -115,8 +144,8 @@ def _gpu(device: torch.device) -> ModuleType | None:
 
 
 def _dense(passes: ModuleType, x: Tensor) -> Tensor:
-    """``x`` contiguous or channels last; on the CPU in float32 at least."""
-    if passes is cpu and x.dtype in (torch.float16, torch.bfloat16):
+    """``x`` contiguous or channels last; for torch's operations in float32 at least."""
+    if passes in (cpu, plain) and x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     dense = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
     return x if dense else x.contiguous()
@@ -161,6 +190,11 @@ class _SwitchNormFunction(torch.autograd.Function):
         x, *tensors = ctx.saved_tensors
         # With create_graph it is to be differentiated once more.
         if torch.is_grad_enabled() or _is_batch(grad):
+            if ctx.recipe.group is not None:
+                raise RuntimeError(
+                    "SyncSwitchNorm has no gradient of the gradient (create_graph=True), and no "
+                    "batches of gradients, over several processes: use SwitchNorm for them"
+                )
             return _plain_gradient(ctx, grad, x, tensors)
         mean, rstd, mixture = ctx.statistics
         dtype, x = x.dtype, _dense(ctx.passes, x)
@@ -168,15 +202,15 @@ class _SwitchNormFunction(torch.autograd.Function):
         parameters = Parameters(*tensors).flat(rstd.dtype)
         scale = parameters.weight * rstd
         total, centred = ctx.passes.gradient_sums(grad, x, mixture.mean)
-        to_mean, to_var, *gates = mix_backward(
-            -scale * total, -0.5 * scale * rstd**2 * centred, mixture, mean, parameters
-        )
-        positions = x.shape[2:].numel()
+        mixed = -scale * total, -0.5 * scale * rstd**2 * centred
         to_x = None
         if ctx.needs_input_grad[0]:
+            to_mean, to_var = mix_backward(*mixed, mixture, mean, parameters)
+            positions = x.shape[2:].numel()
             b = to_var * (2 * ctx.recipe.variance_factor(positions) / positions)
             to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
             to_x = to_x.to(dtype)
+        gates = gate_gradients(*mixed, mixture, parameters)
         flat_grads = (rstd * centred).sum(0), total.sum(0), *gates
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors, strict=False))
         return to_x, None, None, *grads, None, None

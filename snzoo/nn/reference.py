@@ -2,16 +2,22 @@
 
 The passes over whole activations that are faster (:mod:`snzoo.nn.cpu`,
 :mod:`snzoo.nn.kernels`) share the small part and are tested against the whole. Compilers,
-exporters and functional transforms are given this form.
+exporters and functional transforms are given this form. The same passes in plain operations,
+:mod:`snzoo.nn.plain`, are for what only the gradient in closed form can do.
 
 LN and BN statistics follow from those of IN, so an activation is reduced once. Statistics
 are (N, C) here, (N, 1) of LN and (1, C) of BN.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from snzoo.nn import processes
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Parameters(NamedTuple):
@@ -47,11 +53,13 @@ class Recipe(NamedTuple):
 
     ``instance``: those of IN too (2d, 3d), whose variances are unbiased; otherwise (1d)
     the pooled variances are. ``batch``: those of the input's batch, as in training.
+    ``group``: the processes whose samples are of that batch too.
     """
 
     instance: bool
     batch: bool
     eps: float
+    group: "ProcessGroup | None" = None
 
     def variance_factor(self, positions: int) -> float:
         """From the biased IN variance to the one that counts; a single value has variance 0."""
@@ -70,6 +78,14 @@ class Statistics(NamedTuple):
     dim: int | None = None  # that IN's were pooled over; None: IN's own, or running ones
     factor: float = 1.0  # of Recipe.pooled_factor
     of_input: bool = True  # false: running ones
+    peers: processes.Peers | None = None  # over whose samples it was pooled too
+
+    def averages(self, of_mean: Tensor, of_var: Tensor) -> tuple[Tensor, Tensor]:
+        """Two tensors (N, C) averaged over what was pooled."""
+        assert self.dim is not None
+        if self.peers is not None:
+            return self.peers.averages(of_mean, of_var)
+        return of_mean.mean(self.dim, keepdim=True), of_var.mean(self.dim, keepdim=True)
 
 
 class Mixture(NamedTuple):
@@ -81,9 +97,12 @@ class Mixture(NamedTuple):
 
     @property
     def batch(self) -> tuple[Tensor, Tensor] | None:
-        """BN statistics (C,) of the input, where they are among the kinds."""
+        """BN statistics (C,) of the input, where they are among the kinds, and it has samples."""
         last = self.kinds[-1]
-        return (last.mean[0], last.var[0]) if last.dim == 0 else None
+        if last.dim != 0:
+            return None
+        nowhere = last.peers is not None and self.mean.shape[0] == 0 and last.peers.samples == 0
+        return None if nowhere else (last.mean[0], last.var[0])
 
 
 def switch_norm(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Mixture]:
@@ -112,7 +131,7 @@ def mix(mean: Tensor, var: Tensor, parameters: Parameters, recipe: Recipe, count
     kinds = [Statistics(mean, var)] if recipe.instance else []
     kinds.append(_pool(mean, var, 1, recipe.pooled_factor(c * count)))
     if recipe.batch:
-        kinds.append(_pool(mean, var, 0, recipe.pooled_factor(n * count)))
+        kinds.append(_pool_batch(mean, var, recipe, count))
     elif parameters.running_mean is not None and parameters.running_var is not None:
         running = parameters.running_mean[None], parameters.running_var[None]
         kinds.append(Statistics(*running, of_input=False))
@@ -135,20 +154,28 @@ def _pool(mean: Tensor, var: Tensor, dim: int, factor: float) -> Statistics:
     The law of total variance, ``E[var] + Var[mean]``, equals the published
     ``E[var + mean²] − E[mean]²`` but cannot cancel to a negative number.
     """
+    if mean.shape[0] == 0:  # no samples, where other processes have some; var_mean would warn
+        return Statistics(mean[:, :1], var[:, :1], dim, factor)
     spread, pooled = torch.var_mean(mean, dim, correction=0, keepdim=True)
     return Statistics(pooled, factor * (var.mean(dim, keepdim=True) + spread), dim, factor)
 
 
+def _pool_batch(mean: Tensor, var: Tensor, recipe: Recipe, count: int) -> Statistics:
+    if recipe.group is None:
+        return _pool(mean, var, 0, recipe.pooled_factor(mean.shape[0] * count))
+    pooled, pooled_var, peers = processes.pool(mean, var, count, recipe.group)
+    # To read a number is to wait for a GPU: only the 1d layer needs it.
+    factor = 1.0 if recipe.instance else recipe.pooled_factor(int(peers.values))
+    return Statistics(pooled, factor * pooled_var, 0, factor, peers=peers)
+
+
 def mix_backward(
     grad_mean: Tensor, grad_var: Tensor, mixture: Mixture, mean: Tensor, parameters: Parameters
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradient of :func:`mix`: from those of the mixed to those of the IN statistics.
+) -> tuple[Tensor, Tensor]:
+    """The gradient of :func:`mix`: from those of the mixed to those of the IN statistics, (N, C).
 
     ``mean`` is that of IN. With M = E[m] and V = f·(E[v] + E[(m − M)²]) over the pooled
     dimension, dM/dm = 1/n, dV/dm = 2f·(m − M)/n and dV/dv = f/n.
-
-    Returns:
-        Gradients of the IN mean and variance (N, C), and of ``mean_weight``, ``var_weight``.
     """
     mean_shares = parameters.mean_weight.softmax(0)
     var_shares = parameters.var_weight.softmax(0)
@@ -156,20 +183,24 @@ def mix_backward(
     for i, kind in enumerate(mixture.kinds):
         by_mean, by_var = mean_shares[i] * grad_mean, var_shares[i] * kind.factor * grad_var
         if kind.dim is not None:
-            by_mean = by_mean.mean(kind.dim, keepdim=True)
-            by_var = by_var.mean(kind.dim, keepdim=True)
+            by_mean, by_var = kind.averages(by_mean, by_var)
             by_mean = by_mean + 2 * (mean - kind.mean) * by_var
         if kind.of_input:
             to_mean += by_mean
             to_var += by_var
-    gates = [
-        _softmax_backward(shares, torch.stack([(grad * kind).sum() for kind in kinds]))
-        for shares, grad, kinds in (
-            (mean_shares, grad_mean, [kind.mean for kind in mixture.kinds]),
-            (var_shares, grad_var, [kind.var for kind in mixture.kinds]),
-        )
-    ]
-    return to_mean, to_var, gates[0], gates[1]
+    return to_mean, to_var
+
+
+def gate_gradients(
+    grad_mean: Tensor, grad_var: Tensor, mixture: Mixture, parameters: Parameters
+) -> tuple[Tensor, Tensor]:
+    """Those of ``mean_weight`` and ``var_weight``, from those of the mixed statistics."""
+    by_mean = torch.stack([(grad_mean * kind.mean).sum() for kind in mixture.kinds])
+    by_var = torch.stack([(grad_var * kind.var).sum() for kind in mixture.kinds])
+    return (
+        _softmax_backward(parameters.mean_weight.softmax(0), by_mean),
+        _softmax_backward(parameters.var_weight.softmax(0), by_var),
+    )
 
 
 def _softmax_backward(shares: Tensor, grad: Tensor) -> Tensor:

@@ -75,13 +75,17 @@ class SwitchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
-        if x.numel() == 0:  # no statistics, and none that may reach the running ones
-            parameters = self.parameters_and_recipe()[0].flat(x.dtype)
+        parameters, recipe = self.parameters_and_recipe()
+        if x.numel() == 0 and recipe.group is None:
+            # No statistics, and none that may reach the running ones. The gates' gradients are
+            # 0 rather than none, which DistributedDataParallel would wait for.
+            weight, bias, mean_weight, var_weight, *_ = parameters.flat(x.dtype)
             shape = 1, -1, *(1,) * (x.ndim - 2)
-            return x * parameters.weight.view(shape) + parameters.bias.view(shape)
-        y, batch = normalise(x, *self.parameters_and_recipe())
+            nothing = 0 * (mean_weight.sum() + var_weight.sum())
+            return x * weight.view(shape) + (bias + nothing).view(shape)
+        y, batch = normalise(x, parameters, recipe)
         if batch is not None:
-            self._update_running_statistics(*batch)
+            self.update_running_statistics(*batch)
         return y
 
     def forward_add_relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor | None:
@@ -111,7 +115,8 @@ class SwitchNorm(nn.Module):
             raise ValueError(f"{type(self).__name__} expects floating-point input, got {x.dtype}")
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
+    def update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
+        """Take in the statistics (C,) of a batch, as a forward pass in training does."""
         assert self.running_mean is not None and self.running_var is not None
         mean, var = mean.view_as(self.running_mean), var.view_as(self.running_var)
         if self.using_moving_average:
