@@ -46,7 +46,7 @@ def _docstring(name: str) -> str:
         {weights}
         weights (str): load this file instead
         num_classes (int): logits (default: {entry.num_classes}); another number gives a new head
-        in_chans (int): input channels (default: 3)
+        in_chans (int): input channels (default: 3); weights for another number are adapted
         width (int): channels of the stem (default: {entry.arguments.get("width", 64)})
         drop_rate (float): dropout before fc (default: {entry.arguments.get("drop_rate", 0.0)})
         using_bn (bool): SN only, mix in batch statistics (default: {using_bn})

@@ -41,6 +41,7 @@ from snzoo.data.sources import read_file
 from snzoo.errors import SnzooError
 from snzoo.evaluate import choose_device
 from snzoo.manifest import parse_description
+from snzoo.models.resnet import ResNet
 from snzoo.registry import describe
 
 
@@ -53,19 +54,15 @@ def parse_args() -> argparse.Namespace:
     add("--model", required=True, help="zoo or architecture name (see: snzoo list)")
     add("--pretrained", action="store_true", help="start from the zoo's weights")
     add("--weights", type=Path, help="start from this checkpoint instead")
-    add(
-        "--freeze",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="freeze the stem and N - 1 stages (0)",
-    )
+    add("--freeze", type=whole(0), metavar="N", help="freeze the stem and N stages (nothing)")
     add("--width", type=whole(1), help="channels of the stem (the model's: 64)")
     add("--drop-rate", type=real(1), help="dropout before fc (the model's)")
     add("--epochs", type=whole(1), default=20, help="(20)")
     add("--batch-size", type=whole(1), default=32, help="(32)")
     add("--lr", type=real(), default=0.01, help="peak learning rate (0.01)")
     add("--weight-decay", type=real(), default=1e-4, help="not on norms and biases (1e-4)")
+    add("--gate-lr", type=real(), help="peak learning rate of SN's gates (that of --lr)")
+    add("--layer-decay", type=real(1), default=1.0, help="each layer's rate to the next one's (1)")
     add("--label-smoothing", type=real(1), default=0.1, help="(0.1)")
     add("--min-scale", type=real(1), default=0.35, help="least share of a photo in a crop (0.35)")
     add("--resize", type=whole(1), help="shorter side in validation, pixels (the model's: 256)")
@@ -140,32 +137,6 @@ def find_split(data: Path, *names: str) -> Path:
     raise SnzooError(f"{data} has no folder {' or '.join(names)} of class folders")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on convolution and linear weights only: none on SN's parameters or biases."""
-    decayed, plain = [], []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                is_weight = isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"
-                (decayed if is_weight else plain).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-
-
-def freeze(model: nn.Module, count: int) -> list[nn.Module]:
-    """Freeze the stem and ``count - 1`` stages; returns what must stay in evaluation mode."""
-    if not 0 <= count <= 5:
-        raise SnzooError(f"--freeze takes 0 to 5, got {count}")
-    # In v2 the stem's norm reads the frozen convolution too, so it is part of the stem.
-    frozen = [model.conv1, model.norm(1)] if count else []
-    frozen += [model.get_submodule(f"layer{stage}") for stage in range(1, count)]
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
-
-
 def learning_rate(step: int, *, warmup: int, total: int) -> float:
     """Linear warm-up, then a cosine to 0, as a share of the peak."""
     if step < warmup:
@@ -176,16 +147,21 @@ def learning_rate(step: int, *, warmup: int, total: int) -> float:
 class Trainer:
     """A network, its optimizer and its schedule, on one device."""
 
-    def __init__(self, args: argparse.Namespace, model: nn.Module, steps: int, prepare) -> None:
+    def __init__(self, args: argparse.Namespace, model: ResNet, steps: int, prepare) -> None:
         self.args, self.prepare = args, prepare
         # On the CPU it gains nothing, and torch 2.14 crashes in narrow networks with it.
         on_cuda = torch.device(args.device).type == "cuda"
         self.layout = torch.channels_last if on_cuda else torch.contiguous_format
         self.model = model.to(args.device, memory_format=self.layout)
-        self.frozen = freeze(model, args.freeze)
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(model, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True
+        model.freeze(args.freeze)
+        groups = snzoo.parameter_groups(
+            model,
+            lr=args.lr,
+            weight_decay=args.weight_decay,
+            gate_lr=args.gate_lr,
+            layer_decay=args.layer_decay,
         )
+        self.optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
         total = args.epochs * steps
         warmup = min(total // 10, 3 * steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -199,9 +175,7 @@ class Trainer:
 
     def train_epoch(self, loader: DataLoader, title: str) -> float:
         """One pass over the training photos; returns the mean loss."""
-        self.model.train()
-        for module in self.frozen:
-            module.eval()
+        self.model.train()  # what is frozen stays in evaluation mode
         total = 0.0
         with tqdm(loader, desc=title, leave=False, disable=None) as bar:
             for images, labels in bar:

@@ -153,14 +153,16 @@ def _load(
         model = whole = _build(entry, arguments, features_only)
     path = weights_of(source) if source else obtain(entry, partial(layout_of, entry))
     state = read_state(path)
-    sizes = _other_sizes(state, arguments)
-    if features_only or sizes:  # the file must fit the whole network that it is of
+    # The file must fit the whole network, but for sizes that were asked for, or a pyramid lacks.
+    free = {*arguments, "num_classes"} if features_only else set(arguments)
+    sizes = {size: n for size, n in _sizes(state).items() if size in free}
+    if features_only or sizes:
         kept = {key: value for key, value in arguments.items() if key != "out_indices"}
         with torch.device("meta"):
-            whole = _build(entry, kept | sizes, features_only=False)
+            whole = _build(entry, kept | sizes)
     state = match(state, whole.state_dict(), where=path)
     state["conv1.weight"] = adapt_input(state["conv1.weight"], model.conv1.in_channels)
-    new_head = "num_classes" in sizes
+    new_head = sizes.get("num_classes") not in (None, arguments.get("num_classes"))
     wanted = [key for key in model.state_dict() if not (new_head and key.startswith("fc."))]
     model.load_state_dict({key: state[key] for key in wanted}, strict=not new_head, assign=True)
     if isinstance(model, ResNet) and new_head:
@@ -168,15 +170,14 @@ def _load(
     return model
 
 
-def _other_sizes(state: Mapping[str, Tensor], arguments: dict[str, Any]) -> dict[str, int]:
-    """The file's own sizes where others were asked for, which it need not have."""
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Of the network that a state dict is of."""
     places = {"num_classes": ("fc.weight", 0), "in_chans": ("conv1.weight", 1)}
-    found = {
+    return {
         size: state[key].shape[dim]
         for size, (key, dim) in places.items()
         if key in state and state[key].ndim > dim
     }
-    return {size: n for size, n in found.items() if arguments.get(size, n) != n}
 
 
 def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | None, Path | None]:
@@ -201,7 +202,7 @@ def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | 
 
 
 def _is_source(name: str) -> bool:
-    return name.startswith(HUB) or Path(name).is_dir()
+    return name.startswith(HUB) or (name != "" and Path(name).is_dir())
 
 
 def describe(name: str | None, weights: str | Path | None = None) -> Entry:

@@ -54,7 +54,7 @@ def build_pyramid(
     Raises:
         SnzooError: as :func:`build`, or ``out_indices`` are not such.
     """
-    indices = list(out_indices) if isinstance(out_indices, Sequence) else [out_indices]
+    indices = list(out_indices) if isinstance(out_indices, Sequence) else []
     if not indices or indices != [i for i in range(1 + STAGES) if i in indices]:
         raise SnzooError(
             f"out_indices must be increasing, from 0 (the stem) to {STAGES}, got {out_indices!r}"

@@ -1,0 +1,198 @@
+"""What detectors and segmenters build on, for every name of the registry; narrow, to be quick."""
+
+import pytest
+import torch
+from torch import nn
+
+import snzoo
+from snzoo.errors import SnzooError
+from snzoo.models.architectures import ARCHITECTURES
+from snzoo.nn.switchnorm import SwitchNorm
+
+NAMES = snzoo.list_models()
+
+
+def create(name, **arguments):
+    return snzoo.create_model(name, width=8, **arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_a_backbone(name):
+    model = create(name, num_classes=7).eval()
+    x = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        last = model.forward_features(x)
+        assert torch.equal(model(x), model.forward_head(last))
+        pooled = model.forward_head(last, pre_logits=True)
+        assert torch.equal(model.get_classifier()(pooled), model(x))
+
+        # A pyramid of the same weights: the published keys, and the maps that its data promise.
+        pyramid = create(name, features_only=True, out_indices=(0, 1, 2, 3, 4)).eval()
+        pyramid.load_state_dict(
+            {key: value for key, value in model.state_dict().items() if key[:3] != "fc."}
+        )
+        maps = pyramid(x)
+        assert torch.equal(maps[-1], last)
+        found = [(found.shape[1], *found.shape[2:]) for found in maps]
+        assert found == [
+            (channels, -(-65 // stride), -(-97 // stride))
+            for channels, stride in zip(pyramid.channels, pyramid.strides, strict=True)
+        ]
+        assert pyramid.feature_info == model.feature_info
+        assert model.num_features == model.get_classifier().in_features == pyramid.channels[-1]
+
+        model.reset_classifier(4)
+        assert model.num_classes == 4 and model(x).shape == (2, 4)
+        model.reset_classifier(0)
+        assert torch.equal(model(x), pooled)
+    assert create(name, num_classes=0).num_classes == 0
+    assert create(name, in_chans=5)(torch.randn(2, 5, 32, 32)).ndim == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_keeps_its_resolution_where_it_is_asked_to(name):
+    for stride in (8, 16):
+        model = create(name, features_only=True, output_stride=stride)
+        assert max(model.strides) == stride
+        maps = model.eval()(torch.randn(1, 3, 64, 64))
+        assert [64 // found.shape[2] for found in maps] == list(model.strides)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_freezes_and_stays_frozen_through_train(name):
+    for model in (create(name, num_classes=2), create(name, features_only=True)):
+        for buffer in model.buffers():
+            buffer.fill_(1)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        model.freeze(2)
+        model.train()
+        out = model(torch.randn(2, 3, 64, 64))
+        (out if isinstance(out, torch.Tensor) else out[-1]).square().mean().backward()
+        for key, value in model.state_dict(keep_vars=True).items():
+            frozen = key.startswith(("conv1", f"{model.prefix}1", "layer1", "layer2"))
+            if isinstance(value, nn.Parameter):
+                assert value.requires_grad != frozen and (value.grad is None) == frozen, key
+            elif frozen:
+                assert torch.equal(value, before[key]), key
+            elif "running_mean" in key:
+                assert not torch.equal(value, before[key]), key
+        model.freeze(None)
+        assert all(p.requires_grad for p in model.parameters())
+        assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_is_in_one_group_with_its_rate_and_decay(name):
+    model = create(name)
+    groups = snzoo.parameter_groups(model, lr=1.0, weight_decay=0.1, gate_lr=0.5, layer_decay=0.5)
+    found = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    assert len(found) == sum(len(group["params"]) for group in groups) == len([*model.parameters()])
+    layers = list(model.layers())
+    assert len(layers) == 1 + sum(
+        map(len, (model.layer1, model.layer2, model.layer3, model.layer4))
+    ) + (ARCHITECTURES[snzoo.get_info(name).architecture].version == 2)
+    assert found[id(model.fc.weight)] == (1.0, 0.1) and found[id(model.fc.bias)] == (1.0, 0.0)
+    assert found[id(model.conv1.weight)] == (0.5 ** len(layers), 0.1)
+    assert found[id(model.layer1[0].conv1.weight)] == (0.5 ** (len(layers) - 1), 0.1)
+    norm = model.layer1[0].norm(1)
+    assert found[id(norm.weight)] == (0.5 ** (len(layers) - 1), 0.0)
+    if isinstance(norm, SwitchNorm):
+        assert found[id(norm.var_weight)] == (0.5 ** len(layers), 0.0)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("resnet18v1_bn", {}),
+        ("resnet18v2_bn", {}),
+        ("resnet50v1_bn", {}),
+        ("resnet50v2_bn", {}),
+        ("resnet50v1_bn", {"stride_on": "1x1"}),
+        ("resnet50v1_bn", {"stride_on": "last_unit"}),
+        ("resnet50v1_bn", {"norm_after_add": True}),
+    ],
+)
+def test_a_dilated_network_computes_what_the_strided_one_does_and_more_between(
+    name, options, stride
+):
+    """Exact where norms don't look at neighbours: batch norm in evaluation."""
+    strided = create(name, features_only=True, **options).double().eval()
+    for key, buffer in strided.named_buffers():
+        if "running" in key:
+            buffer.uniform_(0.5, 1.5)
+    dilated = create(name, features_only=True, output_stride=stride, **options).double().eval()
+    dilated.load_state_dict(strided.state_dict())
+    x = torch.randn(2, 3, 75, 110, dtype=torch.float64)
+    with torch.no_grad():
+        for coarse, fine, old, new in zip(
+            strided(x), dilated(x), strided.strides, dilated.strides, strict=True
+        ):
+            step = old // new
+            assert torch.allclose(fine[:, :, ::step, ::step], coarse, rtol=1e-10, atol=1e-10)
+
+
+def test_a_pyramid_has_no_more_stages_than_it_gives():
+    model = create("resnet18v2_sn", features_only=True, out_indices=(1, 3))
+    assert (
+        not hasattr(model, "layer4") and not hasattr(model, "sn_out") and hasattr(model, "layer3")
+    )
+    assert model.channels == (8, 32) and model.strides == (4, 16)
+    assert [found.shape[1] for found in model(torch.randn(1, 3, 64, 64))] == [8, 32]
+    model.freeze(4)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_pyramid_takes_the_weights_of_a_classifier_and_no_others(tmp_path):
+    source = create("resnet18v1_sn", num_classes=3)
+    torch.save(source.state_dict(), tmp_path / "x.pth")
+    model = create("resnet18v1_sn", weights=tmp_path / "x.pth", features_only=True, in_chans=3)
+    assert torch.equal(model.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
+    demo = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, features_only=True)
+    x = torch.randn(1, 3, 64, 64)
+    whole = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True).eval()
+    assert torch.equal(demo.eval()(x)[-1], whole.forward_features(x))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"features_only": True, "out_indices": (2, 1)}, "out_indices must be increasing"),
+        ({"features_only": True, "out_indices": (1, 1)}, "out_indices must be increasing"),
+        ({"features_only": True, "out_indices": (5,)}, "out_indices must be increasing"),
+        ({"features_only": True, "out_indices": ()}, "out_indices must be increasing"),
+        ({"features_only": True, "out_indices": 4}, "out_indices must be increasing"),
+        (
+            {"features_only": True, "num_classes": 5},
+            "features_only takes no argument 'num_classes'",
+        ),
+        ({"out_indices": (1, 2)}, "takes no argument 'out_indices'"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(SnzooError, match=message):
+        snzoo.create_model("resnet18v1_sn", **arguments)
+
+
+@pytest.mark.parametrize("stages", [-1, 5, 1.0, True, "1"])
+def test_other_numbers_of_stages_are_refused(stages):
+    with pytest.raises(SnzooError, match=r"freeze takes 0 \(the stem\) to 4 stages"):
+        create("resnet18v1_sn").freeze(stages)
+
+
+def test_a_layer_decay_that_makes_no_sense_is_refused():
+    with pytest.raises(SnzooError, match="layer_decay must be above 0"):
+        snzoo.parameter_groups(create("resnet18v1_sn"), lr=1.0, layer_decay=0.0)
+
+
+def test_what_is_shared_or_frozen_is_grouped_once_or_not_at_all():
+    model = create("resnet18v1_sn")
+    model.freeze(0)
+    both = nn.ModuleList([model, model.fc])
+    groups = snzoo.parameter_groups(both, lr=0.1)
+    parameters = [p for group in groups for p in group["params"]]
+    assert len(parameters) == len([p for p in model.parameters() if p.requires_grad])
+    torch.optim.SGD(groups, momentum=0.9)  # takes them, and would refuse a parameter twice
