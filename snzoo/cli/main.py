@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from snzoo.cli import cache, evaluate, predict, report, zoo
+from snzoo.cli import cache, evaluate, export, inspect, predict, report, zoo
 from snzoo.errors import SnzooError, printable
 
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)  # after the command's name it works too
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=about)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (zoo, evaluate, report, predict, cache):
+    for module in (zoo, inspect, evaluate, report, predict, export, cache):
         module.add_commands(commands, parents=[debug])
     return parser
 

@@ -1,0 +1,37 @@
+"""``snzoo export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snzoo.cli.common import choose_entry, load_model, path
+from snzoo.errors import SnzooError
+
+
+def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    about = "a network as one ONNX or PyTorch (.pt2) file, checked against the original"
+    parser = commands.add_parser("export", parents=parents, help=about, description=about)
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("--model", metavar="NAME", help="zoo or architecture name (default: the demo's)")
+    add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
+    add("--format", choices=("onnx", "pt2"), help="(default: what the ending of --output says)")
+    add("--output", type=path, metavar="FILE", help="(default: NAME.onnx or NAME.pt2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from snzoo.export import BATCH_SIZES, check_output, export
+
+    if not (args.format or args.output):
+        raise SnzooError("which format? snzoo export --format onnx, or --format pt2")
+    entry = choose_entry(args)
+    output = args.output or Path(f"{entry.name}.{args.format}")
+    format = check_output(output, args.format)
+    if args.weights and output.resolve() == args.weights.resolve():
+        raise SnzooError(f"{output} holds the weights; name another file: --output FILE")
+    parity = export(load_model(args, entry), output, entry=entry, format=format)
+    batches = ", ".join(map(str, BATCH_SIZES))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, batch {batches}: {parity}")
+    return 0

@@ -1,0 +1,230 @@
+"""Exported files, run as those run them who have the file and no snzoo."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import warnings
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import snzoo
+from snzoo.data.demo import demo_samples
+from snzoo.data.pixels import load_pixels
+from snzoo.errors import SnzooError
+from snzoo.evaluate import Network, evaluate
+from snzoo.export import export
+from snzoo.manifest import Preprocessing, load_manifest
+
+DEMO = snzoo.get_info("resnet18v1_sn_clothing")
+FORMATS = ["onnx", "pt2"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo network in both formats: format → path."""
+    folder = tmp_path_factory.mktemp("demo")
+    model = snzoo.create_model(DEMO.name, pretrained=True)
+    paths = {format: folder / f"demo.{format}" for format in FORMATS}
+    for path in paths.values():
+        parity = export(model, path, entry=DEMO)
+        assert parity.same == parity.images == 8 and 0 < parity.difference < 1e-4
+    return paths
+
+
+def load(path):
+    """A function of float32 (N, C, H, W), and what the file says of itself."""
+    if path.suffix == ".pt2":
+        extra = {"snzoo.json": ""}
+        network = torch.export.load(path, extra_files=extra).module()
+        return lambda x: network(torch.from_numpy(x)).detach().numpy(), json.loads(
+            extra["snzoo.json"]
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    text = session.get_modelmeta().custom_metadata_map["snzoo"]
+    return lambda x: session.run(["logits"], {"images": x})[0], json.loads(text)
+
+
+def small(name, *, crop=64, **arguments):
+    """A random network of three classes, its running statistics too, and its entry."""
+    torch.manual_seed(0)
+    model = snzoo.create_model(name, width=8, num_classes=3, **arguments)
+    for key, values in model.named_buffers():
+        if values.is_floating_point():
+            values.uniform_(0.5, 1.5) if key.endswith("var") else values.normal_()
+    entry = snzoo.get_info(name)
+    recipe = entry.preprocessing.replace(resize=crop, crop=crop)
+    return model, dataclasses.replace(entry, classes=("a", "b", "c"), preprocessing=recipe)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_exported_demo_classifies_the_photos_as_snzoo_does(demo, format):
+    samples = demo_samples(load_manifest().demo, DEMO.classes)
+    model = snzoo.create_model(DEMO.name, pretrained=True)
+    expected = evaluate([Network(model, DEMO.preprocessing)], samples)
+    run, said = load(demo[format])
+    assert said["model"] == DEMO.name and tuple(said["classes"]) == DEMO.classes
+    recipe = Preprocessing(**said["preprocessing"])
+    mean, std = np.float32(recipe.mean), np.float32(recipe.std)
+    photos = [load_pixels(samples.read(i), recipe) for i in range(len(samples))]
+    x = ((np.stack(photos) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    parts = [run(np.ascontiguousarray(part)) for part in np.split(x, range(32, len(x), 32))]
+    order = np.argsort(-np.concatenate(parts), axis=1)
+    labels = np.array(samples.labels)[:, None]
+    counts = [int((order[:, :k] == labels).any(1).sum()) for k in (1, 5)]
+    assert counts == [expected.top1().correct, expected.top5().correct] == [134, 147]
+    assert (order[:, 0] == expected.classes()[:, 0]).all()
+
+
+def test_the_onnx_file_is_plain_and_names_its_ends(demo):
+    model = onnx.load(demo["onnx"])
+    assert {node.domain for node in model.graph.node} == {""} and not model.functions
+    assert {opset.domain for opset in model.opset_import} == {""}
+    ends = [*model.graph.input, *model.graph.output]
+    shapes = {
+        end.name: [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim]
+        for end in ends
+    }
+    assert shapes == {"images": ["batch", 3, 128, 128], "logits": ["batch", 10]}
+
+
+def test_the_pt2_program_is_plain_and_needs_no_snzoo(demo):
+    code = (
+        "import sys, torch; sys.modules['snzoo'] = None\n"
+        "program = torch.export.load(sys.argv[1])\n"
+        "calls = [n.target for n in program.graph.nodes if n.op == 'call_function']\n"
+        "names = {t.namespace for t in calls if hasattr(t, 'namespace')}\n"
+        "print(names, tuple(program.module()(torch.zeros(3, 3, 128, 128)).shape))"
+    )
+    command = [sys.executable, "-c", code, demo["pt2"]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "{'aten'} (3, 10)\n", done.stderr
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_of_this_machine_is_in_the_file(demo, format):
+    folder = snzoo.__path__[0].encode()
+    assert folder not in demo[format].read_bytes() and len(list(demo[format].parent.iterdir())) == 2
+
+
+NETWORKS = [
+    ("resnet18v1_sn", {}),
+    ("resnet18v2_sn", {"using_bn": False, "in_chans": 1}),
+    ("resnet50v1_sn", {"stride_on": "last_unit", "norm_after_add": True}),
+    ("resnet50v1_bn", {"stride_on": "1x1"}),
+    ("resnet18v2_bn", {}),
+    ("resnet18v1_gn", {}),
+    ("resnet50v2_gn", {}),
+]
+
+
+QUICK = [("onnx", "resnet18v2_bn"), ("onnx", "resnet18v1_gn"), ("pt2", "resnet18v2_sn")]
+
+
+@pytest.mark.parametrize(
+    "format, name, arguments",
+    [
+        pytest.param(f, *network, marks=[] if (f, network[0]) in QUICK else pytest.mark.slow)
+        for network in NETWORKS
+        for f in FORMATS
+    ],
+    ids=str,
+)
+def test_other_networks_and_other_batches(tmp_path, format, name, arguments):
+    model, entry = small(name, **arguments)
+    export(model, tmp_path / f"x.{format}", entry=entry)
+    run, said = load(tmp_path / f"x.{format}")
+    assert said["classes"] == ["a", "b", "c"] and said["preprocessing"]["crop"] == 64
+    for n in (1, 3, 7):
+        x = torch.randn(n, arguments.get("in_chans", 3), 64, 64)
+        with torch.inference_mode():
+            expected = model.eval()(x)
+        assert np.allclose(run(x.numpy()), expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ["resnet50v1_sn", "resnet50v2_sn"])
+def test_a_network_of_full_size(tmp_path, name, format):
+    model = snzoo.create_model(name)
+    entry = snzoo.get_info(name)
+    parity = export(model, tmp_path / f"x.{format}", entry=entry)
+    run, said = load(tmp_path / f"x.{format}")
+    assert parity.same == 8 and len(said["classes"]) == 1000
+    assert run(np.zeros((4, 3, 224, 224), np.float32)).shape == (4, 1000)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_model_and_torch_stay_as_they_were(tmp_path, format, capfd):
+    model, entry = small("resnet18v1_bn")
+    model.layer1.eval()  # half of it training, and one parameter frozen
+    model.conv1.weight.requires_grad_(False)
+
+    def state():
+        tensors = model.state_dict(keep_vars=True)
+        facts = [(key, t._version, t.requires_grad, id(t)) for key, t in tensors.items()]
+        modes = [module.training for module in model.modules()]
+        settings = torch.is_grad_enabled(), torch.get_default_dtype(), list(warnings.filters)
+        return facts, modes, settings, torch.get_rng_state().tolist()
+
+    before = state()
+    export(model, tmp_path / f"x.{format}", entry=entry)
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+    model.train()(torch.randn(2, 3, 32, 32)).sum().backward()
+
+
+@pytest.mark.filterwarnings("error")
+def test_modes_and_layouts_of_the_caller_are_not_exported(tmp_path):
+    model, entry = small("resnet18v1_bn")
+    plain = export(model, tmp_path / "x.pt2", entry=entry)
+    model.to(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert export(model, tmp_path / "x.pt2", entry=entry) == plain
+
+
+class TracedOtherwise(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + (0.01 if torch.compiler.is_exporting() else 0)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_gives_other_logits_is_not_left_behind(tmp_path, format):
+    model, entry = small("resnet18v1_bn")
+    model.fc = TracedOtherwise(model.fc.in_features, 3)
+    path = tmp_path / f"x.{format}"
+    path.write_text("an earlier file")
+    with pytest.raises(SnzooError, match=r"largest difference 1\.\de-02 of logits up to \d"):
+        export(model, path, entry=entry)
+    assert [path] == list(tmp_path.iterdir()) and path.read_text() == "an earlier file"
+
+
+def test_networks_that_cannot_be_checked_are_refused(tmp_path):
+    model, entry = small("resnet18v1_bn")
+    path = tmp_path / "x.pt2"
+    with pytest.raises(SnzooError, match=r"resnet18v1_bn has 1,000 classes, .* gives 3 values"):
+        export(model, path, entry=snzoo.get_info("resnet18v1_bn"))
+    model.fc.bias.data[1] = float("nan")
+    with pytest.raises(SnzooError, match="logits of resnet18v1_bn are not finite"):
+        export(model, path, entry=entry)
+    assert not path.exists()
+
+
+def test_files_and_formats_that_cannot_be_written_are_refused(tmp_path):
+    model, entry = small("resnet18v1_bn")
+    (tmp_path / "folder.onnx").mkdir()
+    for name, format, message in [
+        ("x.onnx", "pt2", "ends as a onnx file, and the format is pt2"),
+        ("x.bin", None, "end it in .onnx or .pt2"),
+        ("none/x.onnx", None, "in a folder that you may write"),
+        ("folder.onnx", None, "in a folder that you may write"),
+    ]:
+        with pytest.raises(SnzooError, match=message):
+            export(model, tmp_path / name, entry=entry, format=format)
+    export(model, tmp_path / "x.bin", entry=entry, format="pt2")
+    assert Counter(path.name for path in tmp_path.iterdir()) == Counter(["folder.onnx", "x.bin"])
