@@ -51,6 +51,7 @@ def losses(model, step, steps=8):
 
 @pytest.mark.parametrize("make", [tasks.faster_rcnn, tasks.mask_rcnn])
 @pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet18v2_bn"])
+@pytest.mark.slow
 def test_a_detector_learns(make, name):
     model = make(backbone(name), **DETECTOR)
     images, boxes, masks = squares(2, seed=1)
