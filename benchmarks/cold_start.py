@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 from jobs import cores_elsewhere
 from report import Document, check_output, circumstances, elsewhere, heading, save
 from rounds import Row, rotated

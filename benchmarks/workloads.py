@@ -119,7 +119,7 @@ def _modules(case: Case) -> dict[str, nn.Module]:
         channels = case.shape[1]
         ours = _shuffled(SwitchNorm2d(channels))
         return {"textbook": convert(ours), "bn": nn.BatchNorm2d(channels), "snzoo": ours}
-    import torchvision  # type: ignore[import-untyped]
+    import torchvision
 
     ours = _shuffled(snzoo.create_model(f"{case.network}_sn"))
     return {

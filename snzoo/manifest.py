@@ -49,6 +49,17 @@ class Preprocessing:
         resize = round(crop * ratio) if resize is None else resize
         return dataclasses.replace(self, resize=resize, crop=crop)
 
+    def in_rgb(self) -> "Preprocessing":
+        """The same for RGB values from 0 to 1, mean and std in that order and scale too.
+
+        Weights for BGR take it with their input channels reversed: (scale · v − mean) / std
+        is (v − mean / scale) / (std / scale), channel by channel.
+        """
+        step = 1 if self.channel_order == "RGB" else -1
+        mean: Any = tuple(value / self.scale for value in self.mean[::step])
+        std: Any = tuple(value / self.scale for value in self.std[::step])
+        return dataclasses.replace(self, channel_order="RGB", scale=1, mean=mean, std=std)
+
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

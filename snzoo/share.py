@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import SnzooError
 from snzoo.manifest import parse_description
-from snzoo.registry import get_info
+from snzoo.registry import HUB, get_info, layout_of
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
     from snzoo.models.resnet import ResNet
+
+SHOWN = 100  # classes on the card; all are in the configuration
 
 
 def save_pretrained(
@@ -22,20 +26,21 @@ def save_pretrained(
 ) -> None:
     """Write ``model.safetensors``, ``config.json`` and a model card ``README.md``.
 
-    ``snzoo.create_model(FOLDER)`` gives the network again.
+    ``snzoo.create_model(FOLDER)`` gives the network again. The card names the origin and the
+    licence of the zoo's weights where ``model`` was created by the name of a zoo model: create
+    what is trained from random weights by the name of its architecture.
 
     Args:
         model: what ``snzoo.create_model`` gave, finetuned or not.
         folder: made where there is none; other files in it are left alone.
-        classes: their names, where the network's are not those of its entry.
+        classes: their names, where the network's are not those that its zoo model or folder
+            has. A network without a classifier needs none.
 
     Raises:
-        SnzooError: the classes are unknown, or the folder can't be written.
+        SnzooError: the names of the classes are unknown, the network is none of
+            ``create_model`` or was changed since, or the folder can't be written.
     """
-    from snzoo.weights import save_folder
-
-    description = _describe(model, classes)
-    save_folder(Path(folder), model.state_dict(), description, _card(description))
+    _save(model, Path(folder), classes, source="FOLDER")
 
 
 def push_to_hub(
@@ -48,70 +53,117 @@ def push_to_hub(
 ) -> str:
     """:func:`save_pretrained` into the repository ``OWNER/NAME`` of the Hugging Face hub.
 
-    It is made where there is none. Needs the extra ``hub`` and a login
-    (``hf auth login``, or ``HF_TOKEN``).
+    It is made where there is none. ``snzoo.create_model("hf-hub:OWNER/NAME")`` gives the
+    network again. Needs the extra ``hub`` and a login (``hf auth login``, or ``HF_TOKEN``).
+
+    Args:
+        model, classes: as in :func:`save_pretrained`.
+        repo: its other files stay.
+        private: whether only its owner sees it; one that exists must be so already.
+        message: of the commit.
 
     Returns:
         The repository's address.
 
     Raises:
-        SnzooError: as :func:`save_pretrained`, or the hub refuses.
+        DownloadError: the hub can't be reached, or refuses; OfflineError under
+            ``SNZOO_OFFLINE=1``.
+        SnzooError: as :func:`save_pretrained`, or the repository is public and shouldn't be.
     """
     from snzoo.weights.hub import upload_folder
 
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, classes=classes)
-        return upload_folder(Path(folder), repo, private=private, message=message)
+    with tempfile.TemporaryDirectory() as name:
+        _save(model, Path(name), classes, source=HUB + repo)
+        return upload_folder(Path(name), repo, private=private, message=message)
 
 
-def _describe(model: ResNet, classes: Sequence[str] | None) -> dict[str, Any]:
-    entry: Entry | None = model.entry
+def _save(model: ResNet, folder: Path, classes: Sequence[str] | None, *, source: str) -> None:
+    from snzoo.weights import match, save_folder
+
+    entry, description = _describe(model, classes)
+    # What was changed since it was created could not be created again.
+    state = match(model.state_dict(), layout_of(entry), where="what is to be saved")
+    save_folder(folder, state, description, _card(entry, source))
+
+
+def _describe(model: ResNet, classes: Sequence[str] | None) -> tuple[Entry, dict[str, Any]]:
+    """What the network is, and the same as the document to write."""
+    entry: Entry | None = getattr(model, "entry", None)
     if entry is None or not hasattr(model, "num_classes"):
         raise SnzooError("only a classifier that snzoo.create_model made can be saved so")
-    named = entry.classes if classes is None else list(classes)
-    count = entry.num_classes if classes is None else len(named)
+    if isinstance(classes, str):
+        raise SnzooError(f"classes must be a list of names, got {classes!r}")
+    named = entry.classes if classes is None and model.num_classes else tuple(classes or ())
+    count = 1000 if isinstance(named, str) else len(named)
     if count != model.num_classes:
         raise SnzooError(
             f"the network has {model.num_classes} classes, but {count} names are known; "
             "name them: classes=[...]"
         )
     description = {
-        "library_name": "snzoo",
         "model": entry.name,
-        "architecture": entry.architecture,
         "arguments": entry.arguments,
         "classes": named,
         "preprocessing": entry.preprocessing.as_dict(),
     }
-    # As JSON gives it back; raises where nobody could read it.
     as_read: dict[str, Any] = json.loads(json.dumps(description))
-    parse_description(as_read, "classes")
-    return as_read
+    found = parse_description(as_read, "the description")  # raises where nobody could read it
+    return dataclasses.replace(entry, classes=found.classes), as_read
 
 
-def _card(description: dict[str, Any]) -> str:
+def _card(entry: Entry, source: str) -> str:
     """The hub's metadata, and what a reader must know to use the network."""
-    base = get_info(description["model"])
-    licence = f"license: {base.licence.lower()}\n" if base.file and base.licence else ""
-    of_base = f"the zoo's `{base.name}`" if base.file else f"`{base.name}`"
-    classes = description["classes"]
-    names = "ImageNet's 1,000" if isinstance(classes, str) else ", ".join(classes) or "none"
-    recipe = ", ".join(f"{key} {value}" for key, value in description["preprocessing"].items())
-    arguments = ", ".join(f"{key} {value}" for key, value in description["arguments"].items())
-    lines = [
-        f"A network of snzoo, made from {of_base} ({base.architecture}"
-        f"{f'; {arguments}' if arguments else ''}).",
-        f"Classes: {names}.",
-        f"Preprocessing: {recipe}; the shorter side is resized, bilinear and antialiased.",
+    task = "image-classification" if entry.classes else "image-feature-extraction"
+    arguments = json.dumps(entry.arguments)
+    sections = [
+        "\n".join(["---", "library_name: snzoo", f"pipeline_tag: {task}", *_licence(entry), "---"]),
+        f"# A {entry.architecture} of snzoo",
+        f"Created as `{entry.name}` with the arguments `{arguments}`.",
+        _origin(entry),
+        f"```python\nimport snzoo\n\nmodel = snzoo.create_model({json.dumps(source)}).eval()\n```",
+        _preprocessing(entry),
+        _classes(entry),
     ]
-    if base.file:
-        lines.append(
-            f"Origin of {of_base}: {base.provenance} Licence of its weights: "
-            f"{base.licence or 'not stated'}."
-        )
-    head = f"---\nlibrary_name: snzoo\npipeline_tag: image-classification\n{licence}---\n"
-    usage = (
-        "```python\nimport snzoo\n\n"
-        'model = snzoo.create_model("hf-hub:OWNER/NAME")  # or this folder\n```\n'
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _licence(entry: Entry) -> list[str]:
+    """As the hub spells it: in small letters, or "other"."""
+    if not entry.file or not entry.licence:
+        return []
+    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", entry.licence.lower())
+    return [f"license: {entry.licence.lower() if known else 'other'}"]
+
+
+def _origin(entry: Entry) -> str:
+    """Of the zoo's weights; what the network was trained on since, nobody told."""
+    if not entry.file:
+        return ""
+    provenance = get_info(entry.name).provenance  # not where this network was loaded from
+    return (
+        f"The zoo's weights of that name: {provenance} Their licence: "
+        f"{entry.licence or 'not stated'}. What was finetuned from them is bound by it, too."
     )
-    return "\n".join([head, f"# {base.name}\n", *(f"{line}\n" for line in lines), usage])
+
+
+def _preprocessing(entry: Entry) -> str:
+    recipe = entry.preprocessing
+    return (
+        f"Preprocessing: the shorter side to {recipe.resize} pixels (bilinear, antialiased), the "
+        f"central {recipe.crop}×{recipe.crop} pixels, {recipe.channel_order} from 0 to "
+        f"{recipe.scale}, minus {list(recipe.mean)}, divided by {list(recipe.std)}."
+    )
+
+
+def _classes(entry: Entry) -> str:
+    if isinstance(entry.classes, str):
+        return "Classes: the 1,000 of ImageNet-1k."
+    if not entry.classes:
+        return "No classes: it gives the mean of its last map."
+    # Indented, no name can be markup: each is printable, so of one line.
+    lines = [f"    {name}" for name in entry.classes[:SHOWN]]
+    more = len(entry.classes) - SHOWN
+    return "\n".join(
+        [f"Classes ({len(entry.classes)}):", "", *lines]
+        + ([f"\nand {more} more, in config.json."] if more > 0 else [])
+    )

@@ -95,18 +95,14 @@ class _Detection(nn.Module):
         )
         self.out_channels = FPN_CHANNELS
         self.recipe = backbone.entry.preprocessing
-        self.order = 1 if self.recipe.channel_order == "RGB" else -1
 
     def normalisation(self) -> dict[str, list[float]]:
-        """The mean and std of the backbone's weights, of RGB from 0 to 1."""
-        mean, std = (
-            [value / self.recipe.scale for value in values[:: self.order]]
-            for values in (self.recipe.mean, self.recipe.std)
-        )
-        return {"image_mean": mean, "image_std": std}
+        """What torchvision is to do, with RGB from 0 to 1."""
+        recipe = self.recipe.in_rgb()
+        return {"image_mean": list(recipe.mean), "image_std": list(recipe.std)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        maps = self.body(x if self.order == 1 else x.flip(1))
+        maps = self.body(x if self.recipe.channel_order == "RGB" else x.flip(1))
         named: dict[str, Tensor] = self.fpn(OrderedDict(zip("0123", maps, strict=True)))
         return named
 

@@ -1,4 +1,4 @@
-"""What the peers share: RGB statistics, and the loop of both their evaluation scripts."""
+"""What the peers share: the loop of both their evaluation scripts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from snzoo.manifest import Preprocessing
-
-
-def rgb_statistics(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation as the peers take them: of RGB, with white 1."""
-    step = -1 if preprocessing.channel_order == "BGR" else 1
-    mean, std = preprocessing.mean[::step], preprocessing.std[::step]
-    white = 1 if preprocessing.scale == 1 else 255
-    return [value / white for value in mean], [value / white for value in std]
 
 
 def count(

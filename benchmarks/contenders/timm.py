@@ -11,7 +11,7 @@ from timm.data.dataset_factory import create_dataset
 from timm.data.loader import create_loader
 from torch import Tensor, nn
 
-from contenders.common import count, rgb_statistics
+from contenders.common import count
 from snzoo.manifest import Preprocessing
 
 
@@ -65,7 +65,7 @@ def _loader(
     class_map: dict[str, int] | None = None,
     device: str = "cpu",
 ) -> Any:
-    mean, std = rgb_statistics(preprocessing)
+    recipe = preprocessing.in_rgb()
     dataset: Any = create_dataset(
         name="",
         root=folder,
@@ -79,8 +79,8 @@ def _loader(
         batch_size=batch_size,
         use_prefetcher=True,
         interpolation="bilinear",
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=recipe.mean,
+        std=recipe.std,
         num_workers=workers,
         crop_pct=preprocessing.crop / preprocessing.resize,
         crop_mode="center",

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision import transforms  # type: ignore[import-untyped]
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
-from contenders.common import count, rgb_statistics
+from contenders.common import count
 from snzoo.manifest import Preprocessing
 
 
@@ -56,8 +56,11 @@ def evaluate(
 
 
 def _dataset(folder: str, preprocessing: Preprocessing) -> Any:
-    mean, std = rgb_statistics(preprocessing)
-    floats = [transforms.ConvertImageDtype(torch.float), transforms.Normalize(mean, std)]
+    recipe = preprocessing.in_rgb()
+    floats = [
+        transforms.ConvertImageDtype(torch.float),
+        transforms.Normalize(recipe.mean, recipe.std),
+    ]
     return ImageFolder(folder, transforms.Compose(_to_pixels(preprocessing) + floats))
 
 

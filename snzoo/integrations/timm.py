@@ -134,17 +134,6 @@ class TimmPyramid(TimmBackbone, FeaturePyramid):
     """A pyramid for timm: ``feature_info`` is timm's, with ``channels()`` and ``reduction()``."""
 
 
-def in_rgb(recipe: Preprocessing) -> Preprocessing:
-    """The same recipe for RGB values v from 0 to 1, which are what timm normalises.
-
-    (scale · v − mean) / std is (v − mean / scale) / (std / scale), channel by channel.
-    """
-    step = 1 if recipe.channel_order == "RGB" else -1
-    mean: Any = tuple(value / recipe.scale for value in recipe.mean[::step])
-    std: Any = tuple(value / recipe.scale for value in recipe.std[::step])
-    return dataclasses.replace(recipe, channel_order="RGB", scale=1, mean=mean, std=std)
-
-
 def take_rgb(model: Backbone, in_chans: int) -> None:
     """Turn a stem whose weights are for BGR into one for RGB, then for ``in_chans`` channels.
 
@@ -169,7 +158,7 @@ def crop_fraction(recipe: Preprocessing) -> float:
 
 def _config(entry: Entry) -> dict[str, Any]:
     """The fields of timm's ``PretrainedCfg``."""
-    recipe = in_rgb(entry.preprocessing)
+    recipe = entry.preprocessing.in_rgb()
     architecture, file = ARCHITECTURES[entry.architecture], entry.file
     return {
         # timm counts a model as pretrained where it has a source. This one is no path: timm's
@@ -257,7 +246,7 @@ def _of_the_zoo(
         take_rgb(model, in_chans)
     described = model.entry.arguments | {"in_chans": in_chans}
     model.entry = dataclasses.replace(
-        model.entry, arguments=described, preprocessing=in_rgb(recipe)
+        model.entry, arguments=described, preprocessing=recipe.in_rgb()
     )
     return model
 

@@ -1,16 +1,20 @@
 """A network as a folder, in the form of the Hugging Face hub.
 
 ``model.safetensors`` has the weights, ``config.json`` what they are the weights of, and
-``README.md`` the model card.
+``README.md`` the model card. The configuration stands in the metadata of the weights too, so
+that the two can't be mixed up.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,12 +22,18 @@ from snzoo.errors import CheckpointError
 from snzoo.weights.checkpoint import DESCRIPTION, read_description
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-LARGEST_CONFIG = 1 << 20  # bytes; a thousand class names take some 20 kB
+LARGEST_CONFIG = 1 << 20  # characters; a thousand class names take some 20,000
 
 
 def weights_of(source: Path) -> Path:
     """The weights file of a folder; any other path as it is."""
     return source / WEIGHTS if source.is_dir() else source
+
+
+def missing_in(folder: Path) -> str | None:
+    """The file of a network that is not there, or is no regular file (a pipe, a device)."""
+    absent = [name for name in (CONFIG, WEIGHTS) if not os.path.isfile(folder / name)]
+    return absent[0] if absent else None
 
 
 def description_of(source: str | Path) -> dict[str, Any] | None:
@@ -35,9 +45,14 @@ def description_of(source: str | Path) -> dict[str, Any] | None:
     source = Path(source)
     if not source.is_dir():
         return read_description(source)
-    config = _read_config(source / CONFIG)
-    written = read_description(source / WEIGHTS) or {}
-    for field in config.keys() & written.keys():
+    if missing := missing_in(source):
+        raise CheckpointError(
+            f"the folder {source} has no {missing}: it is none of snzoo.save_pretrained"
+        )
+    config, written = _read_config(source / CONFIG), read_description(source / WEIGHTS)
+    if written is None:  # a pickle, perhaps, which a folder has no use for
+        raise CheckpointError(f"{source / WEIGHTS} is none of snzoo.save_pretrained")
+    for field in sorted(config.keys() & written.keys()):
         if config[field] != written[field]:
             raise CheckpointError(
                 f"{source}: {CONFIG} and {WEIGHTS} differ in {field!r}; save the network again"
@@ -48,13 +63,14 @@ def description_of(source: str | Path) -> dict[str, Any] | None:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            config = json.loads(file.read(LARGEST_CONFIG))
+            text = file.read(LARGEST_CONFIG + 1)
+        config = json.loads(text) if len(text) <= LARGEST_CONFIG else None
     except OSError as error:
         raise CheckpointError(f"can't read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON: {error}") from None
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is not an object")
+        raise CheckpointError(f"{path} is no object of at most {LARGEST_CONFIG:,} characters")
     return config
 
 
@@ -69,17 +85,16 @@ def save_folder(
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     metadata = {DESCRIPTION: json.dumps(description), "format": "pt"}
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    partial = folder / f"{WEIGHTS}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(tensors, partial, metadata)
-            partial.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it private
-            partial.replace(folder / WEIGHTS)
-            for name, content in ((CONFIG, text), (CARD, card)):
-                partial.write_text(content, encoding="utf-8")
-                partial.replace(folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"can't write {folder}: {error.strerror}") from None
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+            partial = Path(name)
+            save_file(tensors, partial / WEIGHTS, metadata)
+            (partial / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors: private
+            (partial / CONFIG).write_text(text, encoding="utf-8")
+            (partial / CARD).write_text(card, encoding="utf-8")
+            for file in (WEIGHTS, CONFIG, CARD):  # all of them written: from here it is quick
+                (partial / file).replace(folder / file)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"can't write {folder}: {reason}") from None

@@ -1,0 +1,208 @@
+"""Networks go to folders and come back the same; the card says what is true."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+import snzoo
+from snzoo.cli import main
+from snzoo.errors import SnzooError, UnknownModelError
+from snzoo.share import SHOWN
+
+DEMO = "resnet18v1_sn_clothing"
+RESNET = "resnet18v1_sn"
+
+
+def come_back(model, folder, **options):
+    """What is loaded after saving, once the logits are the same bit for bit."""
+    model(torch.rand(2, model.conv1.in_channels, 64, 64))  # statistics of its own
+    snzoo.save_pretrained(model, folder, **options)
+    loaded = snzoo.create_model(str(folder))
+    x = torch.rand(2, model.conv1.in_channels, 64, 64)
+    assert torch.equal(model.eval()(x), loaded.eval()(x))
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "name, arguments, classes",
+    [
+        (DEMO, {"pretrained": True}, None),
+        (DEMO, {"pretrained": True, "num_classes": 3}, ["a", "b", "c"]),
+        (RESNET, {"width": 8}, None),  # ImageNet's
+        (RESNET, {"width": 8, "num_classes": 0}, None),
+        (RESNET, {"width": 16, "in_chans": 1, "output_stride": 8, "num_classes": 2}, ["a", "b"]),
+        ("resnet50v1_sn_8x1", {"width": 8, "drop_rate": 0.25, "num_classes": 1}, ("a",)),
+        ("resnet50v1_bn_msra", {"width": 8}, None),
+        ("resnet18v2_bn", {"width": 8, "num_classes": 2}, ["a", "b"]),
+        ("resnet18v2_gn", {"width": 8, "num_classes": 2}, ["a", "b"]),
+    ],
+)
+def test_a_network_comes_back_bit_for_bit(tmp_path, name, arguments, classes):
+    model = snzoo.create_model(name, **arguments)
+    loaded = come_back(model, tmp_path / "f", classes=classes)
+    assert loaded.entry.arguments == model.entry.arguments
+    assert loaded.entry.preprocessing == model.entry.preprocessing
+    if classes:
+        assert loaded.entry.classes == tuple(classes)
+    again = come_back(loaded, tmp_path / "f")  # over the same folder
+    assert again.entry.classes == loaded.entry.classes
+
+
+def test_a_new_classifier_comes_back_with_the_names_it_is_given(tmp_path):
+    model = snzoo.create_model(DEMO, pretrained=True)
+    model.reset_classifier(4)
+    with pytest.raises(SnzooError, match=r"4 classes, but 10 names are known; name them: classes="):
+        snzoo.save_pretrained(model, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+    loaded = come_back(model, tmp_path / "f", classes=list("abcd"))
+    loaded.reset_classifier(0)
+    assert come_back(loaded, tmp_path / "f").num_classes == 0
+
+
+def test_a_folder_is_finetuned_like_a_zoo_model(tmp_path):
+    model = snzoo.create_model(RESNET, width=8, num_classes=3)
+    snzoo.save_pretrained(model, tmp_path / "f", classes=["a", "b", "c"])
+    folder = str(tmp_path / "f")
+    assert snzoo.create_model(folder, num_classes=7).fc.out_features == 7
+    assert snzoo.create_model(folder, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
+    pyramid = snzoo.create_model(folder, features_only=True)
+    assert torch.equal(pyramid.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
+    same = snzoo.create_model(RESNET, weights=folder)
+    assert torch.equal(same.fc.weight, model.fc.weight)
+    with pytest.raises(SnzooError, match="only a classifier"):
+        snzoo.save_pretrained(pyramid, tmp_path / "g")
+
+
+def test_half_precision_comes_back_as_float32_of_the_same_values(tmp_path):
+    model = snzoo.create_model(RESNET, width=8, num_classes=0).half()
+    snzoo.save_pretrained(model, tmp_path / "f")
+    loaded = snzoo.create_model(str(tmp_path / "f"))
+    assert loaded.conv1.weight.dtype == torch.float32
+    assert torch.equal(loaded.conv1.weight, model.conv1.weight.float())
+
+
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        ("abc", "classes must be a list of names, got 'abc'"),
+        (["a", "b"], "3 classes, but 2 names"),
+        (["a", "b", "b"], "must be printable and differ, got 'b'"),
+        (["a", "b", "c\n"], "must be printable"),
+        (["a", "b", 3], r"classes\[2\] has the wrong type: 3|classes has the wrong type"),
+    ],
+)
+def test_names_that_nobody_could_read_are_refused(tmp_path, classes, words):
+    model = snzoo.create_model(RESNET, width=8, num_classes=3)
+    with pytest.raises(SnzooError, match=words):
+        snzoo.save_pretrained(model, tmp_path / "f", classes=classes)
+    assert not (tmp_path / "f").exists()
+
+
+def test_what_could_not_be_created_again_is_not_saved(tmp_path):
+    model = snzoo.create_model(RESNET, width=8, num_classes=0)
+    with pytest.raises(SnzooError, match="only a classifier that snzoo"):
+        snzoo.save_pretrained(torch.nn.Sequential(model), tmp_path / "f")
+    model.conv1 = torch.nn.Conv2d(3, 8, 3)
+    with pytest.raises(SnzooError, match=r"conv1.weight is \(8, 3, 3, 3\), not \(8, 3, 7, 7\)"):
+        snzoo.save_pretrained(model, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
+def card_of(folder):
+    return ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
+
+
+@pytest.mark.parametrize(
+    "name, licence",
+    [
+        ("resnet50v1_sn_8x32", "cc-by-nc-4.0"),
+        (DEMO, "cc0-1.0"),
+        ("resnet50v1_bn_torchvision", None),  # not stated by who published it
+        (RESNET, None),  # no weights of the zoo
+    ],
+)
+def test_the_card_names_origin_and_licence_but_no_figures_and_no_paths(tmp_path, name, licence):
+    model = snzoo.create_model(name, width=8, num_classes=2)
+    snzoo.save_pretrained(model, tmp_path / "f", classes=["a", "b"])
+    again = snzoo.create_model(str(tmp_path / "f"))  # its entry knows where it was loaded from
+    snzoo.save_pretrained(again, tmp_path / "g")
+    for folder in (tmp_path / "f", tmp_path / "g"):
+        card, entry = card_of(folder), snzoo.get_info(name)
+        assert (card.data.library_name, card.data.license) == ("snzoo", licence)
+        assert card.data.pipeline_tag == "image-classification"
+        assert (entry.provenance in card.text) == (entry.file is not None)
+        assert ("Their licence: " in card.text) == (entry.file is not None)
+        assert str(tmp_path) not in card.content and "top" not in card.content.lower()
+        assert not any(str(result.top1) in card.content for result in entry.published)
+
+
+def test_odd_class_names_are_no_markup(tmp_path):
+    names = ["---", "license: mit", "```", "<script>", "[x](y)", "  é, ü: *z*", "#1", "| a |", ""]
+    model = snzoo.create_model(RESNET, width=8, num_classes=len(names))
+    snzoo.save_pretrained(model, tmp_path / "f", classes=names)
+    card = card_of(tmp_path / "f")
+    assert set(card.data.to_dict()) == {"library_name", "pipeline_tag"}
+    assert card.text.endswith("Classes (9):\n\n" + "".join(f"    {name}\n" for name in names))
+    assert snzoo.create_model(str(tmp_path / "f")).entry.classes == tuple(names)
+
+
+def test_a_card_is_no_list_of_thousands(tmp_path):
+    names = [f"class {i}" for i in range(SHOWN + 2)]
+    model = snzoo.create_model(RESNET, width=8, num_classes=len(names))
+    snzoo.save_pretrained(model, tmp_path / "f", classes=names)
+    card = card_of(tmp_path / "f")
+    assert card.text.endswith(f"    class {SHOWN - 1}\n\nand 2 more, in config.json.\n")
+    assert json.loads((tmp_path / "f" / "config.json").read_text())["classes"] == names
+
+
+def test_a_card_without_classes_names_another_task(tmp_path):
+    snzoo.save_pretrained(snzoo.create_model(RESNET, width=8, num_classes=0), tmp_path)
+    card = card_of(tmp_path)
+    assert card.data.pipeline_tag == "image-feature-extraction" and "No classes" in card.text
+
+
+def test_the_code_on_the_card_runs(tmp_path):
+    snzoo.save_pretrained(snzoo.create_model(DEMO, pretrained=True), tmp_path / "FOLDER")
+    code = card_of(tmp_path / "FOLDER").text.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_folder_of_a_zoo_name_is_not_taken_for_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = snzoo.create_model(RESNET, width=8, num_classes=0)
+    snzoo.save_pretrained(model, DEMO)
+    assert snzoo.create_model(DEMO).num_classes == 10
+    assert snzoo.create_model(f"./{DEMO}").num_classes == 0
+    with pytest.raises(UnknownModelError, match="did you mean"):
+        snzoo.create_model(f"{DEMO}n")
+
+
+def test_the_command_line_takes_folders(tmp_path, monkeypatch, capsys):
+    photo = next((Path(snzoo.__file__).parent / "demo" / "photos").rglob("*.jpg"))
+    monkeypatch.chdir(tmp_path)
+    snzoo.save_pretrained(snzoo.create_model(DEMO, pretrained=True), "f")
+    outputs = set()
+    for options in (["--model", "f"], ["--weights", "f"], ["--model", DEMO]):
+        assert main(["predict", *options, str(photo)]) == 0
+        outputs.add(capsys.readouterr())
+    [(out, err)] = outputs
+    assert out and not err
+    (tmp_path / "data" / "hat").mkdir(parents=True)
+    (tmp_path / "data" / "hat" / photo.name).write_bytes(photo.read_bytes())
+    assert main(["eval", "--model", "f", "--imagenet", "data", "--workers", "1"]) == 0
+    assert "on 1 image" in capsys.readouterr().out
+    assert main(["predict", "--model", str(tmp_path), str(photo)]) == 1
+    out, err = capsys.readouterr()
+    assert not out and "has no config.json" in err and len(err.splitlines()) == 1
+
+
+def test_importing_it_imports_nothing_heavy():
+    heavy = {"torch", "requests", "safetensors", "huggingface_hub"}
+    code = f"import sys, snzoo; snzoo.push_to_hub; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
