@@ -192,9 +192,12 @@ class Description:
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:
             raise ManifestError("arguments.num_classes is that of classes; leave it out")
-        for name in () if isinstance(self.classes, str) else self.classes:
-            if not name.isprintable() or self.classes.count(name) > 1:
+        names = () if isinstance(self.classes, str) else self.classes
+        seen: set[str] = set()
+        for name in names:
+            if not name.isprintable() or name in seen:
                 raise ManifestError(f"class names must be printable and differ, got {name!r}")
+            seen.add(name)
 
 
 @dataclass(frozen=True)

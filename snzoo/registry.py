@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import fnmatch
 import inspect
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -85,13 +86,15 @@ def get_info(name: str) -> Entry:
 
 
 @overload
-def create_model(name: str, *, features_only: Literal[False] = ..., **arguments: Any) -> ResNet: ...
+def create_model(
+    name: str | Path, *, features_only: Literal[False] = ..., **arguments: Any
+) -> ResNet: ...
 @overload
 def create_model(
-    name: str, *, features_only: Literal[True], **arguments: Any
+    name: str | Path, *, features_only: Literal[True], **arguments: Any
 ) -> FeaturePyramid: ...
 def create_model(
-    name: str,
+    name: str | Path,
     *,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -128,7 +131,7 @@ def create_model(
     if pretrained and weights is not None:
         raise SnzooError("weights come from the zoo (pretrained) or from a file, not from both")
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    known, source = resolve(name, weights)
+    known, source = resolve(os.fspath(name), weights)
     entry = describe(known, source)
     if pretrained or source is not None:
         model = _load(entry, source, arguments, features_only)
@@ -202,7 +205,7 @@ def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | 
 
 
 def _is_source(name: str) -> bool:
-    return name.startswith(HUB) or (name != "" and Path(name).is_dir())
+    return name.startswith(HUB) or (name != "" and os.path.isdir(name))
 
 
 def describe(name: str | None, weights: str | Path | None = None) -> Entry:

@@ -199,3 +199,17 @@ def test_a_number_of_classes_that_makes_no_sense_is_refused(number):
 def test_an_unknown_norm_is_refused():
     with pytest.raises(SnzooError, match="norm must be one of sn, bn, gn"):
         snzoo.list_models(norm="in")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "hf-hub:", "hf-hub:owner", "hf-hub:../../etc"])
+def test_a_name_that_can_be_none_is_one_line(name):
+    with pytest.raises(SnzooError):
+        snzoo.create_model(name)
+
+
+def test_a_folder_does_not_shadow_a_name_of_the_zoo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18v1_sn").mkdir()
+    assert snzoo.create_model("resnet18v1_sn", width=8).entry.name == "resnet18v1_sn"
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        snzoo.create_model(tmp_path / "resnet18v1_sn")

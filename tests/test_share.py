@@ -206,3 +206,14 @@ def test_importing_it_imports_nothing_heavy():
     heavy = {"torch", "requests", "safetensors", "huggingface_hub"}
     code = f"import sys, snzoo; snzoo.push_to_hub; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_command_line_says_what_it_can_not_do_with_a_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, num_classes=0)
+    snzoo.save_pretrained(model, "headless")
+    for command in (["predict", "photo.jpg"], ["eval", "--imagenet", "."]):
+        assert main([*command, "--model", "headless"]) == 1
+        assert capsys.readouterr().err == "snzoo: headless has no classes: it is a backbone alone\n"
+    assert main(["eval", "--model", "headless", "resnet18v1_sn_clothing", "--imagenet", "."]) == 1
+    assert "no model named 'headless'" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from snzoo.errors import SnzooError
 from snzoo.manifest import Photos, load_manifest
-from snzoo.registry import create_model, describe, list_models, resolve
+from snzoo.registry import create_model, describe, get_info, list_models, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,13 +39,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="DEVICE", help="cpu, cuda, ... (default: cuda where there is one)")
 
 
-def choose_entry(args: argparse.Namespace) -> Entry:
-    """What ``--model`` and ``--weights`` name: the demo where neither is given."""
-    name = args.model
+def choose_entry(args: argparse.Namespace, name: str | None) -> Entry:
+    """What ``name`` and ``--weights`` are, the demo where neither is given.
+
+    ``args.weights`` is then the file or folder on this machine that brings the weights.
+
+    Raises:
+        SnzooError: it is a network without a classifier.
+    """
     if name is None and not args.weights:
         name = demo().model
     name, args.weights = resolve(name, args.weights)
-    return describe(name, args.weights)
+    entry = describe(name, args.weights)
+    if not entry.num_classes:
+        raise SnzooError(f"{args.weights or name} has no classes: it is a backbone alone")
+    return entry
 
 
 def expand_names(patterns: Sequence[str]) -> list[Entry]:
@@ -55,16 +63,17 @@ def expand_names(patterns: Sequence[str]) -> list[Entry]:
     that a wildcard fits too are left out.
 
     Raises:
-        SnzooError: a wildcard fits none, or plain names have different classes.
+        SnzooError: a wildcard fits none, plain names have different classes, or one is not of
+            the zoo.
     """
-    entries = {name: describe(name, None) for name in patterns if not WILD & set(name)}
+    entries = {name: get_info(name) for name in patterns if not WILD & set(name)}
     classes = {entry.classes for entry in entries.values()}
     if len(classes) > 1:
         raise SnzooError(f"{', '.join(entries)} have different classes: evaluate them one by one")
     for pattern in patterns:
         if pattern in entries:
             continue
-        found = [describe(name, None) for name in list_models(pattern, pretrained=True)]
+        found = [get_info(name) for name in list_models(pattern, pretrained=True)]
         found = [entry for entry in found if entry.file and entry.file.is_readable]
         if not found:
             raise SnzooError(

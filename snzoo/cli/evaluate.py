@@ -9,9 +9,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from snzoo.cli import tables
-from snzoo.cli.common import demo, expand_names, load_model, path, positive
+from snzoo.cli.common import (
+    WILD,
+    choose_entry,
+    demo,
+    expand_names,
+    load_model,
+    path,
+    positive,
+)
 from snzoo.errors import SnzooError
-from snzoo.registry import describe, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,11 +220,10 @@ def _check_inputs_survive(args: argparse.Namespace) -> None:
 def _choose_entries(args: argparse.Namespace) -> list[Entry]:
     if args.weights and args.model and len(args.model) > 1:
         raise SnzooError(f"{args.weights} is the checkpoint of one network: name one model")
-    if args.weights or (args.model and len(args.model) == 1):
-        name, args.weights = resolve(args.model[0] if args.model else None, args.weights)
-    if args.weights:
-        return [describe(name, args.weights)]
-    return expand_names(args.model or [demo().model])
+    names = args.model or [None]
+    if args.weights or (len(names) == 1 and not WILD & set(names[0] or "")):
+        return [choose_entry(args, names[0])]
+    return expand_names(names)
 
 
 def _find_samples(args: argparse.Namespace, entries: Sequence[Entry]) -> Samples:

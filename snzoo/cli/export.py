@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.format or args.output):
         raise SnzooError("which format? snzoo export --format onnx, or --format pt2")
-    entry = choose_entry(args)
+    entry = choose_entry(args, args.model)
     output = args.output or Path(f"{entry.name}.{args.format}")
     format = check_output(output, args.format)
     if args.weights and output.resolve() == args.weights.resolve():

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from snzoo.evaluate import choose_device
     from snzoo.predict import expand, predict
 
-    entry = choose_entry(args)
+    entry = choose_entry(args, args.model)
     sources = list(expand(args.images))
     device = choose_device(args.device)
     model = load_model(args, entry)
