@@ -45,9 +45,12 @@ def _docstring(name: str) -> str:
     Args:
         {weights}
         weights (str): load this file instead
+        features_only (bool): a pyramid of maps instead of a classifier (default: False)
+        out_indices (tuple): its maps (default: 1 to 4, the stages; 0 is the stem)
         num_classes (int): logits (default: {entry.num_classes}); another number gives a new head
         in_chans (int): input channels (default: 3); weights for another number are adapted
         width (int): channels of the stem (default: {entry.arguments.get("width", 64)})
+        output_stride (int): 8, 16 or 32 (default): the last stages dilated instead of striding
         drop_rate (float): dropout before fc (default: {entry.arguments.get("drop_rate", 0.0)})
         using_bn (bool): SN only, mix in batch statistics (default: {using_bn})
     """

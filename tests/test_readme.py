@@ -98,6 +98,16 @@ def test_ci_runs_the_commands_that_install():
     assert first.split("&& ")[1] in script
 
 
+def test_the_python_blocks_of_the_backbones_page_run_one_after_the_other(tmp_path):
+    page = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["(256, 512, 1024, 2048)", "(4, 8, 16, 32)"]
+
+
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
