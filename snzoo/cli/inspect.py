@@ -14,7 +14,7 @@ from typing import Any
 from snzoo.cli.common import path
 from snzoo.errors import SnzooError, printable
 from snzoo.gates import KINDS, LayerGates, average, no_gates, read_gates
-from snzoo.registry import get_info, layout_of, list_models
+from snzoo.registry import get_info, layout_of, list_models, resolve
 
 Model = tuple[str, list[LayerGates]]
 
@@ -71,9 +71,10 @@ def _read(model: str) -> list[LayerGates]:
     """The gates of a checkpoint, a file or a folder that holds it, or of a zoo name's weights."""
     from snzoo.weights import obtain, read_state, weights_of
 
-    file = weights_of(Path(model))
+    _, source = resolve(model)  # a folder, or one on the hub
     names_file = os.path.basename(model) != model or model.lower().endswith(CHECKPOINTS)
-    if names_file or file.is_file():
+    if source or names_file or os.path.isfile(model):
+        file = weights_of(source or Path(model))
         return read_gates(read_state(file), where=file)
     entry = get_info(model)
     if entry.file and entry.name not in list_models(norm="sn"):  # spares the download

@@ -245,11 +245,11 @@ body { margin: 2rem auto; padding: 0 1rem; max-width: 80rem; background: #fff; c
   font: 16px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 h1 { font-size: 1.4rem; line-height: 1.3; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; overflow-x: auto; }
-svg { max-width: 100%; min-width: 45rem; height: auto; }
+svg { display: block; }
 table { border-collapse: collapse; margin: 2rem 0; font-size: .9rem; }
 caption { text-align: left; font-weight: 650; overflow-wrap: anywhere; }
 th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child { text-align: left; font-weight: inherit; }
+tbody th, thead tr:first-child th:first-child { text-align: left; font-weight: inherit; }
 """
 
 
