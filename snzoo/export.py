@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,7 +22,7 @@ from torch.export import ExportedProgram
 
 from snzoo.data.imagenet import names_of
 from snzoo.errors import SnzooError
-from snzoo.weights.cache import saving
+from snzoo.weights.cache import check_writable, saving
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
@@ -73,10 +72,7 @@ def check_output(path: Path, format: Format | None = None) -> Format:
     chosen: Any = format or known
     if chosen is None:
         raise SnzooError(f"{path}: end it in .onnx or .pt2, or name the format")
-    folder = path.resolve().parent
-    special = path.exists() and not path.is_file()
-    if special or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SnzooError(f"can't write {path}: name a file in a folder that you may write")
+    check_writable(path)
     missing = [name for name in PACKAGES if not find_spec(name)]
     if chosen == "onnx" and missing:
         raise SnzooError(

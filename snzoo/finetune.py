@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import SnzooError
+from snzoo.gates.shares import GATES
 
 if TYPE_CHECKING:
     from torch import nn
-
-GATES = ("mean_weight", "var_weight")
 
 
 def parameter_groups(
@@ -22,12 +21,12 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for a ``torch.optim`` optimizer, of a network or of a model that holds one.
 
-    SN's parameters, like those of other norms and biases, never decay. What needs no gradient
-    is left out: freeze first.
+    SN's parameters never decay, nor does any other of one dimension: norms' and biases. What
+    needs no gradient is left out: freeze first.
 
     Args:
         lr: learning rate of the head, and of all that is not a zoo backbone.
-        weight_decay: of convolution and linear weights.
+        weight_decay: of all others, convolutions and linear weights.
         gate_lr: learning rate of SN's gates, where it is another; a tenth of ``lr`` is used
             for sparse SN.
         layer_decay: factor by which each layer of a backbone (stem, blocks, v2's last norm)

@@ -159,7 +159,8 @@ def _load(
     # The file must fit the whole network, but for sizes that were asked for, or a pyramid lacks.
     free = {*arguments, "num_classes"} if features_only else set(arguments)
     sizes = {size: n for size, n in _sizes(state).items() if size in free}
-    if features_only or sizes:
+    own = features_only and state.keys() == model.state_dict().keys()  # saved from a pyramid
+    if not own and (features_only or sizes):
         kept = {key: value for key, value in arguments.items() if key != "out_indices"}
         with torch.device("meta"):
             whole = _build(entry, kept | sizes)
@@ -174,13 +175,14 @@ def _load(
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Of the network that a state dict is of."""
+    """Of the network that a state dict is of; without any ``fc``, it has no classes."""
     places = {"num_classes": ("fc.weight", 0), "in_chans": ("conv1.weight", 1)}
-    return {
+    sizes = {
         size: state[key].shape[dim]
         for size, (key, dim) in places.items()
         if key in state and state[key].ndim > dim
     }
+    return sizes if any(key.startswith("fc.") for key in state) else {"num_classes": 0, **sizes}
 
 
 def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | None, Path | None]:
@@ -205,7 +207,8 @@ def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | 
 
 
 def _is_source(name: str) -> bool:
-    return name.startswith(HUB) or (name != "" and os.path.isdir(name))
+    # Something with a separator is no name, so that the error speaks of a file.
+    return name.startswith(HUB) or os.sep in name or (name != "" and os.path.isdir(name))
 
 
 def describe(name: str | None, weights: str | Path | None = None) -> Entry:

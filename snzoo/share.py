@@ -32,7 +32,8 @@ def save_pretrained(
 
     Args:
         model: what ``snzoo.create_model`` gave, finetuned or not.
-        folder: made where there is none; other files in it are left alone.
+        folder: made where there is none; other files in it are left alone, and a ``README.md``
+            that is there.
         classes: their names, where the network's are not those that its zoo model or folder
             has. A network without a classifier needs none.
 
@@ -58,7 +59,7 @@ def push_to_hub(
 
     Args:
         model, classes: as in :func:`save_pretrained`.
-        repo: its other files stay.
+        repo: its other files stay, and a model card that is there.
         private: whether only its owner sees it; one that exists must be so already.
         message: of the commit.
 
@@ -88,8 +89,10 @@ def _save(model: ResNet, folder: Path, classes: Sequence[str] | None, *, source:
 
 def _describe(model: ResNet, classes: Sequence[str] | None) -> tuple[Entry, dict[str, Any]]:
     """What the network is, and the same as the document to write."""
-    entry: Entry | None = getattr(model, "entry", None)
-    if entry is None or not hasattr(model, "num_classes"):
+    from snzoo.models.resnet import ResNet
+
+    entry: Entry | None = model.entry if isinstance(model, ResNet) else None
+    if entry is None:
         raise SnzooError("only a classifier that snzoo.create_model made can be saved so")
     if isinstance(classes, str):
         raise SnzooError(f"classes must be a list of names, got {classes!r}")

@@ -1,5 +1,7 @@
 """torchvision's detectors and segmenters over the zoo's backbones, from torchvision's own parts.
 
+    import snzoo, snzoo.tasks
+
     backbone = snzoo.create_model(NAME, pretrained=True, features_only=True)
     model = snzoo.tasks.faster_rcnn(backbone, num_classes=91)
     groups = snzoo.parameter_groups(model, lr=0.02, weight_decay=1e-4)
@@ -37,8 +39,9 @@ def faster_rcnn(
     Args:
         backbone: of ``snzoo.create_model(..., features_only=True)``, with the four stages.
         num_classes: with the background, which is class 0.
-        frozen_stages: of the backbone, see :meth:`snzoo.models.resnet.Backbone.freeze`: by
-            default the stem and the first stage; None for a backbone with random weights.
+        frozen_stages: of the backbone, whatever it froze before: by default the stem and the
+            first stage; None for a backbone with random weights. See
+            :meth:`snzoo.models.resnet.Backbone.freeze`.
         options: torchvision's, e.g. ``min_size``.
 
     Raises:
@@ -64,7 +67,8 @@ def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
     maps, ``out_indices=(3, 4)``.
 
     Args:
-        backbone: of ``snzoo.create_model(..., features_only=True, output_stride=8)`` (or 16).
+        backbone: of ``snzoo.create_model(..., features_only=True, output_stride=8,
+            out_indices=(4,))``, or 16, or (3, 4).
         num_classes: with the background, where that is a class.
 
     Raises:

@@ -1,11 +1,14 @@
 """What detectors and segmenters build on, for every name of the registry; narrow, to be quick."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import snzoo
-from snzoo.errors import SnzooError
+from snzoo.errors import CheckpointError, SnzooError
 from snzoo.models.architectures import ARCHITECTURES
 from snzoo.nn.switchnorm import SwitchNorm
 
@@ -145,11 +148,28 @@ def test_a_pyramid_has_no_more_stages_than_it_gives():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_a_pyramid_takes_the_weights_of_a_classifier_and_no_others(tmp_path):
+def test_a_pyramid_takes_the_weights_of_a_classifier_or_its_own_and_no_others(tmp_path):
     source = create("resnet18v1_sn", num_classes=3)
-    torch.save(source.state_dict(), tmp_path / "x.pth")
-    model = create("resnet18v1_sn", weights=tmp_path / "x.pth", features_only=True, in_chans=3)
+    state, file = source.state_dict(), tmp_path / "x.pth"
+    options = {"weights": file, "features_only": True, "out_indices": (1, 3)}
+
+    def load(state):
+        torch.save(state, file)
+        return create("resnet18v1_sn", **options)
+
+    model = load(state)
     assert torch.equal(model.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
+    again = load(model.state_dict())
+    assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+    load({key: value for key, value in state.items() if key[:3] != "fc."})
+    for key in ("layer4.0.conv1.weight", "layer1.0.conv1.weight"):
+        with pytest.raises(CheckpointError, match=f"missing: {key}"):
+            load({k: v for k, v in state.items() if k != key})
+    with pytest.raises(CheckpointError, match="unexpected: stray"):
+        load(state | {"stray": torch.zeros(1)})
+
+
+def test_the_zoos_weights_give_the_same_maps():
     demo = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, features_only=True)
     x = torch.randn(1, 3, 64, 64)
     whole = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True).eval()
@@ -175,6 +195,26 @@ def test_a_pyramid_takes_the_weights_of_a_classifier_and_no_others(tmp_path):
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(SnzooError, match=message):
         snzoo.create_model("resnet18v1_sn", **arguments)
+
+
+def test_what_is_frozen_stays_so_in_copies_and_stands_still_for_an_optimizer():
+    model = create("resnet18v1_sn", num_classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=0.1)
+    for frozen in (None, 1, 1):
+        model.freeze(frozen)
+        before = model.conv1.weight.clone()
+        model(torch.randn(2, 3, 64, 64)).sum().backward()
+        model.freeze(frozen)  # gradients that were there already are taken away
+        optimizer.step()
+        assert torch.equal(model.conv1.weight, before) == (frozen is not None)
+    clone = pickle.loads(pickle.dumps(copy.deepcopy(model))).train()
+    assert not clone.layer1.training and clone.layer2.training and clone.frozen_stages == 1
+
+
+@pytest.mark.parametrize("classes", [-3, "7", None, 1.0, True])
+def test_a_head_of_no_size_is_refused(classes):
+    with pytest.raises(SnzooError, match="num_classes must be a whole number from 0"):
+        create("resnet18v1_sn").reset_classifier(classes)
 
 
 @pytest.mark.parametrize("stages", [-1, 5, 1.0, True, "1"])

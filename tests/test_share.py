@@ -212,8 +212,38 @@ def test_the_command_line_says_what_it_can_not_do_with_a_folder(tmp_path, capsys
     monkeypatch.chdir(tmp_path)
     model = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, num_classes=0)
     snzoo.save_pretrained(model, "headless")
+    snzoo.save_pretrained(
+        snzoo.create_model(RESNET, width=8, num_classes=1, in_chans=1), "grey", classes=["a"]
+    )
     for command in (["predict", "photo.jpg"], ["eval", "--imagenet", "."]):
+        assert main([*command, "--model", "grey"]) == 1
+        assert "takes images of 1 channels, not photos" in capsys.readouterr().err
         assert main([*command, "--model", "headless"]) == 1
         assert capsys.readouterr().err == "snzoo: headless has no classes: it is a backbone alone\n"
     assert main(["eval", "--model", "headless", "resnet18v1_sn_clothing", "--imagenet", "."]) == 1
     assert "no model named 'headless'" in capsys.readouterr().err
+
+
+def test_no_output_replaces_the_weights_that_are_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    snzoo.save_pretrained(snzoo.create_model(DEMO, pretrained=True), "full")
+    before = (tmp_path / "full" / "model.safetensors").read_bytes()
+    export = ["export", "--format", "pt2", "--output", "full/model.safetensors"]
+    evaluation = ["eval", "--imagenet", ".", "--json", "full/config.json"]
+    for command in (export, evaluation):
+        for option in ("--model", "--weights"):
+            assert main([*command, option, "full"]) == 1
+            assert "is not overwritten" in capsys.readouterr().err
+    assert (tmp_path / "full" / "model.safetensors").read_bytes() == before
+
+
+def test_a_headless_network_takes_a_head(tmp_path):
+    snzoo.save_pretrained(snzoo.create_model(RESNET, width=8, num_classes=0), tmp_path / "x")
+    model = snzoo.create_model(tmp_path / "x", num_classes=7)
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_a_card_that_is_there_stays(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    snzoo.save_pretrained(snzoo.create_model(RESNET, width=8, num_classes=0), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -1,5 +1,7 @@
 """Detectors and segmenters learn made shapes: bright squares on noise."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -80,6 +82,42 @@ def test_a_segmenter_learns(make, out_indices):
 
     found = losses(model, step)
     assert found[-1] < 0.7 * found[0]
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("resnet50v1_sn", {"stride_on": "1x1"}),
+        ("resnet50v1_bn", {"stride_on": "last_unit"}),
+        ("resnet50v2_sn", {"using_bn": False}),
+        ("resnet34v2_gn", {}),
+    ],
+)
+def test_other_backbones_fit_too(name, arguments):
+    model = tasks.faster_rcnn(backbone(name, **arguments), **DETECTOR).eval()
+    dilated = backbone(name, output_stride=8, out_indices=(3, 4), **arguments)
+    images, _, _ = squares(2, seed=3)
+    with torch.no_grad():
+        assert len(model(list(images))) == 2
+        maps = tasks.deeplabv3(dilated, num_classes=5).eval()(images)
+    assert {key: found.shape for key, found in maps.items()} == {
+        "out": (2, 5, SIDE, SIDE),
+        "aux": (2, 5, SIDE, SIDE),
+    }
+
+
+def test_a_step_by_the_default_rules_moves_all_but_what_is_frozen():
+    model = tasks.faster_rcnn(backbone(), **DETECTOR | {"frozen_stages": 1})
+    images, boxes, _ = squares(2, seed=4)
+    targets = [{"boxes": box[None], "labels": torch.tensor([1])} for box in boxes]
+    before = copy.deepcopy(model.backbone.body.state_dict())
+    groups = snzoo.parameter_groups(model, lr=0.02)
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    sum(model.train()(list(images), targets).values()).backward()
+    optimizer.step()
+    for key, value in model.backbone.body.state_dict().items():
+        frozen = key.startswith(("conv1", "sn1", "layer1"))
+        assert torch.equal(value, before[key]) == frozen, key
 
 
 def test_the_rules_of_finetuning_are_the_defaults():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 WILD = set("*?[")
+MODEL = "name of the zoo or of an architecture, folder, or hf-hub:OWNER/NAME"
+WEIGHTS = "this checkpoint, or a folder, not the zoo's"
 
 
 def positive(text: str) -> int:
@@ -34,9 +36,13 @@ def path(text: str) -> Path:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="NAME", help="name, or a network's folder (default: the demo's)")
-    add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
-    add("--device", metavar="DEVICE", help="cpu, cuda, ... (default: cuda where there is one)")
+    add("--model", metavar="NAME", help=f"{MODEL} (default: the demo's)")
+    add("--weights", type=path, metavar="FILE", help=WEIGHTS)
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    about = "cpu, cuda, ... (default: cuda where there is one)"
+    parser.add_argument("--device", metavar="DEVICE", help=about)
 
 
 def choose_entry(args: argparse.Namespace, name: str | None) -> Entry:
@@ -54,6 +60,22 @@ def choose_entry(args: argparse.Namespace, name: str | None) -> Entry:
     if not entry.num_classes:
         raise SnzooError(f"{args.weights or name} has no classes: it is a backbone alone")
     return entry
+
+
+def check_takes_photos(entry: Entry) -> None:
+    """Raises SnzooError where the network's input is no RGB image."""
+    channels = entry.arguments.get("in_chans", 3)
+    if channels != 3:
+        raise SnzooError(f"{entry.name} takes images of {channels} channels, not photos")
+
+
+def check_survives(output: Path, weights: Path | None) -> None:
+    """Raises SnzooError where writing ``output`` would replace the weights that are read."""
+    from snzoo.weights.folder import FILES
+
+    inside = [weights / name for name in FILES] if weights else []
+    if weights and output.resolve() in [file.resolve() for file in (weights, *inside)]:
+        raise SnzooError(f"{output} is not overwritten: it is an input; name another file")
 
 
 def expand_names(patterns: Sequence[str]) -> list[Entry]:

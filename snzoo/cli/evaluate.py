@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from snzoo.cli import tables
 from snzoo.cli.common import (
+    MODEL,
+    WEIGHTS,
     WILD,
+    check_survives,
+    check_takes_photos,
     choose_entry,
     demo,
     expand_names,
@@ -39,9 +43,9 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         "--model",
         nargs="+",
         metavar="NAME",
-        help="names or wildcards, all evaluated in one pass (default: the demo's)",
+        help=f"{MODEL}; several names, or wildcards, are evaluated in one pass (the demo's)",
     )
-    add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
+    add("--weights", type=path, metavar="FILE", help=WEIGHTS)
     add(
         "--imagenet",
         type=path,
@@ -105,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_outputs(args)
     entries = _choose_entries(args)
+    _check_inputs_survive(args)
     if args.check and args.decode == "fast":
         raise SnzooError(
             "--decode fast gives other pixels than --check compares with; leave one out"
@@ -201,7 +206,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
                 )
     if args.predictions:
         check_suffix(args.predictions)
-    _check_inputs_survive(args)
     if args.json and args.predictions and args.json.resolve() == args.predictions.resolve():
         raise SnzooError(f"--json and --predictions both name {args.json}; name two files")
 
@@ -209,9 +213,10 @@ def _check_outputs(args: argparse.Namespace) -> None:
 def _check_inputs_survive(args: argparse.Namespace) -> None:
     from snzoo.data.layouts import is_image
 
-    inputs = [given.resolve() for given in (args.weights, args.imagenet) if given]
-    for output in (args.json, args.predictions):
-        if output and (output.resolve() in inputs or is_image(output.name)):
+    for output in filter(None, (args.json, args.predictions)):
+        check_survives(output, args.weights)
+        same = args.imagenet and output.resolve() == args.imagenet.resolve()
+        if same or is_image(output.name):
             raise SnzooError(
                 f"{output} is not overwritten: it is an input, or named like one; name another file"
             )
@@ -222,7 +227,9 @@ def _choose_entries(args: argparse.Namespace) -> list[Entry]:
         raise SnzooError(f"{args.weights} is the checkpoint of one network: name one model")
     names = args.model or [None]
     if args.weights or (len(names) == 1 and not WILD & set(names[0] or "")):
-        return [choose_entry(args, names[0])]
+        entry = choose_entry(args, names[0])
+        check_takes_photos(entry)
+        return [entry]
     return expand_names(names)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from snzoo.cli.common import choose_entry, load_model, path
+from snzoo.cli.common import add_model_options, check_survives, choose_entry, load_model, path
 from snzoo.errors import SnzooError
 
 
@@ -15,8 +15,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("export", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("--model", metavar="NAME", help="zoo or architecture name (default: the demo's)")
-    add("--weights", type=path, metavar="FILE", help="this checkpoint, not the zoo's")
+    add_model_options(parser)
     add("--format", choices=("onnx", "pt2"), help="(default: what the ending of --output says)")
     add("--output", type=path, metavar="FILE", help="(default: NAME.onnx or NAME.pt2)")
 
@@ -29,8 +28,7 @@ def run(args: argparse.Namespace) -> int:
     entry = choose_entry(args, args.model)
     output = args.output or Path(f"{entry.name}.{args.format}")
     format = check_output(output, args.format)
-    if args.weights and output.resolve() == args.weights.resolve():
-        raise SnzooError(f"{output} holds the weights; name another file: --output FILE")
+    check_survives(output, args.weights)
     parity = export(load_model(args, entry), output, entry=entry, format=format)
     batches = ", ".join(map(str, BATCH_SIZES))
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, batch {batches}: {parity}")

@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from snzoo.cli.common import (
+    add_device_option,
     add_model_options,
+    check_takes_photos,
     choose_entry,
     load_model,
     positive,
@@ -27,6 +29,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or http(s) URL")
     add_model_options(parser)
+    add_device_option(parser)
     parser.add_argument(
         "--topk", type=positive, default=5, metavar="K", help="classes an image (5)"
     )
@@ -38,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from snzoo.predict import expand, predict
 
     entry = choose_entry(args, args.model)
+    check_takes_photos(entry)
     sources = list(expand(args.images))
     device = choose_device(args.device)
     model = load_model(args, entry)

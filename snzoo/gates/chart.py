@@ -6,7 +6,6 @@ learned: a panel for the mean and one for the variance.
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import SnzooError, printable
 from snzoo.gates.shares import KINDS, LayerGates, average
-from snzoo.weights.cache import saving
+from snzoo.weights.cache import check_writable, saving
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,13 +47,13 @@ def check_output(path: Path) -> None:
     """Raises SnzooError where no chart can be written to ``path``, before any other work."""
     if path.suffix.lower() not in SUFFIXES:
         raise SnzooError(f"{path}: name the chart {', '.join(SUFFIXES)}, by what to draw")
-    if path.is_dir() or not os.access(path.resolve().parent, os.W_OK):
-        raise SnzooError(f"can't write {path}: name a file in a folder that you may write")
+    check_writable(path)
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        message = f"drawing {path} needs matplotlib: python -m pip install matplotlib"
-        raise SnzooError(message) from None
+        raise SnzooError(
+            "charts need matplotlib: pip install matplotlib (or the extra snzoo[plots])"
+        ) from None
 
 
 def save_chart(path: Path, models: Sequence[Model]) -> None:

@@ -11,7 +11,7 @@ alone. timm lists a model under the last part of the name of its module, here ``
 A network is snzoo's own, with its state-dict keys, and what timm asks of a network beside.
 The zoo's weights are snzoo's too, verified and from its cache. Weights that a caller names to timm
 (``checkpoint_path``, ``hf-hub:``, ``local-dir:``, a source in ``pretrained_cfg_overlay``) are
-loaded by timm.
+loaded by timm, and taken for RGB.
 """
 
 from __future__ import annotations

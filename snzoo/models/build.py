@@ -10,10 +10,9 @@ from torch import nn
 from snzoo.errors import SnzooError
 from snzoo.models.architectures import DEPTHS, Architecture
 from snzoo.models.blocks import NormLayer, StrideOn
-from snzoo.models.resnet import STAGES, FeaturePyramid, ResNet
+from snzoo.models.resnet import STAGES, FeaturePyramid, ResNet, check_sizes
 from snzoo.nn import SwitchNorm2d
 
-LARGEST = 1_000_000  # a typing mistake rather than a size
 OUTPUT_STRIDES = (8, 16, 32)
 
 
@@ -34,8 +33,7 @@ def build(
     Raises:
         SnzooError: a size makes no sense, or an option does not apply to this architecture.
     """
-    if type(num_classes) is not int or num_classes != 0:
-        check_sizes(num_classes=num_classes)
+    check_sizes(least=0, num_classes=num_classes)
     if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
         raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
     arguments = backbone_arguments(architecture, **backbone)
@@ -126,13 +124,6 @@ def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
         return NormLayer("bn", nn.BatchNorm2d)
     # 32 groups as in Wu & He 2018; a narrow network's channels may need fewer.
     return NormLayer("gn", lambda channels: nn.GroupNorm(gcd(32, channels), channels))
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises SnzooError naming a size that is no whole number from 1 to ``LARGEST``."""
-    for name, size in sizes.items():
-        if type(size) is not int or not 1 <= size <= LARGEST:
-            raise SnzooError(f"{name} must be a whole number from 1 to {LARGEST:,}, got {size!r}")
 
 
 def _check_options(architecture: Architecture, **options: Any) -> None:

@@ -16,10 +16,14 @@ from snzoo.models.blocks import BlockV1, BlockV2, Named, NormLayer, Sampling, St
 from snzoo.nn import norm_relu
 
 STAGES = 4
+LARGEST = 1_000_000  # more is a typing mistake rather than a size
 
 
 class FeatureInfo(NamedTuple):
-    """A map that the network can give: behind which module, its channels, pixels a position."""
+    """A map that the network can give: its channels, the pixels of the input a position.
+
+    It is the output of ``module``, or where that is a norm, the ReLU of it.
+    """
 
     module: str
     channels: int
@@ -77,6 +81,7 @@ class Backbone(Named):
             feature_info.append(FeatureInfo(f"layer{stage + 1}", channels, stride))
         if version == 2:
             self.add_norm("_out", norm.make(channels))
+            feature_info[-1] = feature_info[-1]._replace(module=f"{self.prefix}_out")
         self.feature_info = tuple(feature_info)
         self._initialise()
 
@@ -85,11 +90,6 @@ class Backbone(Named):
             # On "meta" there is nothing to fill, and trying would import torch's compiler.
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the last stage."""
-        return self.feature_info[-1].channels
 
     def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """The maps ``indices`` of ``feature_info``, from the shallowest; no stage behind is run.
@@ -107,15 +107,12 @@ class Backbone(Named):
             levels.append(x)
         return [levels[i] for i in sorted(indices)]
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) → the last map, (N, num_features, ⌈H/32⌉, ⌈W/32⌉)."""
-        return self.forward_levels(x, [STAGES])[0]
-
     def freeze(self, stages: int | None) -> None:
         """Freeze the stem and the first ``stages`` stages, and nothing else of the backbone.
 
         What is frozen gets no gradient and stays in evaluation mode, through :meth:`train`
-        too: its running statistics don't move.
+        too: its running statistics don't move. Freeze before an optimizer,
+        ``DistributedDataParallel`` or ``torch.compile`` takes the model.
 
         Args:
             stages: 0 (the stem alone) to 4 (all, v2's last norm too); None thaws everything.
@@ -129,6 +126,8 @@ class Backbone(Named):
         frozen = self._frozen()
         for module in self._modules_of(range(1 + STAGES)):
             module.requires_grad_(module not in frozen)
+            if module in frozen:
+                module.zero_grad()  # or an optimizer would take one more step with it
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -181,6 +180,11 @@ class ResNet(Backbone):
         self.reset_classifier(num_classes)
 
     @property
+    def num_features(self) -> int:
+        """Channels of the last map."""
+        return self.feature_info[-1].channels
+
+    @property
     def num_classes(self) -> int:
         return self.fc.out_features if isinstance(self.fc, nn.Linear) else 0
 
@@ -189,13 +193,22 @@ class ResNet(Backbone):
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new ``fc`` for so many classes, at random; none for 0."""
+        """A new ``fc`` for so many classes, at random; none for 0.
+
+        Raises:
+            SnzooError: another number.
+        """
+        check_sizes(least=0, num_classes=num_classes)
         like = self.conv1.weight
         self.fc = (
             nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
             if num_classes
             else nn.Identity()
         )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) → the last map, (N, num_features, ⌈H/32⌉, ⌈W/32⌉)."""
+        return self.forward_levels(x, [STAGES])[0]
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """The last map → logits (N, num_classes), or what ``fc`` is given (N, num_features)."""
@@ -242,6 +255,15 @@ class FeaturePyramid(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) → a map (N, channels, ⌈H/stride⌉, ⌈W/stride⌉) each."""
         return self.forward_levels(x, self.out_indices)
+
+
+def check_sizes(*, least: int = 1, **sizes: int) -> None:
+    """Raises SnzooError naming a size that is no whole number from ``least`` to ``LARGEST``."""
+    for name, size in sizes.items():
+        if type(size) is not int or not least <= size <= LARGEST:
+            raise SnzooError(
+                f"{name} must be a whole number from {least} to {LARGEST:,}, got {size!r}"
+            )
 
 
 def _sampling(

@@ -21,12 +21,12 @@ def update_bn_statistics(model: nn.Module, loader: Iterable[Any], batches: int =
 
     The layers updated are those with ``using_bn`` that ``model.train()`` puts in training mode:
     frozen stages are left alone. Other buffers, those of ``nn.BatchNorm2d`` too, are in the end
-    what they were; :func:`torch.optim.swa_utils.update_bn` is for these. Training flags are kept,
-    and on any exception the old statistics. With SyncSwitchNorm, all processes must call it, with
-    as many batches each, and come to the same averages.
+    what they were; :func:`torch.optim.swa_utils.update_bn` is for these, where none is frozen.
+    Training flags are kept, and on any exception the old statistics. With SyncSwitchNorm, all
+    processes must call it, with as many batches each, and come to the same averages.
 
     Args:
-        model: on any device; its first parameter's is where the images go.
+        model: on a CPU or a CUDA device; its first parameter's is where the images go.
         loader: batches of training images (N, C, H, W), or tuples or lists that start with one.
         batches: how many to use, at most; the paper's 200 by default.
 

@@ -1,5 +1,6 @@
 """SwitchNorm whose batch statistics are those of all processes, for a few samples on each."""
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -20,6 +21,13 @@ class _SyncSwitchNorm(SwitchNorm):
     ) -> None:
         super().__init__(*args, **options)
         self.process_group = process_group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_SyncSwitchNorm":
+        """A copy has the same process group, which can't be copied."""
+        memo[id(self)] = layer = type(self).__new__(type(self))
+        memo[id(self.process_group)] = self.process_group
+        layer.__dict__ = copy.deepcopy(vars(self), memo)
+        return layer
 
     def parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
         parameters, recipe = super().parameters_and_recipe()

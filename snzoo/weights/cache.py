@@ -165,6 +165,14 @@ def _text(document: Any) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def check_writable(path: Path) -> None:
+    """Raises CacheError where :func:`saving` could not write a file, before any other work."""
+    folder = path.resolve().parent
+    special = path.exists() and not path.is_file()
+    if special or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CacheError(f"can't write {path}: name a file in a folder that you may write")
+
+
 @contextmanager
 def saving(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` at the end, for a file that people named.

@@ -22,12 +22,13 @@ from snzoo.errors import CheckpointError
 from snzoo.weights.checkpoint import DESCRIPTION, read_description
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FILES = (WEIGHTS, CONFIG, CARD)
 LARGEST_CONFIG = 1 << 20  # characters; a thousand class names take some 20,000
 
 
 def weights_of(source: Path) -> Path:
     """The weights file of a folder; any other path as it is."""
-    return source / WEIGHTS if source.is_dir() else source
+    return source / WEIGHTS if os.path.isdir(source) else source
 
 
 def missing_in(folder: Path) -> str | None:
@@ -43,7 +44,7 @@ def description_of(source: str | Path) -> dict[str, Any] | None:
         CheckpointError: it can't be read, or a folder's two files contradict each other.
     """
     source = Path(source)
-    if not source.is_dir():
+    if not os.path.isdir(source):
         return read_description(source)
     if missing := missing_in(source):
         raise CheckpointError(
@@ -77,7 +78,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 def save_folder(
     folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any], card: str
 ) -> None:
-    """Write the three files, each whole or not at all; other files there are left alone.
+    """Write the three files, each whole or not at all.
+
+    Other files there are left alone, a ``README.md`` too.
 
     Raises:
         CheckpointError: the folder can't be made or written.
@@ -93,7 +96,8 @@ def save_folder(
             (partial / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors: private
             (partial / CONFIG).write_text(text, encoding="utf-8")
             (partial / CARD).write_text(card, encoding="utf-8")
-            for file in (WEIGHTS, CONFIG, CARD):  # all of them written: from here it is quick
+            # All of them are written: from here it is quick. A card is people's, once it is there.
+            for file in (WEIGHTS, CONFIG) if (folder / CARD).exists() else (WEIGHTS, CONFIG, CARD):
                 (partial / file).replace(folder / file)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -62,6 +62,8 @@ def download_folder(source: str) -> Path:
 def upload_folder(folder: Path, repo: str, *, private: bool, message: str) -> str:
     """The three files of ``folder`` as one commit to ``repo``; returns its address.
 
+    A model card that is there already stays.
+
     Raises:
         OfflineError: ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
         DownloadError: the hub can't be reached, or refuses.
@@ -75,12 +77,13 @@ def upload_folder(folder: Path, repo: str, *, private: bool, message: str) -> st
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
-    files = [CommitOperationAdd(name, folder / name) for name in (WEIGHTS, CONFIG, CARD)]
     with _told(repo):
         address = str(api.create_repo(repo, private=private, exist_ok=True))
         # One that exists already stays as it is.
         if private and not api.model_info(repo).private:
             raise SnzooError(f"{repo} exists and is public; make it private there first")
+        names = (WEIGHTS, CONFIG) if api.file_exists(repo, CARD) else (WEIGHTS, CONFIG, CARD)
+        files = [CommitOperationAdd(name, folder / name) for name in names]
         api.create_commit(repo, files, commit_message=message)
     return address
 

@@ -96,6 +96,8 @@ class Hub:
             return _json({"id": REPO, "sha": sha, "private": self.private, "siblings": siblings})
         if what == "tree":
             return _json([_item(name, content) for name, content in files.items()])
+        if name not in files:
+            return Response(status=404, headers={"X-Error-Code": "EntryNotFound"})
         headers = {"X-Repo-Commit": sha, "ETag": f'"{_sha1(files[name])}"'}
         if not name.endswith(".safetensors"):
             return Response(files[name], headers=headers)
@@ -233,11 +235,13 @@ def test_the_token_goes_to_the_hub_alone(hub, network):
     assert set(tokens.values()) == {f"Bearer {TOKEN}"}
 
 
-def test_a_network_is_pushed_again_over_the_first(hub, network):
+def test_a_network_is_pushed_again_over_the_first_under_its_card(hub, network):
     push(network)
+    hub.commits[0]["README.md"] = b"edited by people"
     network.fc.bias.data += 1
     push(network, message="Second")
     assert len(hub.commits) == 2 and same(snzoo.create_model(SOURCE), network)
+    assert hub.commits[1]["README.md"] == b"edited by people"
     assert not same(snzoo.create_model(f"{SOURCE}@first"), network)
 
 
