@@ -23,18 +23,23 @@ from snzoo.manifest import Preprocessing, load_manifest
 
 DEMO = snzoo.get_info("resnet18v1_sn_clothing")
 FORMATS = ["onnx", "pt2"]
+OF_THE_DEMO = [pytest.param("onnx", marks=pytest.mark.slow), "pt2"]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo network in both formats: format → path."""
+    """The demo network: format → path, exported when it is asked for."""
     folder = tmp_path_factory.mktemp("demo")
-    model = snzoo.create_model(DEMO.name, pretrained=True)
-    paths = {format: folder / f"demo.{format}" for format in FORMATS}
-    for path in paths.values():
-        parity = export(model, path, entry=DEMO)
-        assert parity.same == parity.images == 8 and 0 < parity.difference < 1e-4
-    return paths
+
+    class Exported(dict):
+        def __missing__(self, format):
+            self[format] = path = folder / f"demo.{format}"
+            model = snzoo.create_model(DEMO.name, pretrained=True)
+            parity = export(model, path, entry=DEMO)
+            assert parity.same == parity.images == 8 and 0 < parity.difference < 1e-4
+            return path
+
+    return Exported()
 
 
 def load(path):
@@ -62,7 +67,7 @@ def small(name, *, crop=64, **arguments):
     return model, dataclasses.replace(entry, classes=("a", "b", "c"), preprocessing=recipe)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", OF_THE_DEMO)
 def test_the_exported_demo_classifies_the_photos_as_snzoo_does(demo, format):
     samples = demo_samples(load_manifest().demo, DEMO.classes)
     model = snzoo.create_model(DEMO.name, pretrained=True)
@@ -81,6 +86,7 @@ def test_the_exported_demo_classifies_the_photos_as_snzoo_does(demo, format):
     assert (order[:, 0] == expected.classes()[:, 0]).all()
 
 
+@pytest.mark.slow
 def test_the_onnx_file_is_plain_and_names_its_ends(demo):
     model = onnx.load(demo["onnx"])
     assert {node.domain for node in model.graph.node} == {""} and not model.functions
@@ -106,10 +112,11 @@ def test_the_pt2_program_is_plain_and_needs_no_snzoo(demo):
     assert done.stdout == "{'aten'} (3, 10)\n", done.stderr
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", OF_THE_DEMO)
 def test_nothing_of_this_machine_is_in_the_file(demo, format):
     folder = snzoo.__path__[0].encode()
-    assert folder not in demo[format].read_bytes() and len(list(demo[format].parent.iterdir())) == 2
+    assert folder not in demo[format].read_bytes()
+    assert {path.suffix for path in demo[format].parent.iterdir()} <= {".onnx", ".pt2"}
 
 
 NETWORKS = [

@@ -234,6 +234,9 @@ def test_no_output_replaces_the_weights_that_are_read(tmp_path, capsys, monkeypa
         for option in ("--model", "--weights"):
             assert main([*command, option, "full"]) == 1
             assert "is not overwritten" in capsys.readouterr().err
+    file = "full/model.safetensors"
+    assert main(["eval", "--imagenet", ".", "--weights", file, "--json", file]) == 1
+    assert "is not overwritten" in capsys.readouterr().err
     assert (tmp_path / "full" / "model.safetensors").read_bytes() == before
 
 

@@ -353,7 +353,7 @@ def test_validation_photos_in_a_tar_are_held_to_both_kinds_of_labels(tmp_path, c
         (["--weights", "a.pth", "--model", "a", "b"], ["a.pth", "one model"]),
         (["--decode", "fast", "--check"], ["--decode fast", "--check"]),
         (["--json", "x.csv", "--predictions", "./x.csv"], ["both name x.csv"]),
-        (["--weights", "x.pth", "--imagenet", ".", "--json", "x.pth"], ["x.pth", "an input"]),
+        (["--weights", "x.pth", "--imagenet", ".", "--json", "x.pth"], ["can't read x.pth"]),
         ([*CLOTHING[:2], "--imagenet", "l.txt", "--json", "l.txt"], ["l.txt", "an input"]),
         ([*CLOTHING, "--json", "photo.jpg"], ["photo.jpg", "an input"]),
     ],

@@ -149,7 +149,7 @@ def test_without_matplotlib_there_is_text_and_what_to_install(file, tmp_path):
     command = [sys.executable, "-c", code, file, tmp_path / "x.svg"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "net.0" in done.stdout and done.stderr.count("\n") == 1
-    assert "needs matplotlib: python -m pip install matplotlib" in done.stderr
+    assert "charts need matplotlib: pip install matplotlib" in done.stderr
     assert not (tmp_path / "x.svg").exists()
 
 

@@ -95,6 +95,7 @@ def test_frozen_stages_stay_as_they_were(data, tmp_path):
     assert not torch.equal(start.layer2[0].sn1.running_mean, after["layer2.0.sn1.running_mean"])
 
 
+@pytest.mark.slow
 def test_half_stores_large_weights_in_half_the_bytes_and_loads(data, tmp_path):
     assert finetune(data, "--epochs", 1, "--output", "full.safetensors").returncode == 0
     assert finetune(data, "--epochs", 1, "--half", "--output", "half.safetensors").returncode == 0
@@ -104,6 +105,7 @@ def test_half_stores_large_weights_in_half_the_bytes_and_loads(data, tmp_path):
     assert model.fc.out_features == 2 and model.conv1.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [
