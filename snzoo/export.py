@@ -201,7 +201,8 @@ def _to_pt2(program: ExportedProgram, description: str) -> bytes:
 
 @torch.inference_mode()
 def _run_pt2(path: Path, batches: list[Tensor]) -> Tensor:
-    with open(path, "rb") as file:  # it warns of a name with another ending
+    # A file, because it warns of a name with another ending; of its own buffers it does too.
+    with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
         network = torch.export.load(file).module()
     return torch.cat([network(batch) for batch in batches])
 

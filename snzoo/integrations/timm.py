@@ -36,7 +36,7 @@ try:
     )
 except ImportError as error:
     raise SnzooError(
-        f"snzoo.integrations.timm needs timm: pip install 'timm>=1.0.16' ({error})"
+        f"snzoo.integrations.timm needs timm: pip install 'timm>=1.0.31' ({error})"
     ) from None
 
 from torch import Tensor, nn
@@ -296,13 +296,13 @@ def _entrypoint(name: str) -> Callable[..., TimmResNet | TimmPyramid]:
     return entrypoint
 
 
-# timm reads both from the module of a function that it registers.
+# timm reads them from the module of a function that it registers.
 default_cfgs = generate_default_cfgs(
     {PREFIX + name: _config(get_info(name)) for name in list_models()}
 )
-__all__ = list(default_cfgs)
-
 for _name in list_models():
     globals()[PREFIX + _name] = _entrypoint(_name)
     if not is_model(PREFIX + _name):
         register_model(globals()[PREFIX + _name])
+
+__all__ = list(default_cfgs)
