@@ -5,14 +5,24 @@
 State dicts have the published keys in all three.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snzoo.errors import SnzooError
-from snzoo.models.blocks import BlockV1, BlockV2, Named, NormLayer, Sampling, StrideOn, conv2d
+from snzoo.models.blocks import (
+    Block,
+    BlockV1,
+    BlockV2,
+    Named,
+    NormLayer,
+    Sampling,
+    StrideOn,
+    conv2d,
+)
 from snzoo.nn import norm_relu
 
 STAGES = 4
@@ -58,7 +68,13 @@ class Backbone(Named):
         super().__init__(norm)
         self.version = version
         self.frozen_stages: int | None = None
-        block = BlockV1 if version == 1 else BlockV2
+        block: Callable[..., Block] = partial(
+            BlockV1 if version == 1 else BlockV2,
+            bottleneck=bottleneck,
+            norm=norm,
+            stride_on=stride_on,
+            **block_options,
+        )
         self.conv1 = conv2d(in_chans, width, 7, 2)
         self.add_norm(1, norm.make(width))
         feature_info = [FeatureInfo(f"{self.prefix}1", width, 2)]
@@ -66,15 +82,7 @@ class Backbone(Named):
         for stage, (units, stride) in enumerate(_sampling(layers, stride_on, output_stride)):
             blocks: list[nn.Module] = []
             for sampling in units:
-                unit = block(
-                    channels,
-                    width * 2**stage,
-                    sampling=sampling,
-                    bottleneck=bottleneck,
-                    norm=norm,
-                    stride_on=stride_on,
-                    **block_options,
-                )
+                unit = block(channels, width * 2**stage, sampling=sampling)
                 channels = unit.out_channels
                 blocks.append(unit)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -98,14 +106,15 @@ class Backbone(Named):
         is behind ``sn_out`` and its ReLU.
         """
         x = norm_relu(self.norm(1), self.conv1(x))
-        levels = [x]
+        found = [x] if 0 in indices else []
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         for stage in range(1, 1 + max(indices)):
             x = self.get_submodule(f"layer{stage}")(x)
             if stage == STAGES and self.version == 2:
                 x = norm_relu(self.norm("_out"), x)
-            levels.append(x)
-        return [levels[i] for i in sorted(indices)]
+            if stage in indices:
+                found.append(x)
+        return found
 
     def freeze(self, stages: int | None) -> None:
         """Freeze the stem and the first ``stages`` stages, and nothing else of the backbone.
