@@ -63,7 +63,7 @@ class Backbone(Named):
         width: int = 64,
         stride_on: StrideOn = "3x3",
         output_stride: int = 32,
-        **block_options: bool,
+        **block_options: Any,
     ) -> None:
         super().__init__(norm)
         self.version = version
