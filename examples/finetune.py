@@ -213,6 +213,8 @@ def save(model: nn.Module, path: Path, description: dict[str, Any], *, half: boo
         save_file(state, partial, {"snzoo": json.dumps(description)})
         partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it private
         partial.replace(path)
+    except SafetensorError as error:  # it does not say which file
+        raise SnzooError(f"can't write {path}: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -250,7 +252,8 @@ def main() -> None:
         "preprocessing": recipe.as_dict(),
         "command": shlex.join(["python", "examples/finetune.py", *sys.argv[1:]]),
     }
-    parse_description(json.loads(json.dumps(description)), "DATA")  # or nobody could read it
+    # What it says now must be readable later.
+    parse_description(json.loads(json.dumps(description)), str(args.data))
     best, count = -1, len(validation.dataset)
     for epoch in range(1, args.epochs + 1):
         loss = trainer.train_epoch(train, f"epoch {epoch}/{args.epochs}")

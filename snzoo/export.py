@@ -98,7 +98,8 @@ def export(
 
     Args:
         model: stays as it is; a copy on the CPU is exported.
-        entry: whose classes and preprocessing are those of ``model``.
+        entry: whose classes and preprocessing are those of ``model``; without classes, the
+            file gives what the model gives.
         format: default: what the ending of ``path`` says.
 
     Raises:
@@ -130,7 +131,7 @@ def _random_batches(channels: int, crop: int) -> list[Tensor]:
 def _logits(model: nn.Module, batches: list[Tensor], entry: Entry) -> Tensor:
     """(images, classes) Of the network itself, checked."""
     logits = torch.cat([model(batch) for batch in batches])
-    if logits.shape[1] != entry.num_classes:
+    if entry.num_classes and logits.shape[1] != entry.num_classes:
         raise SnzooError(
             f"{entry.name} has {entry.num_classes:,} classes, and this network gives "
             f"{logits.shape[1]:,} values: name the entry it was made from"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import SnzooError
@@ -33,13 +34,17 @@ def parameter_groups(
             learns more slowly than the one behind it, gates too.
 
     Raises:
-        SnzooError: ``layer_decay`` is not in (0, 1].
+        SnzooError: a rate is no finite number from 0 or ``layer_decay`` not in (0, 1], or the
+            model has nothing that ``gate_lr`` or ``layer_decay`` would change.
     """
     from snzoo.nn.switchnorm import SwitchNorm
 
-    if not 0 < layer_decay <= 1:
-        raise SnzooError(f"layer_decay must be above 0 and at most 1, got {layer_decay!r}")
-    depths = _layers_to_the_head(model)
+    _check(model, lr=lr, weight_decay=weight_decay, gate_lr=gate_lr, layer_decay=layer_decay)
+    depths = _layers_to_the_head(model) if layer_decay != 1 else {}
+    if layer_decay != 1 and not depths:
+        raise SnzooError("layer_decay needs a backbone of snzoo.create_model, and there is none")
+    if gate_lr is not None and not any(isinstance(m, SwitchNorm) for m in model.modules()):
+        raise SnzooError("gate_lr needs Switchable Normalization, and no layer has it")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen = set()
     for module in model.modules():
@@ -48,14 +53,24 @@ def parameter_groups(
                 continue
             seen.add(parameter)
             switch = isinstance(module, SwitchNorm)
-            rate = lr if gate_lr is None or not (switch and name in GATES) else gate_lr
-            rate *= layer_decay ** depths.get(module, 0)
+            own = lr if gate_lr is None or not (switch and name in GATES) else gate_lr
+            rate = own * layer_decay ** depths.get(module, 0)
             decay = 0.0 if switch or parameter.ndim <= 1 else weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
+
+
+def _check(model: nn.Module, *, layer_decay: float, **rates: float | None) -> None:
+    if not hasattr(model, "modules"):
+        raise SnzooError("parameter_groups takes a model, not its parameters")
+    for name, rate in rates.items():
+        if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < math.inf):
+            raise SnzooError(f"{name} must be a number from 0, got {rate!r}")
+    if not (isinstance(layer_decay, int | float) and 0 < layer_decay <= 1):
+        raise SnzooError(f"layer_decay must be above 0 and at most 1, got {layer_decay!r}")
 
 
 def _layers_to_the_head(model: nn.Module) -> dict[nn.Module, int]:

@@ -11,6 +11,7 @@ import fnmatch
 import inspect
 import os
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -130,7 +131,12 @@ def create_model(
     """
     if pretrained and weights is not None:
         raise SnzooError("weights come from the zoo (pretrained) or from a file, not from both")
-    arguments = {key: value for key, value in arguments.items() if value is not None}
+    arguments = {
+        # numpy's whole numbers too, which JSON would not take
+        key: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        for key, value in arguments.items()
+        if value is not None
+    }
     known, source = resolve(os.fspath(name), weights)
     entry = describe(known, source)
     if pretrained or source is not None:
@@ -195,7 +201,9 @@ def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | 
         DownloadError, CheckpointError: the hub does not give it.
     """
     source = weights
-    if weights is None and name is not None and name not in _names() and _is_source(name):
+    if name is not None and name not in _names() and _is_source(name):
+        if weights is not None:
+            raise SnzooError(f"{name} brings its own weights: name it or {weights}, not both")
         name, source = None, name
     if source is None:
         return name, None

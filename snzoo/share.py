@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -35,12 +36,14 @@ def save_pretrained(
         folder: made where there is none; other files in it are left alone, and a ``README.md``
             that is there.
         classes: their names, where the network's are not those that its zoo model or folder
-            has. A network without a classifier needs none.
+            has, as after ``reset_classifier``. A network without a classifier needs none.
 
     Raises:
         SnzooError: the names of the classes are unknown, the network is none of
             ``create_model`` or was changed since, or the folder can't be written.
     """
+    if not os.fspath(folder):  # Path("") would be the current folder
+        raise SnzooError("folder must not be empty; the current one is '.'")
     _save(model, Path(folder), classes, source="FOLDER")
 
 
@@ -93,7 +96,10 @@ def _describe(model: ResNet, classes: Sequence[str] | None) -> tuple[Entry, dict
 
     entry: Entry | None = model.entry if isinstance(model, ResNet) else None
     if entry is None:
-        raise SnzooError("only a classifier that snzoo.create_model made can be saved so")
+        raise SnzooError(
+            "only a classifier that snzoo.create_model made can be saved so, and itself rather "
+            f"than what wraps it, got {type(model).__name__}"
+        )
     if isinstance(classes, str):
         raise SnzooError(f"classes must be a list of names, got {classes!r}")
     named = entry.classes if classes is None and model.num_classes else tuple(classes or ())

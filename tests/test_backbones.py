@@ -87,7 +87,8 @@ def test_every_name_freezes_and_stays_frozen_through_train(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_is_in_one_group_with_its_rate_and_decay(name):
     model = create(name)
-    groups = snzoo.parameter_groups(model, lr=1.0, weight_decay=0.1, gate_lr=0.5, layer_decay=0.5)
+    gates = {"gate_lr": 0.5} if isinstance(model.norm(1), SwitchNorm) else {}
+    groups = snzoo.parameter_groups(model, lr=1.0, weight_decay=0.1, layer_decay=0.5, **gates)
     found = {
         id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
     }
@@ -223,9 +224,27 @@ def test_other_numbers_of_stages_are_refused(stages):
         create("resnet18v1_sn").freeze(stages)
 
 
-def test_a_layer_decay_that_makes_no_sense_is_refused():
-    with pytest.raises(SnzooError, match="layer_decay must be above 0"):
-        snzoo.parameter_groups(create("resnet18v1_sn"), lr=1.0, layer_decay=0.0)
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("resnet18v1_sn", {"layer_decay": 0.0}, "layer_decay must be above 0"),
+        ("resnet18v1_sn", {"gate_lr": float("nan")}, "gate_lr must be a number from 0, got nan"),
+        ("resnet18v1_sn", {"lr": "0.1"}, "lr must be a number from 0, got '0.1'"),
+        ("resnet18v1_sn", {"lr": torch.tensor(0.1)}, "lr must be a number from 0"),
+        ("resnet18v1_sn", {"weight_decay": -1}, "weight_decay must be a number from 0"),
+        ("resnet18v1_bn", {"gate_lr": 0.1}, "gate_lr needs Switchable Normalization"),
+    ],
+)
+def test_rates_that_make_no_sense_are_refused(name, arguments, message):
+    with pytest.raises(SnzooError, match=message):
+        snzoo.parameter_groups(create(name), **{"lr": 1.0, **arguments})
+
+
+def test_what_has_no_layers_is_refused():
+    with pytest.raises(SnzooError, match="takes a model, not its parameters"):
+        snzoo.parameter_groups(create("resnet18v1_sn").parameters(), lr=1.0)
+    with pytest.raises(SnzooError, match="layer_decay needs a backbone"):
+        snzoo.parameter_groups(nn.Linear(2, 2), lr=1.0, layer_decay=0.5)
 
 
 def test_what_is_shared_or_frozen_is_grouped_once_or_not_at_all():

@@ -235,3 +235,11 @@ def test_files_and_formats_that_cannot_be_written_are_refused(tmp_path):
             export(model, tmp_path / name, entry=entry, format=format)
     export(model, tmp_path / "x.bin", entry=entry, format="pt2")
     assert Counter(path.name for path in tmp_path.iterdir()) == Counter(["folder.onnx", "x.bin"])
+
+
+def test_a_network_without_classes_gives_its_features(tmp_path):
+    model, entry = small("resnet18v2_bn")
+    model.reset_classifier(0)
+    export(model, tmp_path / "x.pt2", entry=dataclasses.replace(entry, classes=()))
+    run, said = load(tmp_path / "x.pt2")
+    assert said["classes"] == [] and run(np.zeros((3, 3, 64, 64), np.float32)).shape == (3, 64)

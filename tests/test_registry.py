@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -208,6 +209,12 @@ def test_an_unknown_norm_is_refused():
 def test_a_name_that_can_be_none_is_one_line(name):
     with pytest.raises(SnzooError):
         snzoo.create_model(name)
+
+
+def test_numpys_whole_numbers_are_numbers():
+    model = snzoo.create_model("resnet18v1_sn", width=np.int64(8), num_classes=np.int32(3))
+    model.reset_classifier(np.int64(5))
+    assert model.num_classes == 5 and type(model.entry.arguments["width"]) is int
 
 
 def test_a_folder_does_not_shadow_a_name_of_the_zoo(tmp_path, monkeypatch):

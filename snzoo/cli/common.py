@@ -49,21 +49,17 @@ def choose_entry(args: argparse.Namespace, name: str | None) -> Entry:
     """What ``name`` and ``--weights`` are, the demo where neither is given.
 
     ``args.weights`` is then the file or folder on this machine that brings the weights.
-
-    Raises:
-        SnzooError: it is a network without a classifier.
     """
     if name is None and not args.weights:
         name = demo().model
     name, args.weights = resolve(name, args.weights)
-    entry = describe(name, args.weights)
+    return describe(name, args.weights)
+
+
+def check_classifies_photos(entry: Entry) -> None:
+    """Raises SnzooError where the network has no classes, or its input is no RGB image."""
     if not entry.num_classes:
-        raise SnzooError(f"{args.weights or name} has no classes: it is a backbone alone")
-    return entry
-
-
-def check_takes_photos(entry: Entry) -> None:
-    """Raises SnzooError where the network's input is no RGB image."""
+        raise SnzooError(f"this {entry.name} has no classes: it is a backbone alone")
     channels = entry.arguments.get("in_chans", 3)
     if channels != 3:
         raise SnzooError(f"{entry.name} takes images of {channels} channels, not photos")

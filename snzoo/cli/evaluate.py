@@ -13,8 +13,8 @@ from snzoo.cli.common import (
     MODEL,
     WEIGHTS,
     WILD,
+    check_classifies_photos,
     check_survives,
-    check_takes_photos,
     choose_entry,
     demo,
     expand_names,
@@ -228,7 +228,7 @@ def _choose_entries(args: argparse.Namespace) -> list[Entry]:
     names = args.model or [None]
     if args.weights or (len(names) == 1 and not WILD & set(names[0] or "")):
         entry = choose_entry(args, names[0])
-        check_takes_photos(entry)
+        check_classifies_photos(entry)
         return [entry]
     return expand_names(names)
 

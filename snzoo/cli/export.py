@@ -17,16 +17,22 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     add = parser.add_argument
     add_model_options(parser)
     add("--format", choices=("onnx", "pt2"), help="(default: what the ending of --output says)")
-    add("--output", type=path, metavar="FILE", help="(default: NAME.onnx or NAME.pt2)")
+    add(
+        "--output",
+        type=path,
+        metavar="FILE",
+        help="(default: NAME.onnx, NAME.pt2)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from snzoo.export import BATCH_SIZES, check_output, export
 
+    named = args.weights or args.model  # as it was typed
+    entry = choose_entry(args, args.model)
     if not (args.format or args.output):
         raise SnzooError("which format? snzoo export --format onnx, or --format pt2")
-    entry = choose_entry(args, args.model)
-    output = args.output or Path(f"{entry.name}.{args.format}")
+    output = args.output or Path(f"{Path(named or entry.name).stem}.{args.format}")
     format = check_output(output, args.format)
     check_survives(output, args.weights)
     parity = export(load_model(args, entry), output, entry=entry, format=format)

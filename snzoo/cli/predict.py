@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from snzoo.cli.common import (
     add_device_option,
     add_model_options,
-    check_takes_photos,
+    check_classifies_photos,
     choose_entry,
     load_model,
     positive,
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from snzoo.predict import expand, predict
 
     entry = choose_entry(args, args.model)
-    check_takes_photos(entry)
+    check_classifies_photos(entry)
     sources = list(expand(args.images))
     device = choose_device(args.device)
     model = load_model(args, entry)

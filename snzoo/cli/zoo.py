@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from snzoo.cli.common import MODEL
 from snzoo.errors import SnzooError
 from snzoo.manifest import Entry, File
 from snzoo.models.architectures import NORMS
-from snzoo.registry import get_info, list_models
+from snzoo.registry import describe, get_info, list_models
 
 Key = Callable[[Entry], Any]
 
@@ -36,7 +37,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
     parser = commands.add_parser("info", parents=parents, help="all that is known of a model")
     parser.set_defaults(run=run_info)
-    parser.add_argument("name", help="zoo or architecture name")
+    parser.add_argument("name", help=MODEL)
     parser.add_argument("--json", action="store_true", help="the same as JSON")
 
 
@@ -59,7 +60,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    entry = get_info(args.name)
+    entry = describe(args.name)
     if args.json:
         print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
         return 0

@@ -5,8 +5,10 @@
 State dicts have the published keys in all three.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, Self
 
 import torch.nn.functional as F
@@ -202,12 +204,14 @@ class ResNet(Backbone):
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new ``fc`` for so many classes, at random; none for 0.
+        """A new ``fc`` for so many classes, at random; none for 0. Their names are unknown then.
 
         Raises:
             SnzooError: another number.
         """
         check_sizes(least=0, num_classes=num_classes)
+        if self.entry is not None:
+            self.entry = dataclasses.replace(self.entry, classes=())
         like = self.conv1.weight
         self.fc = (
             nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
@@ -269,7 +273,8 @@ class FeaturePyramid(Backbone):
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Raises SnzooError naming a size that is no whole number from ``least`` to ``LARGEST``."""
     for name, size in sizes.items():
-        if type(size) is not int or not least <= size <= LARGEST:
+        whole = isinstance(size, Integral) and not isinstance(size, bool)
+        if not whole or not least <= size <= LARGEST:
             raise SnzooError(
                 f"{name} must be a whole number from {least} to {LARGEST:,}, got {size!r}"
             )

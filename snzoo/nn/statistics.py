@@ -34,8 +34,8 @@ def update_bn_statistics(model: nn.Module, loader: Iterable[Any], batches: int =
         The number of batches used.
 
     Raises:
-        ValueError: ``batches`` is below 1, the loader is empty or gives something else, or no
-            layer is to be updated.
+        ValueError: ``batches`` is below 1, the loader is empty or gives something else, no
+            layer is to be updated, or statistics are not finite.
     """
     if batches < 1:
         raise ValueError(f"batches must be at least 1, got {batches}")
@@ -53,6 +53,8 @@ def update_bn_statistics(model: nn.Module, loader: Iterable[Any], batches: int =
             used += 1
         if not used:
             raise ValueError("the loader gave no batch: give it at least one of training images")
+        if not all(average.is_finite() for average in averages):
+            raise ValueError("batch statistics are not finite; are the images and the weights?")
     for average in averages:
         average.store()
     return used
@@ -70,6 +72,9 @@ class _Average:
         mean, var = mean.double(), var.double()
         self.sums = self.sums + torch.stack([mean, mean**2 + var])
         self.calls += 1
+
+    def is_finite(self) -> bool:
+        return isinstance(self.sums, float) or bool(self.sums.isfinite().all())
 
     def store(self) -> None:
         running_mean, running_var = self.layer.running_mean, self.layer.running_var

@@ -21,6 +21,7 @@ StateDict = dict[str, Tensor]
 
 DESCRIPTION = "snzoo"  # the safetensors metadata key under which a checkpoint describes itself
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+NESTED = ("state_dict", "model")
 NAMED = 3  # how many keys a message names
 
 
@@ -29,7 +30,7 @@ def read_state(path: str | Path) -> StateDict:
 
     Reads safetensors (memory-mapped), PyTorch files, legacy ones too, with
     ``weights_only=True``, and the Keras ResNet-50 (needs h5py). The state dict may be
-    the whole file or stand under ``state_dict``.
+    the whole file or stand under ``state_dict`` or, as torchvision's scripts save it, ``model``.
 
     Raises:
         CheckpointError: the file can't be read, holds more than tensors, or no state dict.
@@ -181,8 +182,9 @@ def _unpickle(path: Path) -> Any:
 
 def _flatten(content: Any, path: Path) -> StateDict:
     state = content
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        state = content["state_dict"]
+    if isinstance(content, dict):
+        nested = [content[key] for key in NESTED if isinstance(content.get(key), dict)]
+        state = nested[0] if nested else content
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no state dict but a {type(state).__name__}")
     strays = [str(key) for key, value in state.items() if not _is_dense(value)]

@@ -91,6 +91,7 @@ def upload_folder(folder: Path, repo: str, *, private: bool, message: str) -> st
 @contextmanager
 def _told(source: str) -> Iterator[None]:
     """Turns what the client raises into one line."""
+    from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
         HfHubHTTPError,
         LocalEntryNotFoundError,
@@ -117,6 +118,8 @@ def _told(source: str) -> Iterator[None]:
         else:
             lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
             reason = lines[0] if lines else type(cause).__name__
+            if status is None:
+                reason = f"{ENDPOINT} can't be reached, or answers wrongly ({reason})"
         raise DownloadError(f"{source}: {reason}") from None
 
 

@@ -186,3 +186,12 @@ def test_a_network_of_the_zoo():
     layer = model.layer4[1].sn2
     assert layer.running_var.min() > 0 and not model.training
     assert_averages(model.layer1[0].sn1, inputs_of(model, "layer1.0.sn1", [x, x + 1]))
+
+
+def test_statistics_that_are_not_finite_are_refused_and_the_old_ones_stay():
+    model = nn.Sequential(SwitchNorm2d(3))
+    before = copy.deepcopy(model.state_dict())
+    images = torch.full((2, 3, 4, 4), float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        update_bn_statistics(model, [images])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

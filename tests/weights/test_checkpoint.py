@@ -44,6 +44,7 @@ KINDS = {
         "optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9).state_dict(),
         "model": "resnet50v1_sn",
     },
+    "under model": lambda state: {"model": state, "epoch": 3},
     "module.": lambda state: {f"module.{key}": value for key, value in state.items()},
     "module. under state_dict": lambda state: {
         "state_dict": OrderedDict((f"module.{key}", value) for key, value in state.items())
