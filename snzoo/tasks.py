@@ -11,7 +11,7 @@ are the rules by which others finetuned detectors from the published SN networks
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from snzoo.errors import SnzooError
 from snzoo.models.resnet import FeaturePyramid
+from snzoo.nn import SwitchNorm2d
 
 FPN_CHANNELS = 256  # Lin et al. 2017
 
@@ -64,7 +65,8 @@ def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
 
     It takes images (N, 3, H, W) that were normalised as those of the backbone's weights, and
     gives ``{"out": (N, num_classes, H, W)}``, with ``"aux"`` too where the backbone gives two
-    maps, ``out_indices=(3, 4)``.
+    maps, ``out_indices=(3, 4)``. Over an SN backbone the heads' norms are SN too, so that a
+    single image trains them.
 
     Args:
         backbone: of ``snzoo.create_model(..., features_only=True, output_stride=8,
@@ -74,14 +76,12 @@ def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
     Raises:
         SnzooError: the backbone is another.
     """
-    maps, channels, aux = _segmentation(backbone, num_classes)
-    return DeepLabV3(maps, DeepLabHead(channels, num_classes), aux)
+    return _segmenter(DeepLabV3, DeepLabHead, backbone, num_classes)
 
 
 def fcn(backbone: FeaturePyramid, *, num_classes: int) -> FCN:
     """FCN (Long et al. 2015) over a dilated backbone; all else as :func:`deeplabv3`."""
-    maps, channels, aux = _segmentation(backbone, num_classes)
-    return FCN(maps, FCNHead(channels, num_classes), aux)
+    return _segmenter(FCN, FCNHead, backbone, num_classes)
 
 
 class _Detection(nn.Module):
@@ -122,7 +122,12 @@ class _Maps(nn.Module):
         return dict(zip(("out", "aux"), reversed(self.body(x)), strict=False))
 
 
-def _segmentation(backbone: FeaturePyramid, num_classes: int) -> tuple[_Maps, int, FCNHead | None]:
+def _segmenter(
+    make: Callable[..., Any],
+    make_head: Callable[[int, int], nn.Module],
+    backbone: FeaturePyramid,
+    num_classes: int,
+) -> Any:
     _check(backbone, [(4,), (3, 4)])
     if backbone.strides[-1] > 16:
         raise SnzooError(
@@ -130,7 +135,19 @@ def _segmentation(backbone: FeaturePyramid, num_classes: int) -> tuple[_Maps, in
             "output_stride=8 or 16"
         )
     *others, channels = backbone.channels
-    return _Maps(backbone), channels, FCNHead(others[-1], num_classes) if others else None
+    head = _normalise_alike(make_head(channels, num_classes), backbone)
+    aux = _normalise_alike(FCNHead(others[-1], num_classes), backbone) if others else None
+    return make(_Maps(backbone), head, aux)
+
+
+def _normalise_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
+    """``head`` with SN for its batch norms, where the backbone has SN."""
+    like = backbone.norm(1)
+    for parent in list(head.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(like, SwitchNorm2d):
+                setattr(parent, name, SwitchNorm2d(norm.num_features, using_bn=like.using_bn))
+    return head
 
 
 def _check(backbone: FeaturePyramid, accepted: Sequence[tuple[int, ...]]) -> None:

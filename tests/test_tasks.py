@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn import BatchNorm2d
 from torchvision.models.detection import FasterRCNN
 
 import snzoo
 from snzoo import tasks
 from snzoo.data.pixels import normalize
 from snzoo.errors import SnzooError
+from snzoo.nn import SwitchNorm2d
 
 SIDE = 96
 # torchvision's own options: fewer proposals, to be quick.
@@ -69,15 +71,26 @@ def test_a_detector_learns(make, name):
 
 
 @pytest.mark.parametrize("make", [tasks.deeplabv3, tasks.fcn])
-@pytest.mark.parametrize("out_indices", [(4,), (3, 4)])
-def test_a_segmenter_learns(make, out_indices):
-    model = make(backbone(output_stride=8, out_indices=out_indices), num_classes=2)
-    images, _, masks = squares(2, seed=2)
+@pytest.mark.parametrize(
+    "name, out_indices, count",
+    [
+        ("resnet18v1_sn", (4,), 1),
+        ("resnet18v1_sn", (3, 4), 2),
+        ("resnet18v2_sn", (4,), 1),
+        ("resnet18v1_bn", (4,), 2),
+    ],
+)
+def test_a_segmenter_learns(make, name, out_indices, count):
+    """From a single image, where all norms are SN."""
+    model = make(backbone(name, output_stride=8, out_indices=out_indices), num_classes=2)
+    kinds = {type(m) for m in model.modules() if isinstance(m, BatchNorm2d | SwitchNorm2d)}
+    assert kinds == {SwitchNorm2d if name.endswith("sn") else BatchNorm2d}
+    images, _, masks = squares(count, seed=2)
 
     def step(model):
         maps = model(images)
         assert maps.keys() == ({"out", "aux"} if len(out_indices) == 2 else {"out"})
-        assert all(found.shape == (2, 2, SIDE, SIDE) for found in maps.values())
+        assert all(found.shape == (count, 2, SIDE, SIDE) for found in maps.values())
         return sum(F.cross_entropy(found, masks.long()) for found in maps.values())
 
     found = losses(model, step)
