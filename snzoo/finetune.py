@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import SnzooError
@@ -39,7 +40,8 @@ def parameter_groups(
     """
     from snzoo.nn.switchnorm import SwitchNorm
 
-    _check(model, lr=lr, weight_decay=weight_decay, gate_lr=gate_lr, layer_decay=layer_decay)
+    gates = {} if gate_lr is None else {"gate_lr": gate_lr}
+    _check(model, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **gates)
     depths = _layers_to_the_head(model) if layer_decay != 1 else {}
     if layer_decay != 1 and not depths:
         raise SnzooError("layer_decay needs a backbone of snzoo.create_model, and there is none")
@@ -63,14 +65,18 @@ def parameter_groups(
     ]
 
 
-def _check(model: nn.Module, *, layer_decay: float, **rates: float | None) -> None:
+def _check(model: nn.Module, *, layer_decay: float, **rates: float) -> None:
     if not hasattr(model, "modules"):
         raise SnzooError("parameter_groups takes a model, not its parameters")
     for name, rate in rates.items():
-        if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < math.inf):
+        if not (_is_number(rate) and 0 <= rate < math.inf):
             raise SnzooError(f"{name} must be a number from 0, got {rate!r}")
-    if not (isinstance(layer_decay, int | float) and 0 < layer_decay <= 1):
+    if not (_is_number(layer_decay) and 0 < layer_decay <= 1):
         raise SnzooError(f"layer_decay must be above 0 and at most 1, got {layer_decay!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _layers_to_the_head(model: nn.Module) -> dict[nn.Module, int]:

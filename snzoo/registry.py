@@ -145,7 +145,7 @@ def create_model(
         model = _build(entry, arguments, features_only)
     of_this_use = ("num_classes", "out_indices")  # rather than of the network
     kept = {key: value for key, value in arguments.items() if key not in of_this_use}
-    model.entry = dataclasses.replace(entry, arguments=entry.arguments | kept)
+    model.entry = dataclasses.replace(model.entry or entry, arguments=entry.arguments | kept)
     return model
 
 
@@ -165,16 +165,19 @@ def _load(
     # The file must fit the whole network, but for sizes that were asked for, or a pyramid lacks.
     free = {*arguments, "num_classes"} if features_only else set(arguments)
     sizes = {size: n for size, n in _sizes(state).items() if size in free}
+    kept = {key: value for key, value in arguments.items() if key != "out_indices"}
     own = features_only and state.keys() == model.state_dict().keys()  # saved from a pyramid
-    if not own and (features_only or sizes):
-        kept = {key: value for key, value in arguments.items() if key != "out_indices"}
+    if own:
+        kept, sizes = arguments, {size: n for size, n in sizes.items() if size != "num_classes"}
+    if features_only or sizes:
         with torch.device("meta"):
-            whole = _build(entry, kept | sizes)
+            whole = _build(entry, kept | sizes, features_only=own)
     state = match(state, whole.state_dict(), where=path)
     state["conv1.weight"] = adapt_input(state["conv1.weight"], model.conv1.in_channels)
     new_head = sizes.get("num_classes") not in (None, arguments.get("num_classes"))
     wanted = [key for key in model.state_dict() if not (new_head and key.startswith("fc."))]
     model.load_state_dict({key: state[key] for key in wanted}, strict=not new_head, assign=True)
+    model.entry = entry
     if isinstance(model, ResNet) and new_head:
         model.reset_classifier(arguments["num_classes"])
     return model
@@ -216,7 +219,7 @@ def resolve(name: str | None, weights: str | Path | None = None) -> tuple[str | 
 
 def _is_source(name: str) -> bool:
     # Something with a separator is no name, so that the error speaks of a file.
-    return name.startswith(HUB) or os.sep in name or (name != "" and os.path.isdir(name))
+    return name.startswith(HUB) or os.sep in name or (name != "" and os.path.exists(name))
 
 
 def describe(name: str | None, weights: str | Path | None = None) -> Entry:
@@ -240,7 +243,7 @@ def describe(name: str | None, weights: str | Path | None = None) -> Entry:
     if document is None and name is not None:
         return get_info(name)
     if document is None:
-        raise CheckpointError(f"{weights} does not say of which model it is; name one: --model")
+        raise CheckpointError(f"{source} does not say of which model it is; name one: --model")
     found = parse_description(document, str(source))
     base = get_info(found.model)
     if name is not None and get_info(name).architecture != base.architecture:

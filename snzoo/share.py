@@ -34,7 +34,7 @@ def save_pretrained(
     Args:
         model: what ``snzoo.create_model`` gave, finetuned or not.
         folder: made where there is none; other files in it are left alone, and a ``README.md``
-            that is there.
+            that people wrote or edited.
         classes: their names, where the network's are not those that its zoo model or folder
             has, as after ``reset_classifier``. A network without a classifier needs none.
 
@@ -62,7 +62,7 @@ def push_to_hub(
 
     Args:
         model, classes: as in :func:`save_pretrained`.
-        repo: its other files stay, and a model card that is there.
+        repo: its other files stay, and a model card that people wrote or edited.
         private: whether only its owner sees it; one that exists must be so already.
         message: of the commit.
 

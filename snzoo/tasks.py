@@ -66,7 +66,7 @@ def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
     It takes images (N, 3, H, W) that were normalised as those of the backbone's weights, and
     gives ``{"out": (N, num_classes, H, W)}``, with ``"aux"`` too where the backbone gives two
     maps, ``out_indices=(3, 4)``. Over an SN backbone the heads' norms are SN too, so that a
-    single image trains them.
+    single image trains them; ``convert_sync_switchnorm`` is for the whole model, afterwards.
 
     Args:
         backbone: of ``snzoo.create_model(..., features_only=True, output_stride=8,
@@ -146,7 +146,8 @@ def _normalise_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
     for parent in list(head.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.BatchNorm2d) and isinstance(like, SwitchNorm2d):
-                setattr(parent, name, SwitchNorm2d(norm.num_features, using_bn=like.using_bn))
+                switches = {key: getattr(like, key) for key in ("using_bn", "using_moving_average")}
+                setattr(parent, name, SwitchNorm2d(norm.num_features, **switches))
     return head
 
 

@@ -160,6 +160,11 @@ def test_a_pyramid_takes_the_weights_of_a_classifier_or_its_own_and_no_others(tm
 
     model = load(state)
     assert torch.equal(model.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
+    options["in_chans"] = 1
+    for some in (state, model.state_dict()):
+        grey = load(some)
+        assert torch.allclose(grey.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
+    del options["in_chans"]
     again = load(model.state_dict())
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
     load({key: value for key, value in state.items() if key[:3] != "fc."})
@@ -229,6 +234,7 @@ def test_other_numbers_of_stages_are_refused(stages):
     [
         ("resnet18v1_sn", {"layer_decay": 0.0}, "layer_decay must be above 0"),
         ("resnet18v1_sn", {"gate_lr": float("nan")}, "gate_lr must be a number from 0, got nan"),
+        ("resnet18v1_sn", {"lr": None}, "lr must be a number from 0, got None"),
         ("resnet18v1_sn", {"lr": "0.1"}, "lr must be a number from 0, got '0.1'"),
         ("resnet18v1_sn", {"lr": torch.tensor(0.1)}, "lr must be a number from 0"),
         ("resnet18v1_sn", {"weight_decay": -1}, "weight_decay must be a number from 0"),

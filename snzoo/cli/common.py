@@ -56,13 +56,14 @@ def choose_entry(args: argparse.Namespace, name: str | None) -> Entry:
     return describe(name, args.weights)
 
 
-def check_classifies_photos(entry: Entry) -> None:
+def check_classifies_photos(entry: Entry, args: argparse.Namespace) -> None:
     """Raises SnzooError where the network has no classes, or its input is no RGB image."""
+    name = args.weights or entry.name
     if not entry.num_classes:
-        raise SnzooError(f"this {entry.name} has no classes: it is a backbone alone")
+        raise SnzooError(f"{name} has no classes: it is a backbone alone")
     channels = entry.arguments.get("in_chans", 3)
     if channels != 3:
-        raise SnzooError(f"{entry.name} takes images of {channels} channels, not photos")
+        raise SnzooError(f"{name} takes images of {channels} channels, not photos")
 
 
 def check_survives(output: Path, weights: Path | None) -> None:

@@ -228,7 +228,7 @@ def _choose_entries(args: argparse.Namespace) -> list[Entry]:
     names = args.model or [None]
     if args.weights or (len(names) == 1 and not WILD & set(names[0] or "")):
         entry = choose_entry(args, names[0])
-        check_classifies_photos(entry)
+        check_classifies_photos(entry, args)
         return [entry]
     return expand_names(names)
 

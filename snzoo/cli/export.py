@@ -8,6 +8,7 @@ from typing import Any
 
 from snzoo.cli.common import add_model_options, check_survives, choose_entry, load_model, path
 from snzoo.errors import SnzooError
+from snzoo.registry import HUB
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -28,14 +29,22 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     from snzoo.export import BATCH_SIZES, check_output, export
 
-    named = args.weights or args.model  # as it was typed
-    entry = choose_entry(args, args.model)
     if not (args.format or args.output):
         raise SnzooError("which format? snzoo export --format onnx, or --format pt2")
-    output = args.output or Path(f"{Path(named or entry.name).stem}.{args.format}")
+    typed = str(args.weights or args.model or "")
+    entry = choose_entry(args, args.model)
+    output = args.output or Path(f"{short_name(typed) or entry.name}.{args.format}")
     format = check_output(output, args.format)
     check_survives(output, args.weights)
     parity = export(load_model(args, entry), output, entry=entry, format=format)
     batches = ", ".join(map(str, BATCH_SIZES))
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, batch {batches}: {parity}")
     return 0
+
+
+def short_name(source: str) -> str:
+    """The name of a model, a file or a folder, or that of a repository."""
+    if source.startswith(HUB):
+        return source.partition("/")[2].partition("@")[0]
+    path = Path(source)
+    return path.resolve().name if source and path.is_dir() else path.stem

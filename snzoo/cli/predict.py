@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from snzoo.predict import expand, predict
 
     entry = choose_entry(args, args.model)
-    check_classifies_photos(entry)
+    check_classifies_photos(entry, args)
     sources = list(expand(args.images))
     device = choose_device(args.device)
     model = load_model(args, entry)

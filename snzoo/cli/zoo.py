@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from snzoo.cli.common import MODEL
 from snzoo.errors import SnzooError
 from snzoo.manifest import Entry, File
 from snzoo.models.architectures import NORMS
-from snzoo.registry import describe, get_info, list_models
+from snzoo.registry import describe, get_info, list_models, resolve
 
 Key = Callable[[Entry], Any]
 
@@ -60,12 +60,17 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    entry = describe(args.name)
+    name, source = resolve(args.name)
+    entry = describe(name, source)
+    if source is not None:  # what is known of the zoo's file is not known of this one
+        entry = replace(entry, parameters=None, training=None, file=None)
     if args.json:
         print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
         return 0
     lines = [("architecture", entry.architecture), ("arguments", _pairs(entry.arguments))]
     lines.append(("parameters", f"{entry.parameters:,}" if entry.parameters else ""))
+    classes = (entry.classes,) if isinstance(entry.classes, str) else entry.classes
+    lines.append(("classes", ", ".join(classes)))
     lines += [
         (
             "published",

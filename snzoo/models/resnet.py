@@ -131,7 +131,8 @@ class Backbone(Named):
         Raises:
             SnzooError: another number.
         """
-        if stages is not None and (type(stages) is not int or not 0 <= stages <= STAGES):
+        whole = isinstance(stages, Integral) and not isinstance(stages, bool)
+        if stages is not None and not (whole and 0 <= stages <= STAGES):
             raise SnzooError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
         self.frozen_stages = stages
         frozen = self._frozen()
@@ -274,7 +275,7 @@ def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Raises SnzooError naming a size that is no whole number from ``least`` to ``LARGEST``."""
     for name, size in sizes.items():
         whole = isinstance(size, Integral) and not isinstance(size, bool)
-        if not whole or not least <= size <= LARGEST:
+        if not (whole and least <= size <= LARGEST):
             raise SnzooError(
                 f"{name} must be a whole number from {least} to {LARGEST:,}, got {size!r}"
             )

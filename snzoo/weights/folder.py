@@ -7,6 +7,7 @@ that the two can't be mixed up.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -23,6 +24,7 @@ from snzoo.weights.checkpoint import DESCRIPTION, read_description
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (WEIGHTS, CONFIG, CARD)
+SIGNATURE = "\n<!-- written by snzoo.save_pretrained, sha256 "
 LARGEST_CONFIG = 1 << 20  # characters; a thousand class names take some 20,000
 
 
@@ -75,12 +77,25 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def may_replace(card: Path) -> bool:
+    """Whether there is no card, or one as :func:`save_folder` wrote it, which nobody edited."""
+    if not card.exists():
+        return True
+    text = card.read_bytes().decode("utf-8", errors="replace")
+    return text == _sign(text.rpartition(SIGNATURE)[0])
+
+
+def _sign(card: str) -> str:
+    """The card with its own digest below, which an edited one does not have."""
+    return f"{card}{SIGNATURE}{hashlib.sha256(card.encode()).hexdigest()} -->\n"
+
+
 def save_folder(
     folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any], card: str
 ) -> None:
     """Write the three files, each whole or not at all.
 
-    Other files there are left alone, a ``README.md`` too.
+    Other files there are left alone, and a ``README.md`` that people wrote or edited.
 
     Raises:
         CheckpointError: the folder can't be made or written.
@@ -95,9 +110,9 @@ def save_folder(
             save_file(tensors, partial / WEIGHTS, metadata)
             (partial / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors: private
             (partial / CONFIG).write_text(text, encoding="utf-8")
-            (partial / CARD).write_text(card, encoding="utf-8")
-            # All of them are written: from here it is quick. A card is people's, once it is there.
-            for file in (WEIGHTS, CONFIG) if (folder / CARD).exists() else (WEIGHTS, CONFIG, CARD):
+            (partial / CARD).write_text(_sign(card), encoding="utf-8")
+            # All of them are written: from here it is quick.
+            for file in FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG):
                 (partial / file).replace(folder / file)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -13,7 +13,7 @@ from typing import Any
 from snzoo.environment import is_set
 from snzoo.errors import CheckpointError, ChecksumError, DownloadError, OfflineError, SnzooError
 from snzoo.weights.cache import Digest
-from snzoo.weights.folder import CARD, CONFIG, WEIGHTS, missing_in
+from snzoo.weights.folder import CARD, CONFIG, FILES, WEIGHTS, may_replace, missing_in
 
 REPOSITORY = r"[\w.-]+/[\w.-]+"
 REVISION = r"(?!.*\.\.)\w[\w./-]*"  # it becomes part of a path in the hub's cache
@@ -62,7 +62,7 @@ def download_folder(source: str) -> Path:
 def upload_folder(folder: Path, repo: str, *, private: bool, message: str) -> str:
     """The three files of ``folder`` as one commit to ``repo``; returns its address.
 
-    A model card that is there already stays.
+    A model card that people wrote or edited stays.
 
     Raises:
         OfflineError: ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
@@ -82,7 +82,10 @@ def upload_folder(folder: Path, repo: str, *, private: bool, message: str) -> st
         # One that exists already stays as it is.
         if private and not api.model_info(repo).private:
             raise SnzooError(f"{repo} exists and is public; make it private there first")
-        names = (WEIGHTS, CONFIG) if api.file_exists(repo, CARD) else (WEIGHTS, CONFIG, CARD)
+        card = api.file_exists(repo, CARD) and not may_replace(
+            Path(api.hf_hub_download(repo, CARD))
+        )
+        names = (WEIGHTS, CONFIG) if card else FILES
         files = [CommitOperationAdd(name, folder / name) for name in names]
         api.create_commit(repo, files, commit_message=message)
     return address
@@ -119,7 +122,7 @@ def _told(source: str) -> Iterator[None]:
             lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
             reason = lines[0] if lines else type(cause).__name__
             if status is None:
-                reason = f"{ENDPOINT} can't be reached, or answers wrongly ({reason})"
+                reason += f" (the hub is {ENDPOINT})"
         raise DownloadError(f"{source}: {reason}") from None
 
 

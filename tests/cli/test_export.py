@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import snzoo
 from snzoo.cli import main
+from snzoo.cli.export import short_name
 from snzoo.cli.main import build_parser
 from snzoo.export import Format
 
@@ -128,3 +129,21 @@ def test_the_command_line_offers_every_format(capsys):
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert all(repr(format) in err for format in ("tflite", *get_args(Format)))
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("resnet18v1_sn", "resnet18v1_sn"),
+        ("some/mine.v2.safetensors", "mine.v2"),
+        ("net-v1.5", "net-v1.5"),
+        ("./net-v1.5/", "net-v1.5"),
+        ("hf-hub:owner/name-v1.5@refs/pr/1", "name-v1.5"),
+        ("hf-hub:owner/name", "name"),
+        ("", ""),
+    ],
+)
+def test_the_default_name_is_that_of_the_source(tmp_path, monkeypatch, source, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net-v1.5").mkdir()
+    assert short_name(source) == name

@@ -237,11 +237,12 @@ def test_the_token_goes_to_the_hub_alone(hub, network):
 
 def test_a_network_is_pushed_again_over_the_first_under_its_card(hub, network):
     push(network)
-    hub.commits[0]["README.md"] = b"edited by people"
+    push(network, message="Again")
+    hub.commits[1]["README.md"] = b"edited by people"
     network.fc.bias.data += 1
     push(network, message="Second")
-    assert len(hub.commits) == 2 and same(snzoo.create_model(SOURCE), network)
-    assert hub.commits[1]["README.md"] == b"edited by people"
+    assert len(hub.commits) == 3 and same(snzoo.create_model(SOURCE), network)
+    assert hub.commits[2]["README.md"] == b"edited by people"
     assert not same(snzoo.create_model(f"{SOURCE}@first"), network)
 
 
