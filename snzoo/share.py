@@ -103,21 +103,21 @@ def _describe(model: ResNet, classes: Sequence[str] | None) -> tuple[Entry, dict
     if isinstance(classes, str):
         raise SnzooError(f"classes must be a list of names, got {classes!r}")
     named = entry.classes if classes is None and model.num_classes else tuple(classes or ())
-    count = 1000 if isinstance(named, str) else len(named)
-    if count != model.num_classes:
+    entry = dataclasses.replace(entry, classes=named)
+    if entry.num_classes != model.num_classes:
         raise SnzooError(
-            f"the network has {model.num_classes} classes, but {count} names are known; "
-            "name them: classes=[...]"
+            f"the network has {model.num_classes} classes, but {entry.num_classes} names are "
+            "known; name them: classes=[...]"
         )
     description = {
         "model": entry.name,
         "arguments": entry.arguments,
-        "classes": named,
+        "classes": entry.classes,
         "preprocessing": entry.preprocessing.as_dict(),
     }
     as_read: dict[str, Any] = json.loads(json.dumps(description))
-    found = parse_description(as_read, "the description")  # raises where nobody could read it
-    return dataclasses.replace(entry, classes=found.classes), as_read
+    parse_description(as_read, "the description")  # raises where nobody could read it
+    return entry, as_read
 
 
 def _card(entry: Entry, source: str) -> str:

@@ -143,10 +143,12 @@ def _segmenter(
 def _normalise_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
     """``head`` with SN for its batch norms, where the backbone has SN."""
     like = backbone.norm(1)
+    if not isinstance(like, SwitchNorm2d):
+        return head
+    switches = {key: getattr(like, key) for key in ("using_bn", "using_moving_average")}
     for parent in list(head.modules()):
         for name, norm in list(parent.named_children()):
-            if isinstance(norm, nn.BatchNorm2d) and isinstance(like, SwitchNorm2d):
-                switches = {key: getattr(like, key) for key in ("using_bn", "using_moving_average")}
+            if isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, SwitchNorm2d(norm.num_features, **switches))
     return head
 

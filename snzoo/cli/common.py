@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--weights", type=path, metavar="FILE", help=WEIGHTS)
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse._ActionsContainer) -> None:
     about = "cpu, cuda, ... (default: cuda where there is one)"
     parser.add_argument("--device", metavar="DEVICE", help=about)
 

@@ -13,6 +13,7 @@ from snzoo.cli.common import (
     MODEL,
     WEIGHTS,
     WILD,
+    add_device_option,
     check_classifies_photos,
     check_survives,
     choose_entry,
@@ -69,8 +70,9 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         metavar="POINTS",
         help="per cent by which figures on the published images may differ (0.05)",
     )
-    add = parser.add_argument_group("how").add_argument
-    add("--device", metavar="DEVICE", help="cpu, cuda, ... (default: cuda where there is one)")
+    how = parser.add_argument_group("how")
+    add_device_option(how)
+    add = how.add_argument
     add("--batch-size", type=positive, metavar="N", help="(16 on the CPU, 128 elsewhere)")
     add("--workers", type=positive, metavar="N", help="decoding threads (the processor's cores)")
     add("--precision", choices=["fp32", "tf32", "bf16", "fp16"], default="fp32")

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snzoo.cli.common import path
-from snzoo.errors import SnzooError, printable
+from snzoo.cli.common import check_survives, path
+from snzoo.errors import printable
 from snzoo.gates import KINDS, LayerGates, average, no_gates, read_gates
 from snzoo.registry import get_info, layout_of, list_models, resolve
 
@@ -63,8 +63,8 @@ def _check_output(args: argparse.Namespace) -> None:
     from snzoo.gates.chart import check_output
 
     check_output(args.output)
-    if args.output.resolve() in [Path(model).resolve() for model in args.models]:
-        raise SnzooError(f"{args.output} is not overwritten: it is an input; name another file")
+    for model in args.models:
+        check_survives(args.output, Path(model))
 
 
 def _read(model: str) -> list[LayerGates]:

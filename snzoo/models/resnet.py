@@ -131,8 +131,7 @@ class Backbone(Named):
         Raises:
             SnzooError: another number.
         """
-        whole = isinstance(stages, Integral) and not isinstance(stages, bool)
-        if stages is not None and not (whole and 0 <= stages <= STAGES):
+        if stages is not None and not (_is_whole(stages) and 0 <= stages <= STAGES):
             raise SnzooError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
         self.frozen_stages = stages
         frozen = self._frozen()
@@ -274,11 +273,14 @@ class FeaturePyramid(Backbone):
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Raises SnzooError naming a size that is no whole number from ``least`` to ``LARGEST``."""
     for name, size in sizes.items():
-        whole = isinstance(size, Integral) and not isinstance(size, bool)
-        if not (whole and least <= size <= LARGEST):
+        if not (_is_whole(size) and least <= size <= LARGEST):
             raise SnzooError(
                 f"{name} must be a whole number from {least} to {LARGEST:,}, got {size!r}"
             )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _sampling(

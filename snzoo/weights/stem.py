@@ -15,6 +15,8 @@ def adapt_input(weight: Tensor, in_chans: int) -> Tensor:
     [0.5, 2.0, 4.0, 0.5]
     """
     channels = weight.shape[1]
+    if channels == in_chans:
+        return weight
     adapted = weight.new_zeros(weight.shape[0], in_chans, *weight.shape[2:])
     for i in range(max(channels, in_chans)):
         copies = len(range(i % channels, in_chans, channels)) or 1
