@@ -325,6 +325,8 @@ parallel(x[rank]).pow(3).mean().backward()
 if rank == 0:
     gradients = [parameter.grad for parameter in net.parameters()]
     torch.save((net.state_dict(), x, gradients), sys.argv[1])
+del parallel  # before its process group: at the end of the interpreter its threads may abort
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
