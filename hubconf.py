@@ -39,7 +39,7 @@ def _docstring(name: str) -> str:
     return f"""{entry.architecture}, {entry.num_classes:,} classes.
 
     Published: {figures or "no weights"}.
-    Licence of the weights: {(entry.licence or "not stated") if entry.file else "no weights"}.
+    License of the weights: {(entry.license or "not stated") if entry.file else "no weights"}.
     {entry.provenance}
 
     Args:

@@ -39,7 +39,7 @@ def main() -> int:
 
 def pixels(contender: Any, job: Job) -> dict[str, list[str]]:
     """File → digests of its uint8 (3, H, W): one, unless links to it are read differently."""
-    from snzoo.evaluate import choose_device
+    from snzoo.evaluation import choose_device
 
     digests: dict[str, set[str]] = {}
     device = choose_device(job.device)
@@ -51,7 +51,7 @@ def pixels(contender: Any, job: Job) -> dict[str, list[str]]:
 
 
 def load(contender: Any, job: Job) -> dict[str, Any]:
-    """From the folder to the last normalised batch, after a pass over the warm photos."""
+    """From the folder to the last normalized batch, after a pass over the warm photos."""
     preprocessing = _entry(job).preprocessing
     options = {"workers": job.workers, "batch_size": job.batch_size}
     start = time.perf_counter()
@@ -68,7 +68,7 @@ def evaluate(contender: Any, job: Job) -> dict[str, Any]:
 
     import snzoo
     from snzoo.data.imagenet import wnids
-    from snzoo.evaluate import choose_device
+    from snzoo.evaluation import choose_device
 
     entry, device = _entry(job), choose_device(job.device)
     torch.manual_seed(0)  # the same random weights in every process

@@ -1,4 +1,4 @@
-"""The input pipeline, file → normalised float32 batch on the CPU: snzoo, timm and torchvision.
+"""The input pipeline, file → normalized float32 batch on the CPU: snzoo, timm and torchvision.
 
 python benchmarks/loaders.py PATH --output benchmarks/results/NAME.json
 """

@@ -28,7 +28,7 @@ from workloads import LAYOUTS, PRECISIONS, Case, Setting, prepare
 
 from snzoo.errors import SnzooError
 
-# Channels and side of the maps that a ResNet-50 normalises at 224×224.
+# Channels and side of the maps that a ResNet-50 normalizes at 224×224.
 RESNET50 = (
     *((64, 112), (64, 56), (256, 56), (128, 28), (512, 28)),
     *((256, 14), (1024, 14), (512, 7), (2048, 7)),

@@ -95,7 +95,7 @@ def grid(base: Job, peer: str, workers: Sequence[int], batch_sizes: Sequence[int
     ]
 
 
-def summarise(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
+def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
     """Median, least and most images/s, and the peak memory, of every configuration.
 
     The memory is None where it was not measured.

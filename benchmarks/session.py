@@ -11,7 +11,7 @@ from typing import Any
 from jobs import Job
 from photos import Photos, linked
 from report import Document, check_output, circumstances, cores, markdown, save
-from rounds import Row, compare, compare_pixels, grid, measure, measure_memory, summarise
+from rounds import Row, compare, compare_pixels, grid, measure, measure_memory, summarize
 
 from snzoo.errors import SnzooError
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, *, ours: Callable[[Photos], Sequence[Job]]) ->
         "rounds": args.rounds,
         "absent": absent,
         "pixels": pixels,
-        "summary": summarise(rows, memory),
+        "summary": summarize(rows, memory),
         "comparisons": [compare(rows, memory, "snzoo", name) for name in (*others, "decode")],
         "memory": memory,
         "measurements": rows,

@@ -1,42 +1,74 @@
-"""What snzoo raises for people to read: one line that says what was wrong and what to do next."""
+"""Exceptions of snzoo. Each message is one line: what was wrong, and what to do next."""
+
+from __future__ import annotations
 
 
 class SnzooError(Exception):
-    """Base of all of them; the command line prints it without a traceback."""
+    """Base class of all exceptions of snzoo; the command line prints it without a traceback."""
 
 
-class ManifestError(SnzooError):
-    """The manifest is not what its schema says."""
+class ArgumentError(SnzooError, ValueError):
+    """An argument or option has a value that is not allowed."""
 
 
-class UnknownModelError(ManifestError):
-    """No model of that name."""
+class UnexpectedArgumentError(SnzooError, TypeError):
+    """An argument is unknown, or its type is wrong."""
+
+
+class ManifestError(SnzooError, ValueError):
+    """The manifest, or another JSON document, does not follow its schema."""
+
+
+class UnknownModelError(SnzooError, ValueError):
+    """No model has this name."""
+
+
+class MissingPackageError(SnzooError, ImportError):
+    """An optional package is not installed."""
+
+
+class DeviceError(SnzooError, RuntimeError):
+    """The device cannot be used, or its memory is too small."""
+
+
+class NonFiniteError(SnzooError, ArithmeticError):
+    """A network returned logits that are not finite."""
 
 
 class DownloadError(SnzooError):
-    """No URL gave the file."""
+    """No URL returned the file."""
 
 
 class OfflineError(DownloadError):
-    """The network was needed while SNZOO_OFFLINE=1."""
+    """The network is needed, but ``SNZOO_OFFLINE=1`` forbids it."""
 
 
 class ChecksumError(SnzooError):
-    """A file's size or hash is not the expected one, or none is known where one is required."""
+    """The size or the hash of a file is not the expected one, or a required one is unknown."""
 
 
 class CheckpointError(SnzooError):
-    """A weights file can't be read, or doesn't fit the network."""
+    """A weights file cannot be read, or does not match the network."""
 
 
 class CacheError(SnzooError):
-    """The cache folder can't be read or written."""
+    """The cache folder cannot be read or written."""
+
+
+class FileError(SnzooError):
+    """A file that the user named cannot be read or written."""
 
 
 class DataError(SnzooError):
-    """Images or labels can't be read."""
+    """Images or labels cannot be read."""
 
 
 def printable(text: str) -> str:
-    """Text of any origin with its control characters escaped, safe to show and to encode."""
+    """Return ``text`` with its control characters escaped, so that it is safe to print."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none."""
+    reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return printable(str(reason).splitlines()[0].strip())

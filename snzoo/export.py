@@ -1,6 +1,6 @@
 """A network → one file that other runtimes take: ONNX, or a PyTorch program (``.pt2``).
 
-Both hold the network in evaluation mode, in float32, from normalised images
+Both hold the network in evaluation mode, in float32, from normalized images
 (N, C, crop, crop) to logits (N, classes), for any N from 1. Only operations of the runtimes
 themselves are in them, and nothing of snzoo is needed to run one.
 """
@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 
 from snzoo.data.imagenet import names_of
 from snzoo.errors import SnzooError
-from snzoo.weights.cache import check_writable, saving
+from snzoo.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
@@ -92,7 +92,7 @@ def export(
     random images in batches of 1, 2 and 5. Its logits must be those of ``model`` within
     ``TOLERANCE`` of the largest; a best class can then differ between near ties only.
 
-    The file carries the model's name, the class names, the preprocessing and the licence as
+    The file carries the model's name, the class names, the preprocessing and the license as
     JSON: in ONNX under the key ``snzoo`` of its metadata, in pt2 as the extra file
     ``snzoo.json``. Input and output of ONNX are ``images`` and ``logits``.
 
@@ -105,7 +105,7 @@ def export(
     Raises:
         SnzooError: see :func:`check_output`; ``model`` is not of ``entry``, gives logits that
             are not finite, or the file would give others.
-        CacheError: the file can't be written.
+        FileError: the file can't be written.
     """
     path = Path(path)
     format = check_output(path, format)
@@ -117,7 +117,7 @@ def export(
         batches = _random_batches(model.conv1.in_channels, entry.preprocessing.crop)
         expected = _logits(model, batches, entry)
         program = _trace(model, batches[BATCH_SIZES.index(2)])
-        with saving(path) as partial:
+        with write_atomically(path) as partial:
             partial.write_bytes(write(program, _description(entry)))
             return _compare(expected, run(partial, batches), path, format)
 
@@ -146,7 +146,7 @@ def _description(entry: Entry) -> str:
         "model": entry.name,
         "classes": names_of(entry.classes),
         "preprocessing": entry.preprocessing.as_dict(),
-        "licence": entry.licence,
+        "license": entry.license,
     }
     return json.dumps(document, ensure_ascii=False)
 

@@ -6,7 +6,7 @@ import math
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from snzoo.errors import SnzooError
+from snzoo.errors import ArgumentError
 from snzoo.gates.shares import GATES
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def parameter_groups(
             learns more slowly than the one behind it, gates too.
 
     Raises:
-        SnzooError: a rate is no finite number from 0 or ``layer_decay`` not in (0, 1], or the
+        ArgumentError: a rate is no finite number from 0 or ``layer_decay`` not in (0, 1], or the
             model has nothing that ``gate_lr`` or ``layer_decay`` would change.
     """
     from snzoo.nn.switchnorm import SwitchNorm
@@ -44,9 +44,9 @@ def parameter_groups(
     _check(model, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **gates)
     depths = _layers_to_the_head(model) if layer_decay != 1 else {}
     if layer_decay != 1 and not depths:
-        raise SnzooError("layer_decay needs a backbone of snzoo.create_model, and there is none")
+        raise ArgumentError("layer_decay needs a backbone of snzoo.create_model, and there is none")
     if gate_lr is not None and not any(isinstance(m, SwitchNorm) for m in model.modules()):
-        raise SnzooError("gate_lr needs Switchable Normalization, and no layer has it")
+        raise ArgumentError("gate_lr needs Switchable Normalization, and no layer has it")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen = set()
     for module in model.modules():
@@ -67,12 +67,12 @@ def parameter_groups(
 
 def _check(model: nn.Module, *, layer_decay: float, **rates: float) -> None:
     if not hasattr(model, "modules"):
-        raise SnzooError("parameter_groups takes a model, not its parameters")
+        raise ArgumentError("parameter_groups takes a model, not its parameters")
     for name, rate in rates.items():
         if not (_is_number(rate) and 0 <= rate < math.inf):
-            raise SnzooError(f"{name} must be a number from 0, got {rate!r}")
+            raise ArgumentError(f"{name} must be a number from 0, got {rate!r}")
     if not (_is_number(layer_decay) and 0 < layer_decay <= 1):
-        raise SnzooError(f"layer_decay must be above 0 and at most 1, got {layer_decay!r}")
+        raise ArgumentError(f"layer_decay must be above 0 and at most 1, got {layer_decay!r}")
 
 
 def _is_number(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 ``weights_manifest.json`` is the only place where the zoo is written down. A manifest
 may come from elsewhere (``SNZOO_MANIFEST``), so every field is checked and an unknown
-one is an error: a misspelt ``sha265`` must not pass for "no checksum".
+one is an error: a misspelled ``sha265`` must not pass for "no checksum".
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from snzoo.errors import ManifestError
-from snzoo.typed_json import convert
+from snzoo.typed_json import convert, freeze
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side → ``resize``, centre crop ``crop`` (pixels), then (pixel − mean) / std.
+    """Shorter side → ``resize``, center crop ``crop`` (pixels), then (pixel − mean) / std.
 
     ``scale`` is the value of white before the mean is taken off, 1 or 255; mean and
     std are in ``channel_order``.
@@ -62,6 +62,14 @@ class Preprocessing:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def _check_class_names(classes: str | tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    for name in () if isinstance(classes, str) else classes:
+        if not isinstance(name, str) or not name.isprintable() or name in seen:
+            raise ManifestError(f"class names must be printable and differ, got {name!r}")
+        seen.add(name)
 
 
 def _check_hex(value: str | None, digits: int) -> None:
@@ -118,7 +126,7 @@ class File:
 
 @dataclass(frozen=True)
 class Result:
-    """Published accuracy in per cent on ``images`` photos of ``dataset``."""
+    """Published accuracy in percent on ``images`` photos of ``dataset``."""
 
     dataset: str
     images: int
@@ -138,14 +146,19 @@ class Entry:
     name: str
     architecture: str
     arguments: dict[str, Any]
-    parameters: int | None
+    num_params: int | None
     classes: Literal["imagenet-1k"] | tuple[str, ...]
     preprocessing: Preprocessing
     file: File | None
     published: tuple[Result, ...]
     training: dict[str, Any] | None
-    licence: str | None
+    license: str | None
     provenance: str
+
+    def __post_init__(self) -> None:
+        for name in ("arguments", "training"):
+            object.__setattr__(self, name, freeze(getattr(self, name)))
+        _check_class_names(self.classes)
 
     @property
     def num_classes(self) -> int:
@@ -171,7 +184,7 @@ class Photos:
     bundled: str
     images: int
     sha256: str
-    licence: str
+    license: str
     provenance: str
 
     def __post_init__(self) -> None:
@@ -192,12 +205,8 @@ class Description:
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:
             raise ManifestError("arguments.num_classes is that of classes; leave it out")
-        names = () if isinstance(self.classes, str) else self.classes
-        seen: set[str] = set()
-        for name in names:
-            if not name.isprintable() or name in seen:
-                raise ManifestError(f"class names must be printable and differ, got {name!r}")
-            seen.add(name)
+        object.__setattr__(self, "arguments", freeze(self.arguments))
+        _check_class_names(self.classes)
 
 
 @dataclass(frozen=True)
@@ -235,16 +244,19 @@ def load_manifest(path: Path | None = None) -> Manifest:
 def _load(path: Path, mtime_ns: int, size: int) -> Manifest:
     try:
         return parse_manifest(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ManifestError(f"can't read the manifest {path}: {error}") from None
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(f"can't read the manifest {path}: {error}") from None
 
 
 def parse_manifest(document: Any) -> Manifest:
     """JSON values → :class:`Manifest`; raises ManifestError naming the field."""
-    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-        raise ManifestError(f"schema_version must be {SCHEMA_VERSION}")
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1, which is older)")
+    if version == 1:
+        document = _upgrade(document)
     known = {"schema_version", "preprocessing", "models", "demo", "comparison"}
     if unknown := set(document) - known:
         raise ManifestError(f"unknown field {sorted(unknown)[0]!r}")
@@ -271,6 +283,21 @@ def parse_manifest(document: Any) -> Manifest:
         raise ManifestError(f"demo.model must be one of the models, got {demo.model!r}")
     comparison = convert(document.get("comparison"), Comparison | None, "comparison")
     return Manifest(preprocessing, models, demo, comparison)
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of schema version 1 in the words of version 2."""
+    renamed = {"licence": "license", "parameters": "num_params"}
+
+    def rename(fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {renamed.get(name, name): value for name, value in fields.items()}
+
+    models = document.get("models")
+    if isinstance(models, dict):
+        models = {name: rename(fields) for name, fields in models.items()}
+    return {**document, "models": models, "demo": rename(document.get("demo"))}
 
 
 def parse_description(document: dict[str, Any], where: str) -> Description:

@@ -15,7 +15,7 @@ from snzoo.data.remote import fetch_image, is_url
 from snzoo.data.samples import find_images
 from snzoo.data.sources import read_file
 from snzoo.errors import DataError
-from snzoo.evaluate.network import Network, check_finite
+from snzoo.evaluation.network import Network, check_finite
 from snzoo.manifest import Entry
 
 

@@ -75,13 +75,13 @@ def get_info(name: str) -> Entry:
         name=name,
         architecture=name,
         arguments={},
-        parameters=None,
+        num_params=None,
         classes="imagenet-1k",
         preprocessing=manifest.preprocessing["imagenet"],
         file=None,
         published=(),
         training=None,
-        licence=None,
+        license=None,
         provenance="An architecture without published weights.",
     )
 

@@ -28,7 +28,7 @@ def save_pretrained(
     """Write ``model.safetensors``, ``config.json`` and a model card ``README.md``.
 
     ``snzoo.create_model(FOLDER)`` gives the network again. The card names the origin and the
-    licence of the zoo's weights where ``model`` was created by the name of a zoo model: create
+    license of the zoo's weights where ``model`` was created by the name of a zoo model: create
     what is trained from random weights by the name of its architecture.
 
     Args:
@@ -125,7 +125,7 @@ def _card(entry: Entry, source: str) -> str:
     task = "image-classification" if entry.classes else "image-feature-extraction"
     arguments = json.dumps(entry.arguments)
     sections = [
-        "\n".join(["---", "library_name: snzoo", f"pipeline_tag: {task}", *_licence(entry), "---"]),
+        "\n".join(["---", "library_name: snzoo", f"pipeline_tag: {task}", *_license(entry), "---"]),
         f"# A {entry.architecture} of snzoo",
         f"Created as `{entry.name}` with the arguments `{arguments}`.",
         _origin(entry),
@@ -136,12 +136,12 @@ def _card(entry: Entry, source: str) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _licence(entry: Entry) -> list[str]:
+def _license(entry: Entry) -> list[str]:
     """As the hub spells it: in small letters, or "other"."""
-    if not entry.file or not entry.licence:
+    if not entry.file or not entry.license:
         return []
-    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", entry.licence.lower())
-    return [f"license: {entry.licence.lower() if known else 'other'}"]
+    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", entry.license.lower())
+    return [f"license: {entry.license.lower() if known else 'other'}"]
 
 
 def _origin(entry: Entry) -> str:
@@ -150,8 +150,8 @@ def _origin(entry: Entry) -> str:
         return ""
     provenance = get_info(entry.name).provenance  # not where this network was loaded from
     return (
-        f"The zoo's weights of that name: {provenance} Their licence: "
-        f"{entry.licence or 'not stated'}. What was finetuned from them is bound by it, too."
+        f"The zoo's weights of that name: {provenance} Their license: "
+        f"{entry.license or 'not stated'}. What was finetuned from them is bound by it, too."
     )
 
 

@@ -22,7 +22,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from snzoo.errors import SnzooError
+from snzoo.errors import ArgumentError
 from snzoo.models.resnet import FeaturePyramid
 from snzoo.nn import SwitchNorm2d
 
@@ -35,7 +35,7 @@ def faster_rcnn(
     """Faster R-CNN with an FPN (Ren et al. 2015; Lin et al. 2017).
 
     It takes what torchvision's takes, a list of RGB images (3, H, W) with values from 0 to 1,
-    and normalises them as the backbone's weights want it.
+    and normalizes them as the backbone's weights want it.
 
     Args:
         backbone: of ``snzoo.create_model(..., features_only=True)``, with the four stages.
@@ -46,10 +46,10 @@ def faster_rcnn(
         options: torchvision's, e.g. ``min_size``.
 
     Raises:
-        SnzooError: the backbone is another.
+        ArgumentError: the backbone is another.
     """
     body = _Detection(backbone, frozen_stages)
-    return FasterRCNN(body, num_classes, **body.normalisation() | options)
+    return FasterRCNN(body, num_classes, **body.normalization() | options)
 
 
 def mask_rcnn(
@@ -57,13 +57,13 @@ def mask_rcnn(
 ) -> MaskRCNN:
     """Mask R-CNN with an FPN (He et al. 2017); arguments and errors of :func:`faster_rcnn`."""
     body = _Detection(backbone, frozen_stages)
-    return MaskRCNN(body, num_classes, **body.normalisation() | options)
+    return MaskRCNN(body, num_classes, **body.normalization() | options)
 
 
 def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
     """DeepLab v3 (Chen et al. 2017) over a dilated backbone.
 
-    It takes images (N, 3, H, W) that were normalised as those of the backbone's weights, and
+    It takes images (N, 3, H, W) that were normalized as those of the backbone's weights, and
     gives ``{"out": (N, num_classes, H, W)}``, with ``"aux"`` too where the backbone gives two
     maps, ``out_indices=(3, 4)``. Over an SN backbone the heads' norms are SN too, so that a
     single image trains them; ``convert_sync_switchnorm`` is for the whole model, afterwards.
@@ -74,7 +74,7 @@ def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
         num_classes: with the background, where that is a class.
 
     Raises:
-        SnzooError: the backbone is another.
+        ArgumentError: the backbone is another.
     """
     return _segmenter(DeepLabV3, DeepLabHead, backbone, num_classes)
 
@@ -91,7 +91,7 @@ class _Detection(nn.Module):
         super().__init__()
         _check(backbone, [(1, 2, 3, 4)])
         if backbone.entry is None or backbone.conv1.in_channels != 3:
-            raise SnzooError("a detector's backbone is made by snzoo.create_model, in_chans 3")
+            raise ArgumentError("a detector's backbone is made by snzoo.create_model, in_chans 3")
         backbone.freeze(frozen_stages)
         self.body = backbone
         self.fpn = FeaturePyramidNetwork(
@@ -100,7 +100,7 @@ class _Detection(nn.Module):
         self.out_channels = FPN_CHANNELS
         self.recipe = backbone.entry.preprocessing
 
-    def normalisation(self) -> dict[str, list[float]]:
+    def normalization(self) -> dict[str, list[float]]:
         """What torchvision is to do, with RGB from 0 to 1."""
         recipe = self.recipe.in_rgb()
         return {"image_mean": list(recipe.mean), "image_std": list(recipe.std)}
@@ -130,17 +130,17 @@ def _segmenter(
 ) -> Any:
     _check(backbone, [(4,), (3, 4)])
     if backbone.strides[-1] > 16:
-        raise SnzooError(
+        raise ArgumentError(
             f"the backbone's last map has stride {backbone.strides[-1]}; make it with "
             "output_stride=8 or 16"
         )
     *others, channels = backbone.channels
-    head = _normalise_alike(make_head(channels, num_classes), backbone)
-    aux = _normalise_alike(FCNHead(others[-1], num_classes), backbone) if others else None
+    head = _normalize_alike(make_head(channels, num_classes), backbone)
+    aux = _normalize_alike(FCNHead(others[-1], num_classes), backbone) if others else None
     return make(_Maps(backbone), head, aux)
 
 
-def _normalise_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
+def _normalize_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
     """``head`` with SN for its batch norms, where the backbone has SN."""
     like = backbone.norm(1)
     if not isinstance(like, SwitchNorm2d):
@@ -156,7 +156,7 @@ def _normalise_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
 def _check(backbone: FeaturePyramid, accepted: Sequence[tuple[int, ...]]) -> None:
     if not isinstance(backbone, FeaturePyramid) or backbone.out_indices not in accepted:
         wanted = " or ".join(map(str, accepted))
-        raise SnzooError(
+        raise ArgumentError(
             f"the backbone must be of snzoo.create_model(..., features_only=True, "
             f"out_indices={wanted})"
         )

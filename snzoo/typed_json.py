@@ -4,13 +4,33 @@ import dataclasses
 import sys
 import types
 import typing
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn
 
 from snzoo.errors import ManifestError
 
 
+class FrozenDict(dict[str, Any]):
+    """A dictionary that cannot be changed; :func:`freeze` makes one from any JSON object."""
+
+    def _refuse(self, *args: Any, **values: Any) -> NoReturn:
+        raise TypeError("this dictionary is frozen; copy it with dict(...) to change the copy")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+
+def freeze(value: Any) -> Any:
+    """Return JSON values with dictionaries and lists, nested ones too, that cannot be changed."""
+    if isinstance(value, Mapping):
+        return FrozenDict({key: freeze(item) for key, item in value.items()})
+    return tuple(map(freeze, value)) if isinstance(value, (list, tuple)) else value
+
+
 def convert(value: Any, kind: Any, where: str) -> Any:
-    """Check ``value`` against the type ``kind`` and convert lists to tuples, objects to classes."""
+    """Check ``value`` against the type ``kind``; lists become tuples, objects become classes."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -31,7 +51,9 @@ def convert(value: Any, kind: Any, where: str) -> Any:
             for i, (item, of) in enumerate(zip(value, kinds, strict=True))
         )
     if origin is dict and isinstance(value, dict):
-        return {key: convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+        return FrozenDict(
+            {key: convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+        )
     if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if kind in (bool, int, str, type(None)) and type(value) is kind:

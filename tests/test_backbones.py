@@ -122,7 +122,7 @@ def test_every_parameter_is_in_one_group_with_its_rate_and_decay(name):
 def test_a_dilated_network_computes_what_the_strided_one_does_and_more_between(
     name, options, stride
 ):
-    """Exact where norms don't look at neighbours: batch norm in evaluation."""
+    """Exact where norms don't look at neighbors: batch norm in evaluation."""
     strided = create(name, features_only=True, **options).double().eval()
     for key, buffer in strided.named_buffers():
         if "running" in key:
@@ -162,8 +162,8 @@ def test_a_pyramid_takes_the_weights_of_a_classifier_or_its_own_and_no_others(tm
     assert torch.equal(model.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
     options["in_chans"] = 1
     for some in (state, model.state_dict()):
-        grey = load(some)
-        assert torch.allclose(grey.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
+        gray = load(some)
+        assert torch.allclose(gray.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
     del options["in_chans"]
     again = load(model.state_dict())
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())

@@ -17,7 +17,7 @@ import snzoo
 from snzoo.data.demo import demo_samples
 from snzoo.data.pixels import load_pixels
 from snzoo.errors import SnzooError
-from snzoo.evaluate import Network, evaluate
+from snzoo.evaluation import Network, evaluate
 from snzoo.export import export
 from snzoo.manifest import Preprocessing, load_manifest
 

@@ -25,7 +25,7 @@ for name in names:
     )
     assert pyramid.strides[-1] == 16 and len(pyramid.channels) == 4
     text = torch.hub.help(model=name, **github)
-    assert all(word in text for word in ("pretrained", "features_only", "Licence")), text
+    assert all(word in text for word in ("pretrained", "features_only", "License")), text
     assert all(f"{result.top1:.2f}" in text for result in snzoo.get_info(name).published), text
     assert inspect.isfunction(getattr(hubconf, name))
 """

@@ -9,12 +9,12 @@ import snzoo
 
 PACKAGE = Path(snzoo.__file__).parent
 FLOORS = [
-    {"errors", "nn"},
-    {"environment", "network", "typed_json", "models"},
-    {"manifest"},
-    {"weights", "data"},
+    {"errors"},
+    {"environment", "files", "http", "typed_json"},
+    {"manifest", "nn"},
+    {"models", "weights", "data"},
     {"gates", "registry"},
-    {"evaluate", "export", "finetune", "integrations", "report", "share", "tasks"},
+    {"evaluation", "export", "finetune", "integrations", "report", "share", "tasks"},
     {"predict"},
     {"cli"},
     {"__main__", "__init__"},

@@ -38,7 +38,7 @@ def test_no_checksum_is_claimed_for_files_published_without_one():
     for name, entry in load_manifest().models.items():
         if name.startswith(("resnet50v1_sn_8x", "resnet50v2_sn_8x", "resnet101")):
             assert (entry.file.sha256, entry.file.md5, entry.file.size) == (None, None, None)
-            assert entry.licence == "CC-BY-NC-4.0"
+            assert entry.license == "CC-BY-NC-4.0"
 
 
 @pytest.mark.parametrize("name", list(DOCUMENT["models"]))
@@ -46,7 +46,7 @@ def test_parameter_counts_are_those_of_the_networks(name):
     entry = load_manifest().models[name]
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     counts = [v.numel() for key, v in layout_of(entry).items() if not key.endswith(buffers)]
-    assert sum(counts) == entry.parameters
+    assert sum(counts) == entry.num_params
 
 
 @pytest.mark.parametrize("name", list(DOCUMENT["models"]))
@@ -62,7 +62,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
 @pytest.mark.parametrize(
     "path, value, message",
     [
-        ("schema_version", 2, "schema_version must be 1"),
+        ("schema_version", 3, "schema_version must be 2"),
         ("models.resnet50v1_bn_msra.file.sha265", "0" * 64, "unknown field 'sha265'"),
         ("models.resnet50v1_bn_msra.file.sha256", "A" * 64, "64 lower-case"),
         ("models.resnet50v1_bn_msra.file.md5", "12", "32 lower-case"),

@@ -49,7 +49,7 @@ def test_a_hopeless_name_says_where_to_look():
 def test_every_zoo_model_is_built_as_published(name):
     entry = snzoo.get_info(name)
     model = snzoo.create_model(name, drop_rate=0.25)
-    assert sum(p.numel() for p in model.parameters()) == entry.parameters
+    assert sum(p.numel() for p in model.parameters()) == entry.num_params
     assert model.drop.p == 0.25 and model.fc.out_features == entry.num_classes
 
 
@@ -120,11 +120,11 @@ def test_other_input_channels_than_the_file_has_are_adapted_if_they_are_asked_fo
         CheckpointError, match=r"conv1.weight is \(8, 4, 7, 7\), not \(8, 3, 7, 7\)"
     ):
         snzoo.create_model("resnet18v1_sn", weights=path, width=8)
-    grey = torch.randn(2, 1, 64, 64)
-    expected = source.eval()(grey.expand(-1, 4, -1, -1))
+    gray = torch.randn(2, 1, 64, 64)
+    expected = source.eval()(gray.expand(-1, 4, -1, -1))
     for channels in (1, 2, 3, 5, 8, 11):
         model = snzoo.create_model("resnet18v1_sn", weights=path, width=8, in_chans=channels)
-        logits = model.eval()(grey.expand(-1, channels, -1, -1))
+        logits = model.eval()(gray.expand(-1, channels, -1, -1))
         assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
     same = snzoo.create_model("resnet18v1_sn", weights=path, width=8, in_chans=4)
     assert torch.equal(same.conv1.weight, source.conv1.weight)

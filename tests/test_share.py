@@ -118,7 +118,7 @@ def card_of(folder):
 
 
 @pytest.mark.parametrize(
-    "name, licence",
+    "name, license",
     [
         ("resnet50v1_sn_8x32", "cc-by-nc-4.0"),
         (DEMO, "cc0-1.0"),
@@ -126,17 +126,17 @@ def card_of(folder):
         (RESNET, None),  # no weights of the zoo
     ],
 )
-def test_the_card_names_origin_and_licence_but_no_figures_and_no_paths(tmp_path, name, licence):
+def test_the_card_names_origin_and_license_but_no_figures_and_no_paths(tmp_path, name, license):
     model = snzoo.create_model(name, width=8, num_classes=2)
     snzoo.save_pretrained(model, tmp_path / "f", classes=["a", "b"])
     again = snzoo.create_model(str(tmp_path / "f"))  # its entry knows where it was loaded from
     snzoo.save_pretrained(again, tmp_path / "g")
     for folder in (tmp_path / "f", tmp_path / "g"):
         card, entry = card_of(folder), snzoo.get_info(name)
-        assert (card.data.library_name, card.data.license) == ("snzoo", licence)
+        assert (card.data.library_name, card.data.license) == ("snzoo", license)
         assert card.data.pipeline_tag == "image-classification"
         assert (entry.provenance in card.text) == (entry.file is not None)
-        assert ("Their licence: " in card.text) == (entry.file is not None)
+        assert ("Their license: " in card.text) == (entry.file is not None)
         assert str(tmp_path) not in card.content and "top" not in card.content.lower()
         assert not any(str(result.top1) in card.content for result in entry.published)
 
@@ -217,11 +217,11 @@ def test_the_command_line_says_what_it_can_not_do_with_a_folder(tmp_path, capsys
     model = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, num_classes=0)
     snzoo.save_pretrained(model, "headless")
     snzoo.save_pretrained(
-        snzoo.create_model(RESNET, width=8, num_classes=1, in_chans=1), "grey", classes=["a"]
+        snzoo.create_model(RESNET, width=8, num_classes=1, in_chans=1), "gray", classes=["a"]
     )
     for command in (["predict", "photo.jpg"], ["eval", "--imagenet", "."]):
-        assert main([*command, "--model", "grey"]) == 1
-        assert "grey takes images of 1 channels, not photos" in capsys.readouterr().err
+        assert main([*command, "--model", "gray"]) == 1
+        assert "gray takes images of 1 channels, not photos" in capsys.readouterr().err
         assert main([*command, "--model", "headless"]) == 1
         assert capsys.readouterr().err == "snzoo: headless has no classes: it is a backbone alone\n"
     assert main(["eval", "--model", "headless", "resnet18v1_sn_clothing", "--imagenet", "."]) == 1
@@ -264,8 +264,8 @@ def test_a_card_of_people_stays_and_one_of_ours_is_brought_up_to_date(tmp_path):
 def test_a_headless_network_is_a_pyramid_of_other_channels(tmp_path):
     model = snzoo.create_model(RESNET, width=8, num_classes=0)
     snzoo.save_pretrained(model, tmp_path)
-    grey = snzoo.create_model(tmp_path, features_only=True, in_chans=1)
-    assert torch.allclose(grey.conv1.weight, model.conv1.weight.sum(1, keepdim=True))
+    gray = snzoo.create_model(tmp_path, features_only=True, in_chans=1)
+    assert torch.allclose(gray.conv1.weight, model.conv1.weight.sum(1, keepdim=True))
 
 
 def test_after_a_reset_the_names_of_the_classes_are_unknown(tmp_path):

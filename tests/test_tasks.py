@@ -148,7 +148,7 @@ def test_the_rules_of_finetuning_are_the_defaults():
 
 
 @pytest.mark.parametrize("name", ["resnet50v1_bn_msra", "resnet50v1_bn_torchvision"])
-def test_a_detector_normalises_as_its_weights_want_it(name):
+def test_a_detector_normalizes_as_its_weights_want_it(name):
     """BGR from 0 to 255 too: what the backbone sees is what evaluation shows it."""
     model = tasks.faster_rcnn(
         backbone(name), num_classes=2, frozen_stages=None, min_size=64, max_size=64

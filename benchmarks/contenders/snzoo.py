@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from snzoo.data.batches import Batch, read_batches
 from snzoo.data.pixels import normalize
 from snzoo.data.samples import Samples, find_samples
-from snzoo.evaluate import Network
-from snzoo.evaluate import evaluate as evaluate_networks
+from snzoo.evaluation import Network
+from snzoo.evaluation import evaluate as evaluate_networks
 from snzoo.manifest import Preprocessing
 
 

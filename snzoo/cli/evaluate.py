@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from snzoo.data.samples import Samples
-    from snzoo.evaluate import Evaluation, Network
-    from snzoo.evaluate.processes import Processes
-    from snzoo.evaluate.records import Journal
+    from snzoo.evaluation import Evaluation, Network
+    from snzoo.evaluation.processes import Processes
+    from snzoo.evaluation.records import Journal
     from snzoo.manifest import Entry
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    about = "top-1 and top-5 on labelled images, beside the published figures"
+    about = "top-1 and top-5 on labeled images, beside the published figures"
     parser = commands.add_parser("eval", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     add = parser.add_argument_group("what").add_argument
@@ -68,7 +68,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         type=points,
         default=0.05,
         metavar="POINTS",
-        help="per cent by which figures on the published images may differ (0.05)",
+        help="percent by which figures on the published images may differ (0.05)",
     )
     how = parser.add_argument_group("how")
     add_device_option(how)
@@ -106,8 +106,8 @@ def points(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    from snzoo.evaluate.network import choose_device
-    from snzoo.evaluate.processes import join, local_device
+    from snzoo.evaluation.network import choose_device
+    from snzoo.evaluation.processes import join, local_device
 
     _check_outputs(args)
     entries = _choose_entries(args)
@@ -128,8 +128,8 @@ def _run(
     args: argparse.Namespace, entries: Sequence[Entry], device: str, processes: Processes
 ) -> int:
     from snzoo.data.imagenet import real_labels_of
-    from snzoo.evaluate import evaluate
-    from snzoo.evaluate.results import as_document, describe_pixels
+    from snzoo.evaluation import evaluate
+    from snzoo.evaluation.results import as_document, describe_pixels
 
     samples = _find_samples(args, entries)
     real = real_labels_of(samples.names) if args.labels == "real" else None
@@ -174,8 +174,8 @@ def _report(
     document: dict[str, Any],
 ) -> int:
     """Print and write what was asked for; 1 where ``--check`` finds a disagreement."""
-    from snzoo.evaluate.predictions import save_predictions
-    from snzoo.weights.cache import save_json
+    from snzoo.evaluation.predictions import save_predictions
+    from snzoo.files import write_json
 
     names = [entry.name for entry in entries]
     data, run = document["data"], document["run"]
@@ -183,7 +183,7 @@ def _report(
     print(f"{subject} on {data['description']} ({run['device']})")
     print(tables.figures(document))
     if args.json:
-        save_json(args.json, document)
+        write_json(args.json, document)
     if args.predictions:
         save_predictions(args.predictions, evaluation, names)
     problems = tables.disagreements(document, args.tolerance) if args.check else []
@@ -194,7 +194,7 @@ def _report(
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """What can be refused before the work begins."""
-    from snzoo.evaluate.predictions import check_suffix
+    from snzoo.evaluation.predictions import check_suffix
 
     if args.imagenet and args.model is None and not args.weights:
         raise SnzooError(f"which model? snzoo eval --model NAME --imagenet {args.imagenet}")
@@ -248,7 +248,7 @@ def _find_samples(args: argparse.Namespace, entries: Sequence[Entry]) -> Samples
 
 
 def _networks(args: argparse.Namespace, entries: Sequence[Entry], device: str) -> list[Network]:
-    from snzoo.evaluate import Network
+    from snzoo.evaluation import Network
 
     return [
         Network(
@@ -267,9 +267,9 @@ def _networks(args: argparse.Namespace, entries: Sequence[Entry], device: str) -
 def _settings(args: argparse.Namespace, device: str, processes: Processes) -> dict[str, Any]:
     import torch
 
-    from snzoo.evaluate.processes import local_cores
-    from snzoo.evaluate.results import device_name
-    from snzoo.evaluate.run import default_batch_size
+    from snzoo.evaluation.processes import local_cores
+    from snzoo.evaluation.results import device_name
+    from snzoo.evaluation.run import default_batch_size
 
     return {
         "device": device_name(device),
@@ -291,8 +291,8 @@ def _journal(
     processes: Processes,
 ) -> Journal:
     """Where this run is recorded. What an earlier one recorded stays, for ``--resume``."""
-    from snzoo.evaluate.records import Journal, digest_of, run_folder
-    from snzoo.evaluate.results import versions
+    from snzoo.evaluation.records import Journal, digest_of, run_folder
+    from snzoo.evaluation.results import versions
 
     identity = {
         "networks": [network.digest() for network in networks],

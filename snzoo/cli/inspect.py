@@ -20,8 +20,8 @@ Model = tuple[str, list[LayerGates]]
 
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".h5", ".hdf5")
 BAR = 14  # characters; with the names of a ResNet-50, lines stay below 80
-# The chart's colours, in the palette of 256 that all terminals have.
-COLOURS = {"IN": 214, "LN": 36, "BN": 31}
+# The chart's colors, in the palette of 256 that all terminals have.
+COLORS = {"IN": 214, "LN": 36, "BN": 31}
 LETTERS = {"IN": "I", "LN": "L", "BN": "B"}
 LEGEND = {"IN": "IN instance norm", "LN": "LN layer norm", "BN": "BN batch norm"}
 
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_document(*model) for model in models], indent=2))
     else:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print("\n\n".join(_text(*model, colour=colour) for model in models))
-        print(f"\n{_legend(models, colour=colour)}")
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print("\n\n".join(_text(*model, color=color) for model in models))
+        print(f"\n{_legend(models, color=color)}")
     return 0
 
 
@@ -99,36 +99,36 @@ def _figures(layer: LayerGates) -> dict[str, Any]:
     }
 
 
-def _text(name: str, layers: Sequence[LayerGates], *, colour: bool) -> str:
-    """A line a layer: its name, and for mean and variance a bar and the shares in per cent."""
+def _text(name: str, layers: Sequence[LayerGates], *, color: bool) -> str:
+    """A line a layer: its name, and for mean and variance a bar and the shares in percent."""
     rows = [*layers, average(layers)]
     kinds, width = rows[-1].kinds, max(len(row.name) for row in rows)
     figures = "".join(f"{kind:>4}" for kind in kinds)
-    lines = [f"{name}: {len(layers)} SN layers, shares in per cent"]
+    lines = [f"{name}: {len(layers)} SN layers, shares in percent"]
     lines.append(f"  {'':<{width}} {'mean':<{BAR}}{figures}  {'variance':<{BAR}}{figures}")
     for row in rows:
-        halves = [_half(row.shares(which), kinds, colour=colour) for which in ("mean", "var")]
+        halves = [_half(row.shares(which), kinds, color=color) for which in ("mean", "var")]
         lines.append(f"  {row.name:<{width}} {'  '.join(halves)}".rstrip())
     return "\n".join(lines)
 
 
-def _half(shares: dict[str, float], kinds: Sequence[str], *, colour: bool) -> str:
+def _half(shares: dict[str, float], kinds: Sequence[str], *, color: bool) -> str:
     bar, total, end = "", 0.0, 0
     for kind, share in shares.items():
         total, start = total + share, end
         end = round(BAR * total)  # of the sum, so that all bars are as long
-        bar += _paint(kind, end - start, colour=colour)
+        bar += _paint(kind, end - start, color=color)
     figures = (f"{100 * shares[kind]:4.0f}" if kind in shares else f"{'-':>4}" for kind in kinds)
     return bar + "".join(figures)
 
 
-def _paint(kind: str, length: int, *, colour: bool) -> str:
-    """Letters where there is no colour: pipes, and people, can tell them apart."""
-    if not colour or not length:
+def _paint(kind: str, length: int, *, color: bool) -> str:
+    """Letters where there is no color: pipes, and people, can tell them apart."""
+    if not color or not length:
         return LETTERS[kind] * length
-    return f"\033[38;5;{COLOURS[kind]}m{'█' * length}\033[0m"
+    return f"\033[38;5;{COLORS[kind]}m{'█' * length}\033[0m"
 
 
-def _legend(models: Sequence[Model], *, colour: bool) -> str:
+def _legend(models: Sequence[Model], *, color: bool) -> str:
     kinds = [kind for kind in KINDS if any(kind in layer.kinds for _, ls in models for layer in ls)]
-    return "   ".join(f"{_paint(kind, 3, colour=colour)} {LEGEND[kind]}" for kind in kinds)
+    return "   ".join(f"{_paint(kind, 3, color=color)} {LEGEND[kind]}" for kind in kinds)

@@ -37,7 +37,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from snzoo.evaluate import choose_device
+    from snzoo.evaluation import choose_device
     from snzoo.predict import expand, predict
 
     entry = choose_entry(args, args.model)

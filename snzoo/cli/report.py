@@ -21,17 +21,17 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from snzoo.files import write_atomically
     from snzoo.report.document import read_results
     from snzoo.report.page import make_page
     from snzoo.report.thumbnails import find_thumbnails
-    from snzoo.weights.cache import saving
 
     results = read_results(args.results)
     output = args.output or args.results.with_suffix(".html")
     if output.resolve() == args.results.resolve():
         raise SnzooError(f"{output} holds the results; name another file: --output FILE")
     page = make_page(results, find_thumbnails(results, load_manifest().demo))
-    with saving(output) as partial:
+    with write_atomically(output) as partial:
         partial.write_text(page, encoding="utf-8")
     print(output)
     return 0

@@ -20,7 +20,7 @@ SORT_KEYS: dict[str, Key] = {
     "name": lambda entry: entry.name,
     "top1": lambda entry: _rank(entry, "top1"),
     "top5": lambda entry: _rank(entry, "top5"),
-    "params": lambda entry: entry.parameters or float("inf"),
+    "params": lambda entry: entry.num_params or float("inf"),
 }
 
 
@@ -28,11 +28,11 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", parents=parents, help="the models of the zoo")
     parser.set_defaults(run=run_list)
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, e.g. 'resnet50*'")
-    parser.add_argument("--norm", choices=NORMS, help="only this normalisation")
+    parser.add_argument("--norm", choices=NORMS, help="only this normalization")
     parser.add_argument("--pretrained", action="store_true", help="only models with weights")
     parser.add_argument("--sort", choices=list(SORT_KEYS), help="(the manifest's order)")
     parser.add_argument("--names", action="store_true", help="names alone, one a line")
-    parser.add_argument("--json", action="store_true", help="names, figures and licences as JSON")
+    parser.add_argument("--json", action="store_true", help="names, figures and licenses as JSON")
     parser.add_argument("--markdown", action="store_true", help="the table of the README")
 
     parser = commands.add_parser("info", parents=parents, help="all that is known of a model")
@@ -63,12 +63,12 @@ def run_info(args: argparse.Namespace) -> int:
     name, source = resolve(args.name)
     entry = describe(name, source)
     if source is not None:  # what is known of the zoo's file is not known of this one
-        entry = replace(entry, parameters=None, training=None, file=None)
+        entry = replace(entry, num_params=None, training=None, file=None)
     if args.json:
         print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
         return 0
     lines = [("architecture", entry.architecture), ("arguments", _pairs(entry.arguments))]
-    lines.append(("parameters", f"{entry.parameters:,}" if entry.parameters else ""))
+    lines.append(("parameters", f"{entry.num_params:,}" if entry.num_params else ""))
     classes = (entry.classes,) if isinstance(entry.classes, str) else entry.classes
     lines.append(("classes", ", ".join(classes)))
     lines += [
@@ -90,7 +90,7 @@ def run_info(args: argparse.Namespace) -> int:
             ("checksum", sha256 or md5 or "never published"),
             ("size", f"{file.size:,} bytes" if file.size else "never published"),
         ]
-    lines += [("licence", entry.licence or "not stated"), ("provenance", entry.provenance)]
+    lines += [("license", entry.license or "not stated"), ("provenance", entry.provenance)]
     print(entry.name)
     print("\n".join(f"  {key:<14} {value}" for key, value in lines if value))
     return 0
@@ -98,14 +98,14 @@ def run_info(args: argparse.Namespace) -> int:
 
 def markdown_table(entries: list[Entry]) -> str:
     """The zoo's table in the README, which a test holds to this."""
-    lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' licence |"]
+    lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' license |"]
     lines.append("| --- | ---: | ---: | ---: | --- | --- | --- |")
     for entry in entries:
         row = _row(entry)
-        cells = [f"`{row['name']}`", f"{row['parameters']:,}" if row["parameters"] else ""]
+        cells = [f"`{row['name']}`", f"{row['num_params']:,}" if row["num_params"] else ""]
         cells += [_figure(row["top1"]), _figure(row["top5"])]
         cells += [row["dataset"] or "", row["checksum"] or ""]
-        lines.append(f"| {' | '.join([*cells, row['licence'] or 'not stated'])} |")
+        lines.append(f"| {' | '.join([*cells, row['license'] or 'not stated'])} |")
     return "\n".join(lines)
 
 
@@ -113,14 +113,14 @@ def _row(entry: Entry) -> dict[str, Any]:
     result, file = (entry.published or (None,))[0], entry.file
     return {
         "name": entry.name,
-        "parameters": entry.parameters,
+        "num_params": entry.num_params,
         "top1": result and result.top1,
         "top5": result and result.top5,
         "images": result and result.images,
         "dataset": result and result.dataset,
         "checksum": file and _checksum(file),
         "sha256": file and file.sha256,
-        "licence": entry.licence if file else None,
+        "license": entry.license if file else None,
     }
 
 
@@ -134,7 +134,7 @@ def _text_table(rows: list[dict[str, Any]]) -> str:
     width = max(len(row["name"]) for row in rows)
     lines = [f"{'name':<{width}}  {'params':>7}  {'top-1':>6}  {'top-5':>6}  {'on':<15}  checksum"]
     for row in rows:
-        params = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else ""
+        params = f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] else ""
         top1, top5 = _figure(row["top1"]), _figure(row["top5"])
         checksum = row["checksum"] or "architecture only"
         figures = f"{params:>7}  {top1:>6}  {top5:>6}  {row['dataset'] or '':<15}"

@@ -1,1 +1,1 @@
-"""A path → labelled images → exact pixels."""
+"""A path → labeled images → exact pixels."""

@@ -69,8 +69,8 @@ def _decode_jpeg(content: bytes, shrink_to: int | None) -> Pixels | None:
 
     side, fast = shrink_to or 0, shrink_to is not None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in ("YCbCr", "Gray", "RGB") or height * width > LARGEST_JPEG:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
+        if colors not in ("YCbCr", "Gray", "RGB") or height * width > LARGEST_JPEG:
             return None
         pixels = simplejpeg.decode_jpeg(
             content, "RGB", fastdct=fast, fastupsample=fast, min_height=side, min_width=side

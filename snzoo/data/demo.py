@@ -13,7 +13,7 @@ from snzoo.manifest import Photos
 
 
 def demo_samples(photos: Photos, classes: Classes) -> Samples:
-    """The photos of the manifest's ``demo``, labelled.
+    """The photos of the manifest's ``demo``, labeled.
 
     Raises:
         ChecksumError: they are not the ones the manifest names.

@@ -1,6 +1,6 @@
 """Names → labels: what a tree of names, a list or a table says about the classes of images.
 
-Names alone decide, so that a folder and a tar of the same tree are labelled alike. A tree is the
+Names alone decide, so that a folder and a tar of the same tree are labeled alike. A tree is the
 names of two levels, folders with a slash at the end: ``n01440764/``, ``n01440764/a.JPEG``.
 """
 
@@ -28,7 +28,7 @@ Classes = str | tuple[str, ...]  # "imagenet-1k", or the names of the classes
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """``labels[i]`` is the class index of ``names[i]``."""
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ def is_image(name: str) -> bool:
     return splitext(name)[1].lower() in SUFFIXES
 
 
-def label_tree(tree: Collection[str], classes: Classes, *, where: str, of: str = "") -> Labelled:
+def label_tree(tree: Collection[str], classes: Classes, *, where: str, of: str = "") -> Labeled:
     """Label class folders, or flat validation photos, by their names.
 
     Args:
@@ -59,7 +59,7 @@ def label_tree(tree: Collection[str], classes: Classes, *, where: str, of: str =
         of: the part of the path that was found rather than given, for the description.
 
     Raises:
-        DataError: nothing there can be labelled; the message says what was found.
+        DataError: nothing there can be labeled; the message says what was found.
     """
     images = sorted((name for name in tree if is_image(name)), key=lambda name: name.split("/"))
     folders = sorted({name.split("/", 1)[0] for name in tree if "/" in name})
@@ -70,7 +70,7 @@ def label_tree(tree: Collection[str], classes: Classes, *, where: str, of: str =
     labels, found = label(images, folders, classes, where)
     of = f" of {of}" if of else ""
     left_out = f" ({ignored:,} other files or folders left out)" if ignored else ""
-    return Labelled(tuple(images), labels, f"{found[0]}{of}{found[1]}{left_out}")
+    return Labeled(tuple(images), labels, f"{found[0]}{of}{found[1]}{left_out}")
 
 
 def _is_flat(images: list[str], folders: list[str], classes: Classes) -> bool:
@@ -153,7 +153,7 @@ def _label_flat(
     return labels, (f"{len(images):,} flat validation images", part)
 
 
-def read_list(lines: Iterable[tuple[int, str]], classes: Classes, *, path: Path) -> Labelled:
+def read_list(lines: Iterable[tuple[int, str]], classes: Classes, *, path: Path) -> Labeled:
     """Label by lines ``path index``.
 
     Raises:
@@ -175,7 +175,7 @@ def read_list(lines: Iterable[tuple[int, str]], classes: Classes, *, path: Path)
         found[rest[0]] = int(index)
     if not found:
         raise DataError(f"{path} lists no image")
-    return Labelled(
+    return Labeled(
         tuple(found), tuple(found.values()), f"{len(found):,} images listed in {path.name}"
     )
 

@@ -47,7 +47,7 @@ def are_loaded() -> bool:
 
 
 def _across(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
-    """Rows (H, W, 3) → (H, w, 3): weighted sums of neighbours in the row, four at a time."""
+    """Rows (H, W, 3) → (H, w, 3): weighted sums of neighbors in the row, four at a time."""
     width = out.shape[1]
     total = np.empty(3 * width, np.int32)
     for y in range(out.shape[0]):

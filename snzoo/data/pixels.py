@@ -1,7 +1,7 @@
 """An image file → the pixels that the reference transform gives, to the last bit.
 
 The reference: Pillow open → convert("RGB"), no EXIF rotation → bilinear antialiased
-resize of the shorter side → centre crop → normalisation.
+resize of the shorter side → center crop → normalization.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def load_pixels(
     approximate: bool = False,
     compiled: bool = False,
 ) -> Pixels:
-    """The content of an image file → uint8 RGB (crop, crop, 3), still without normalisation.
+    """The content of an image file → uint8 RGB (crop, crop, 3), still without normalization.
 
     Args:
         name: what errors call the image.

@@ -8,7 +8,7 @@ import requests
 
 from snzoo.environment import is_set
 from snzoo.errors import DownloadError, OfflineError
-from snzoo.network import TIMEOUT, explain
+from snzoo.http import TIMEOUT, explain
 
 LARGEST = 64 << 20  # bytes
 

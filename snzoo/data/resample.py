@@ -62,13 +62,13 @@ def taps(length: int, resized: int, start: int, stop: int) -> Taps:
         return identity(start, stop)
     scale = length / resized
     support = max(scale, 1.0)
-    centre = (np.arange(start, stop) + 0.5) * scale
-    low = np.maximum((centre - support + 0.5).astype(np.int32), 0)
-    high = np.minimum((centre + support + 0.5).astype(np.int32), length)
+    center = (np.arange(start, stop) + 0.5) * scale
+    low = np.maximum((center - support + 0.5).astype(np.int32), 0)
+    high = np.minimum((center + support + 0.5).astype(np.int32), length)
     size = _multiple_of_4(int((high - low).max()))
     first = np.minimum(low, max(length - size, 0)).astype(np.int32)
     pixel = first[:, None] + np.arange(size)
-    distance = np.abs((pixel - centre[:, None] + 0.5) * (1.0 / support))
+    distance = np.abs((pixel - center[:, None] + 0.5) * (1.0 / support))
     inside = (low[:, None] <= pixel) & (pixel < high[:, None])
     weights = np.maximum(1.0 - distance, 0.0) * inside
     weights /= weights.cumsum(1)[:, -1:]  # summed from left to right

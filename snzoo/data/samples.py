@@ -13,7 +13,7 @@ from snzoo.data.imagenet import check_ground_truth, check_published
 from snzoo.data.layouts import (
     SOLUTION_HEADER,
     Classes,
-    Labelled,
+    Labeled,
     class_indices,
     is_hidden,
     is_image,
@@ -40,7 +40,7 @@ SHARD_NAME = re.compile(r"(.*?)[-_]?\d+(?:-of-(\d+))?(?:-[0-9a-f]{8,})?\.parquet
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images: ``labels[i]`` is the class index of the image ``i`` of ``source``.
+    """Labeled images: ``labels[i]`` is the class index of the image ``i`` of ``source``.
 
     ``description`` tells people what was found, e.g. "250 images in 98 class folders";
     ``dataset`` names the set where these images are known to be all of it.
@@ -81,7 +81,7 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
         classes: ``"imagenet-1k"``, or the names of the classes in the order of the logits.
 
     Raises:
-        DataError: nothing there can be labelled, or labels contradict the published ones;
+        DataError: nothing there can be labeled, or labels contradict the published ones;
             the message says what was found.
     """
     path = Path(path)
@@ -134,10 +134,10 @@ def _from_folder(path: Path, classes: Classes, *, of: str = "") -> Samples:
     for item in items:
         if item.endswith("/") and (item[:-1] in index or item[:-1].isdecimal()):
             tree += (item + inner for inner in _items(path / item))
-    labelled = label_tree(tree, classes, where=str(path), of=of)
+    labeled = label_tree(tree, classes, where=str(path), of=of)
     beside = path.name in VALIDATION_FOLDERS
-    labelled = _checked(labelled, [path, path.parent] if beside else [path])
-    return _samples(Files(path, labelled.names), labelled, classes, path)
+    labeled = _checked(labeled, [path, path.parent] if beside else [path])
+    return _samples(Files(path, labeled.names), labeled, classes, path)
 
 
 def _from_inside(path: Path, items: list[str], classes: Classes, of: str) -> Samples | None:
@@ -194,16 +194,16 @@ def _from_parquet(paths: list[Path], classes: Classes, description: str) -> Samp
         labels.append(label)
     if not labels:
         raise DataError(f"{paths[0]} holds no image")
-    labelled = Labelled(source.paths, tuple(labels), f"{len(labels):,} images {description}")
-    return _samples(source, labelled, classes, paths[0] if len(paths) == 1 else paths[0].parent)
+    labeled = Labeled(source.paths, tuple(labels), f"{len(labels):,} images {description}")
+    return _samples(source, labeled, classes, paths[0] if len(paths) == 1 else paths[0].parent)
 
 
 def _from_tar(path: Path, classes: Classes, *, of: str = "") -> Samples:
     members = tar_tree(tar_members(path), classes, where=str(path))
-    labelled = label_tree(members.keys(), classes, where=str(path), of=of + path.name)
-    labelled = _checked(labelled, [path.parent])
-    source = Tar(path, {name: members[name] for name in labelled.names})
-    return _samples(source, labelled, classes, path)
+    labeled = label_tree(members.keys(), classes, where=str(path), of=of + path.name)
+    labeled = _checked(labeled, [path.parent])
+    source = Tar(path, {name: members[name] for name in labeled.names})
+    return _samples(source, labeled, classes, path)
 
 
 def _from_text(path: Path, classes: Classes) -> Samples:
@@ -213,8 +213,8 @@ def _from_text(path: Path, classes: Classes) -> Samples:
             first = next(lines, (1, ""))
             lines = chain([first], lines)
             if first[1].strip().split(",") != SOLUTION_HEADER:
-                labelled = read_list(lines, classes, path=path)
-                return _samples(Files(path.parent, labelled.names), labelled, classes, path)
+                labeled = read_list(lines, classes, path=path)
+                return _samples(Files(path.parent, labeled.names), labeled, classes, path)
             table = read_solution(lines, classes, path=path)
     except UnicodeDecodeError:
         raise DataError(
@@ -230,9 +230,9 @@ def _from_text(path: Path, classes: Classes) -> Samples:
     missing, more = len(table) - len(names), sum(map(is_image, _items(folder))) - len(names)
     part = f" (a part: {missing:,} that it names are not there)" if missing else ""
     left_out = f" ({more:,} images that it does not name left out)" if more else ""
-    description = f"{len(names):,} images labelled by {path.name}{part}{left_out}"
-    labelled = Labelled(names, tuple(table[name] for name in names), description)
-    return _samples(Files(folder, names), labelled, classes, path)
+    description = f"{len(names):,} images labeled by {path.name}{part}{left_out}"
+    labeled = Labeled(names, tuple(table[name] for name in names), description)
+    return _samples(Files(folder, names), labeled, classes, path)
 
 
 def _solution_folder(path: Path) -> Path | None:
@@ -243,26 +243,26 @@ def _solution_folder(path: Path) -> Path | None:
     return None
 
 
-def _checked(labelled: Labelled, folders: list[Path]) -> Labelled:
+def _checked(labeled: Labeled, folders: list[Path]) -> Labeled:
     """Flat validation photos, held against the devkit's ground truth if it lies in a folder."""
-    if any("/" in name for name in labelled.names):
-        return labelled
+    if any("/" in name for name in labeled.names):
+        return labeled
     for folder in folders:
         for path in (folder / GROUND_TRUTH, folder / DEVKIT / "data" / GROUND_TRUTH):
             if path.is_file():
                 with open(path, encoding="utf-8-sig", errors="replace") as file:
                     check_ground_truth(numbered_lines(file, path), path=path)
-                description = f"{labelled.description}, checked against {GROUND_TRUTH}"
-                return replace(labelled, description=description)
-    return labelled
+                description = f"{labeled.description}, checked against {GROUND_TRUTH}"
+                return replace(labeled, description=description)
+    return labeled
 
 
-def _samples(source: Source, labelled: Labelled, classes: Classes, path: Path) -> Samples:
+def _samples(source: Source, labeled: Labeled, classes: Classes, path: Path) -> Samples:
     whole = isinstance(classes, str) and check_published(
-        labelled.names, labelled.labels, where=str(path)
+        labeled.names, labeled.labels, where=str(path)
     )
     dataset = VALIDATION_SET if whole else None
-    return Samples(source, labelled.labels, labelled.description, dataset)
+    return Samples(source, labeled.labels, labeled.description, dataset)
 
 
 def _items(folder: Path) -> list[str]:

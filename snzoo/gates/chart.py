@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snzoo.errors import SnzooError, printable
+from snzoo.files import check_writable, write_atomically
 from snzoo.gates.shares import KINDS, LayerGates, average
-from snzoo.weights.cache import check_writable, saving
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Model = tuple[str, Sequence[LayerGates]]  # its name, its layers
 
 SUFFIXES = (".svg", ".png", ".html")
-# Okabe and Ito's colours, which colour-blind people tell apart; these differ in lightness too.
-COLOURS = {"IN": "#E69F00", "LN": "#009E73", "BN": "#0072B2"}
+# Okabe and Ito's colors, which color-blind people tell apart; these differ in lightness too.
+COLORS = {"IN": "#E69F00", "LN": "#009E73", "BN": "#0072B2"}
 TITLES = {"IN": "instance norm (IN)", "LN": "layer norm (LN)", "BN": "batch norm (BN)"}
 PANELS = {"mean": "mean", "var": "variance"}
 INK, MUTED = "#222222", "#666666"
@@ -74,7 +74,7 @@ def save_chart(path: Path, models: Sequence[Model]) -> None:
         else:
             svg = _svg(figure, _title(models))
             content = (svg if kind == ".svg" else _page(svg, models)).encode()
-    with saving(path) as partial:
+    with write_atomically(path) as partial:
         partial.write_bytes(content)
 
 
@@ -122,7 +122,7 @@ def _draw_legend(figure: Figure, columns: Sequence[_Column]) -> None:
     kinds = [kind for kind in KINDS if any(kind in c.layers[-1].kinds for c in columns)]
     width, height = figure.get_size_inches()
     figure.legend(
-        handles=[Patch(color=COLOURS[kind], label=TITLES[kind]) for kind in kinds],
+        handles=[Patch(color=COLORS[kind], label=TITLES[kind]) for kind in kinds],
         loc="upper left",
         bbox_to_anchor=(LEFT / width, 1 - 0.1 / height),
         borderaxespad=0,
@@ -156,7 +156,7 @@ class _Column:
         bottoms = [0.0] * len(self.layers)
         for kind in KINDS:
             shares = [layer.shares(which).get(kind, 0.0) for layer in self.layers]
-            bars = axes.bar(self.places, shares, 0.86, bottoms, color=COLOURS[kind], clip_on=False)
+            bars = axes.bar(self.places, shares, 0.86, bottoms, color=COLORS[kind], clip_on=False)
             for i, bar in enumerate(bars):
                 bar.set_gid(f"{prefix}-{i}-{kind}")
             bottoms = [a + b for a, b in zip(bottoms, shares, strict=True)]

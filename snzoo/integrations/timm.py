@@ -175,7 +175,7 @@ def _config(entry: Entry) -> dict[str, Any]:
         "std": recipe.std,
         "first_conv": "conv1",
         "classifier": "fc",
-        "license": entry.licence and entry.licence.lower(),
+        "license": entry.license and entry.license.lower(),
         "description": entry.provenance,
         "origin_url": next(iter((*file.pages, *file.urls)), None) if file else None,
         "paper_ids": (RESNETS[architecture.version], *NORMS[architecture.norm]),

@@ -20,7 +20,7 @@ StrideOn = Literal["3x3", "1x1", "last_unit"]
 
 @dataclass(frozen=True)
 class NormLayer:
-    """A kind of normalisation: its prefix in state dicts and how a layer of C channels is made."""
+    """A kind of normalization: its prefix in state dicts and how a layer of C channels is made."""
 
     prefix: str
     make: Callable[[int], nn.Module]
@@ -30,7 +30,7 @@ class Sampling(NamedTuple):
     """What a block does to the grid: its stride, and the dilation before and behind that stride.
 
     The dilation grows where a network keeps its resolution instead of striding
-    (``output_stride``): behind a stride that was given up, neighbours are further apart.
+    (``output_stride``): behind a stride that was given up, neighbors are further apart.
     """
 
     stride: int

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from snzoo.errors import SnzooError
+from snzoo.errors import ArgumentError
 from snzoo.models.architectures import DEPTHS, Architecture
 from snzoo.models.blocks import NormLayer, StrideOn
 from snzoo.models.resnet import STAGES, FeaturePyramid, ResNet, check_sizes
@@ -31,11 +31,11 @@ def build(
         backbone: of :func:`backbone_arguments`.
 
     Raises:
-        SnzooError: a size makes no sense, or an option does not apply to this architecture.
+        ArgumentError: a size makes no sense, or an option does not apply to this architecture.
     """
     check_sizes(least=0, num_classes=num_classes)
     if type(drop_rate) not in (int, float) or not 0 <= drop_rate <= 1:
-        raise SnzooError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
+        raise ArgumentError(f"drop_rate must be from 0 to 1, got {drop_rate!r}")
     arguments = backbone_arguments(architecture, **backbone)
     return ResNet(**arguments, num_classes=num_classes, drop_rate=drop_rate)
 
@@ -50,11 +50,11 @@ def build_pyramid(
         backbone: of :func:`backbone_arguments`.
 
     Raises:
-        SnzooError: as :func:`build`, or ``out_indices`` are not such.
+        ArgumentError: as :func:`build`, or ``out_indices`` are not such.
     """
     indices = list(out_indices) if isinstance(out_indices, Sequence) else []
     if not indices or indices != [i for i in range(1 + STAGES) if i in indices]:
-        raise SnzooError(
+        raise ArgumentError(
             f"out_indices must be increasing, from 0 (the stem) to {STAGES}, got {out_indices!r}"
         )
     return FeaturePyramid(**backbone_arguments(architecture, **backbone), out_indices=indices)
@@ -87,11 +87,11 @@ def backbone_arguments(
         norm_after_add: v1 only: the last norm of a block follows the addition.
 
     Raises:
-        SnzooError: a size makes no sense, or an option does not apply to this architecture.
+        ArgumentError: a size makes no sense, or an option does not apply to this architecture.
     """
     check_sizes(in_chans=in_chans, width=width)
     if type(output_stride) is not int or output_stride not in OUTPUT_STRIDES:
-        raise SnzooError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
+        raise ArgumentError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     _check_options(
         architecture,
         using_bn=using_bn,
@@ -140,11 +140,11 @@ def _check_options(architecture: Architecture, **options: Any) -> None:
     for name, (default, applies, where) in rules.items():
         value = options[name]
         if type(value) is not type(default):
-            raise SnzooError(f"{name} must be a {type(default).__name__}, got {value!r}")
+            raise ArgumentError(f"{name} must be a {type(default).__name__}, got {value!r}")
         if value != default and not applies:
-            raise SnzooError(
+            raise ArgumentError(
                 f"{name}={value!r} applies to {where} networks only, not to {architecture.name}"
             )
     if options["stride_on"] not in get_args(StrideOn):
         choices = ", ".join(get_args(StrideOn))
-        raise SnzooError(f"stride_on must be one of {choices}, got {options['stride_on']!r}")
+        raise ArgumentError(f"stride_on must be one of {choices}, got {options['stride_on']!r}")

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snzoo.errors import SnzooError
+from snzoo.errors import ArgumentError
 from snzoo.models.blocks import (
     Block,
     BlockV1,
@@ -93,9 +93,9 @@ class Backbone(Named):
             self.add_norm("_out", norm.make(channels))
             feature_info[-1] = feature_info[-1]._replace(module=f"{self.prefix}_out")
         self.feature_info = tuple(feature_info)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             # On "meta" there is nothing to fill, and trying would import torch's compiler.
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
@@ -129,10 +129,10 @@ class Backbone(Named):
             stages: 0 (the stem alone) to 4 (all, v2's last norm too); None thaws everything.
 
         Raises:
-            SnzooError: another number.
+            ArgumentError: another number.
         """
         if stages is not None and not (_is_whole(stages) and 0 <= stages <= STAGES):
-            raise SnzooError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
+            raise ArgumentError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
         self.frozen_stages = stages
         frozen = self._frozen()
         for module in self._modules_of(range(1 + STAGES)):
@@ -207,7 +207,7 @@ class ResNet(Backbone):
         """A new ``fc`` for so many classes, at random; none for 0. Their names are unknown then.
 
         Raises:
-            SnzooError: another number.
+            ArgumentError: another number.
         """
         check_sizes(least=0, num_classes=num_classes)
         if self.entry is not None:
@@ -271,10 +271,10 @@ class FeaturePyramid(Backbone):
 
 
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
-    """Raises SnzooError naming a size that is no whole number from ``least`` to ``LARGEST``."""
+    """Raises ArgumentError naming a size that is no whole number from ``least`` to ``LARGEST``."""
     for name, size in sizes.items():
         if not (_is_whole(size) and least <= size <= LARGEST):
-            raise SnzooError(
+            raise ArgumentError(
                 f"{name} must be a whole number from {least} to {LARGEST:,}, got {size!r}"
             )
 

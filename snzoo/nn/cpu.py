@@ -1,4 +1,4 @@
-"""Passes over whole activations on the CPU, from the operations that torch vectorises.
+"""Passes over whole activations on the CPU, from the operations that torch vectorizes.
 
 ``x`` is (N, C, *positions), contiguous or channels last, float32 or float64. ``torch.var_mean``,
 and arithmetic that broadcasts (N, C) over positions, take up to ten times as long as what
@@ -44,7 +44,7 @@ def infer(x: Tensor, parameters: Parameters, recipe: Recipe) -> Tensor:
         weight, bias = parameters.weight, parameters.bias
         if n > 1:
             weight, bias = weight.expand(n, channels), bias.expand(n, channels)
-        return _normalise_rows(x, weight, bias, mixed_mean, mixed_var, recipe.eps)
+        return _normalize_rows(x, weight, bias, mixed_mean, mixed_var, recipe.eps)
     scale = mixed_var.add_(recipe.eps).rsqrt_().mul_(parameters.weight)
     return affine(x, mixed_mean, scale, parameters.bias)
 
@@ -123,10 +123,10 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     if not x.is_contiguous():
         return torch.addcmul(_over(shift, x), x, _over(scale, x), out=torch.empty_like(x))
     zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
-    return _normalise_rows(x, scale, shift, zeros, ones, 0.0)
+    return _normalize_rows(x, scale, shift, zeros, ones, 0.0)
 
 
-def _normalise_rows(
+def _normalize_rows(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> Tensor:
     """Batch norm in evaluation mode, with a row for a channel."""
@@ -144,26 +144,26 @@ def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor
     """``Σ grad`` and ``Σ grad · (x − mean)`` over positions, (N, C) each."""
     mean = mean.contiguous()  # its strides would not be looked at
     if x.is_contiguous():
-        total, centred = _batch_norm_sums(_rows(grad), _rows(x), mean.view(-1))
-        return total.view_as(mean), centred.view_as(mean)
+        total, centered = _batch_norm_sums(_rows(grad), _rows(x), mean.view(-1))
+        return total.view_as(mean), centered.view_as(mean)
     samples = zip(_samples(grad), _samples(x), mean, strict=True)
     sums = [_sample_sums(*sample) for sample in samples]
-    totals, centreds = zip(*sums, strict=True)
-    return torch.stack(totals), torch.stack(centreds)
+    totals, centereds = zip(*sums, strict=True)
+    return torch.stack(totals), torch.stack(centereds)
 
 
 def _sample_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     sums = [_batch_norm_sums(*part, mean) for part in zip(_parts(grad), _parts(x), strict=True)]
-    totals, centreds = zip(*sums, strict=True)
-    return sum(totals[1:], totals[0]), sum(centreds[1:], centreds[0])
+    totals, centereds = zip(*sums, strict=True)
+    return sum(totals[1:], totals[0]), sum(centereds[1:], centereds[0])
 
 
 def _batch_norm_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Batch norm's gradients of bias and weight, for an inverse deviation of 1."""
-    _, centred, total = torch.ops.aten.native_batch_norm_backward(
+    _, centered, total = torch.ops.aten.native_batch_norm_backward(
         grad, x, None, None, None, mean, torch.ones_like(mean), True, 0.0, [False, True, True]
     )
-    return total, centred
+    return total, centered
 
 
 def input_gradient(

@@ -27,12 +27,12 @@ Batch = tuple[Tensor, Tensor] | None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Batch]:
-    """``x`` (N, C, *positions) normalised, and its batch statistics (C,) if they were mixed in."""
+def normalize(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Batch]:
+    """``x`` (N, C, *positions) normalized, and its batch statistics (C,) if they were mixed in."""
     # On two devices the plain formula raises; a kernel would read what is not there.
     passes = _passes(x) if parameters.weight.device == x.device else None
     if recipe.group is not None:
-        return _normalise_in_step(x, parameters, recipe, passes or plain)
+        return _normalize_in_step(x, parameters, recipe, passes or plain)
     if passes is None:
         y, mixture = switch_norm(x, parameters, recipe)
         return y, mixture.batch
@@ -43,7 +43,7 @@ def normalise(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor
     return y if y.dtype == x.dtype else y.to(x.dtype), None
 
 
-def _normalise_in_step(
+def _normalize_in_step(
     x: Tensor, parameters: Parameters, recipe: Recipe, passes: ModuleType
 ) -> tuple[Tensor, Batch]:
     """With the processes of a group: in all of them, whatever they have, as one node for autograd.
@@ -64,10 +64,10 @@ def _apply(
     return y, (batch[0], batch[1]) if batch else None
 
 
-def normalise_add_relu(
+def normalize_add_relu(
     x: Tensor, parameters: Parameters, recipe: Recipe, shortcut: Tensor | None
 ) -> Tensor | None:
-    """ReLU of ``x`` normalised [+ ``shortcut``], for what :func:`fuses`; None in training."""
+    """ReLU of ``x`` normalized [+ ``shortcut``], for what :func:`fuses`; None in training."""
     passes = _passes(x)
     if passes is None or recipe.batch or _needs_gradient(x, (*parameters, shortcut)):
         return None
@@ -201,8 +201,8 @@ class _SwitchNormFunction(torch.autograd.Function):
         grad = _like(x, grad)
         parameters = Parameters(*tensors).flat(rstd.dtype)
         scale = parameters.weight * rstd
-        total, centred = ctx.passes.gradient_sums(grad, x, mixture.mean)
-        mixed = -scale * total, -0.5 * scale * rstd**2 * centred
+        total, centered = ctx.passes.gradient_sums(grad, x, mixture.mean)
+        mixed = -scale * total, -0.5 * scale * rstd**2 * centered
         to_x = None
         if ctx.needs_input_grad[0]:
             to_mean, to_var = mix_backward(*mixed, mixture, mean, parameters)
@@ -211,7 +211,7 @@ class _SwitchNormFunction(torch.autograd.Function):
             to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
             to_x = to_x.to(dtype)
         gates = gate_gradients(*mixed, mixture, parameters)
-        flat_grads = (rstd * centred).sum(0), total.sum(0), *gates
+        flat_grads = (rstd * centered).sum(0), total.sum(0), *gates
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors, strict=False))
         return to_x, None, None, *grads, None, None
 

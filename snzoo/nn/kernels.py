@@ -8,7 +8,7 @@ decides only the shape of the tile and which of its axes has the unit stride.
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from triton import language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-# Sizes are not specialised on: a 1 would become a constant, without a tensor's methods, and each
+# Sizes are not specialized on: a 1 would become a constant, without a tensor's methods, and each
 # that 16 divides a compilation. What the loads need to know of divisibility is layout.vector.
 _SIZES = ["C", "P", "blocks", "parts", "tiles", "span"]
 

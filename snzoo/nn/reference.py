@@ -106,7 +106,7 @@ class Mixture(NamedTuple):
 
 
 def switch_norm(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Mixture]:
-    """``x`` (N, C, *positions) normalised, in its dtype; the statistics in float32 at least."""
+    """``x`` (N, C, *positions) normalized, in its dtype; the statistics in float32 at least."""
     # Half precision overflows and cancels in squared sums.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     parameters = parameters.flat(wide.dtype)
@@ -120,13 +120,13 @@ def switch_norm(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tens
     mixture = mix(mean_in, var_in, parameters, recipe, count)
     shape, channels = (*mean_in.shape, *(1,) * len(positions)), (1, -1, *(1,) * len(positions))
     scale = parameters.weight * torch.rsqrt(mixture.var + recipe.eps)
-    centred = wide - mixture.mean.view(shape)
-    y = torch.addcmul(parameters.bias.view(channels), centred, scale.view(shape))
+    centered = wide - mixture.mean.view(shape)
+    y = torch.addcmul(parameters.bias.view(channels), centered, scale.view(shape))
     return y.to(x.dtype), mixture
 
 
 def mix(mean: Tensor, var: Tensor, parameters: Parameters, recipe: Recipe, count: int) -> Mixture:
-    """IN statistics (N, C) over ``count`` positions → what the layer normalises with."""
+    """IN statistics (N, C) over ``count`` positions → what the layer normalizes with."""
     n, c = mean.shape
     kinds = [Statistics(mean, var)] if recipe.instance else []
     kinds.append(_pool(mean, var, 1, recipe.pooled_factor(c * count)))

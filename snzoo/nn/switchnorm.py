@@ -12,7 +12,7 @@ The two softmaxes are over scalars that all channels and positions share.
 import torch
 from torch import Tensor, nn
 
-from snzoo.nn.function import fuses, normalise, normalise_add_relu
+from snzoo.nn.function import fuses, normalize, normalize_add_relu
 from snzoo.nn.reference import Parameters, Recipe
 
 
@@ -83,7 +83,7 @@ class SwitchNorm(nn.Module):
             shape = 1, -1, *(1,) * (x.ndim - 2)
             nothing = 0 * (mean_weight.sum() + var_weight.sum())
             return x * weight.view(shape) + (bias + nothing).view(shape)
-        y, batch = normalise(x, parameters, recipe)
+        y, batch = normalize(x, parameters, recipe)
         if batch is not None:
             self.update_running_statistics(*batch)
         return y
@@ -96,7 +96,7 @@ class SwitchNorm(nn.Module):
         if not fuses(x) or x.numel() == 0:
             return None
         self._check_input(x)
-        return normalise_add_relu(x, *self.parameters_and_recipe(), shortcut)
+        return normalize_add_relu(x, *self.parameters_and_recipe(), shortcut)
 
     def parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
         """What :func:`snzoo.nn.reference.switch_norm` is given beside the input."""

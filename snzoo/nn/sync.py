@@ -39,7 +39,7 @@ class _SyncSwitchNorm(SwitchNorm):
 
 
 class SyncSwitchNorm1d(_SyncSwitchNorm, SwitchNorm1d):
-    """:class:`SwitchNorm1d`, synchronised as :class:`SyncSwitchNorm2d` is.
+    """:class:`SwitchNorm1d`, synchronized as :class:`SyncSwitchNorm2d` is.
 
     The unbiased BN variance counts the values of all processes.
     """
@@ -68,7 +68,7 @@ class SyncSwitchNorm2d(_SyncSwitchNorm, SwitchNorm2d):
 
 
 class SyncSwitchNorm3d(_SyncSwitchNorm, SwitchNorm3d):
-    """:class:`SwitchNorm3d`, synchronised as :class:`SyncSwitchNorm2d` is."""
+    """:class:`SwitchNorm3d`, synchronized as :class:`SyncSwitchNorm2d` is."""
 
 
 _SYNC: dict[type[nn.Module], type[nn.Module]] = {
@@ -85,7 +85,7 @@ def convert_sync_switchnorm(
     """``model``, whose SwitchNorm layers are now of the SyncSwitchNorm classes.
 
     The layers stay the objects they were, with their parameters, buffers, hooks and settings.
-    All other modules, subclasses of SwitchNorm and synchronised layers among them, are left
+    All other modules, subclasses of SwitchNorm and synchronized layers among them, are left
     alone. Call it before ``DistributedDataParallel`` or ``torch.compile`` wrap the model.
 
     Args:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, laid out in per cent of the width: text and lines never scale.
+"""Charts as inline SVG, laid out in percent of the width: text and lines never scale.
 
 The tables beside them hold the same figures, so charts are one image each to screen readers.
 """
@@ -18,7 +18,7 @@ PUBLISHED = '<path class="published" d="M0-8 8 0 0 8-8 0z"/>'
 
 @dataclass(frozen=True)
 class Row:
-    """A measured value with its interval, and the published one, in per cent; ``word`` is HTML."""
+    """A measured value with its interval, and the published one, in percent; ``word`` is HTML."""
 
     name: str
     percent: float
@@ -109,7 +109,7 @@ def _places(axis: Sequence[float]) -> list[str]:
 
 
 def _labels(axis: Sequence[float]) -> str:
-    """The numbers below a plot, in per cent."""
+    """The numbers below a plot, in percent."""
     anchors = ["start", *["middle"] * (len(axis) - 2), "end"]
     marks = zip(axis, _places(axis), anchors, strict=True)
     texts = [f'<text x="{x}" y="14" text-anchor="{at}">{tick:g}</text>' for tick, x, at in marks]

@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Per cent, its 95 % interval, and the published figure beside it."""
+    """Percent, its 95 % interval, and the published figure beside it."""
 
     correct: int
     percent: float

@@ -35,7 +35,7 @@ def model_section(model: Model, thumbnails: Thumbnails, *, anchor: str) -> str:
 def _input(recipe: Preprocessing) -> str:
     mean, std = (", ".join(f"{value:g}" for value in of) for of in (recipe.mean, recipe.std))
     return (
-        f"shorter side {recipe.resize}, centre {recipe.crop}{NBSP}×{NBSP}{recipe.crop}, "
+        f"shorter side {recipe.resize}, center {recipe.crop}{NBSP}×{NBSP}{recipe.crop}, "
         f"{recipe.channel_order} 0 to {recipe.scale}, mean {mean}, std {std}"
     )
 

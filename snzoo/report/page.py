@@ -121,7 +121,7 @@ def _differing(model: Model) -> str:
 
 
 def _word(accuracy: Accuracy, model: Model) -> str:
-    """The verdict on one figure: a colour only where the images are the same."""
+    """The verdict on one figure: a color only where the images are the same."""
     if accuracy.agrees is None:
         return ""
     if model.same_images:

@@ -7,7 +7,7 @@ $SNZOO_HOME/                     (default: ~/.cache/snzoo)
         weights.safetensors      what the verified file held
         stamp.json               the digest of that file, and of the safetensors
         download.part            an unfinished download
-    runs/                        records of unfinished evaluations (snzoo.evaluate.records)
+    runs/                        records of unfinished evaluations (snzoo.evaluation.records)
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from snzoo.errors import CacheError, ChecksumError
+from snzoo.files import atomic_path, format_json
 from snzoo.manifest import File
 
 WEIGHTS = "weights.safetensors"
@@ -149,58 +150,6 @@ def writing(path: Path) -> Iterator[None]:
         raise CacheError(f"can't write {path}: {error}; {advice}") from None
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Whole or not at all; through links, and straight into what is no regular file."""
-    with _replacing(path) as partial:
-        partial.write_text(_text(document), encoding="utf-8")
-
-
-def save_json(path: Path, document: Any) -> None:
-    """:func:`write_json` to a file that people named; raises CacheError."""
-    with saving(path) as partial:
-        partial.write_text(_text(document), encoding="utf-8")
-
-
-def _text(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def check_writable(path: Path) -> None:
-    """Raises CacheError where :func:`saving` could not write a file, before any other work."""
-    folder = path.resolve().parent
-    special = path.exists() and not path.is_file()
-    if special or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CacheError(f"can't write {path}: name a file in a folder that you may write")
-
-
-@contextmanager
-def saving(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` at the end, for a file that people named.
-
-    Raises:
-        CacheError: it can't be written.
-    """
-    try:
-        with _replacing(path) as partial:
-            yield partial
-    except OSError as error:
-        raise CacheError(f"can't write {path}: {error.strerror}") from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
-        yield path
-        return
-    path = path.resolve()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def read_stamp(name: str) -> Stamp | None:
     """The stamp of a cached model; None where there is none, or none that can be read."""
     try:
@@ -211,7 +160,7 @@ def read_stamp(name: str) -> Stamp | None:
 
 
 def write_stamp(name: str, stamp: Stamp) -> None:
-    write_json(folder_of(name) / "stamp.json", asdict(stamp))
+    _write_json(folder_of(name) / "stamp.json", asdict(stamp))
 
 
 def recorded() -> dict[str, Digest]:
@@ -236,8 +185,13 @@ def recorded() -> dict[str, Digest]:
 def record(name: str, digest: Digest) -> None:
     with FileLock(home() / ".lock"):
         entries = {key: asdict(value) for key, value in recorded().items()}
-        write_json(_checksums_path(), entries | {name: asdict(digest)})
+        _write_json(_checksums_path(), entries | {name: asdict(digest)})
 
 
 def _checksums_path() -> Path:
     return home() / "checksums.lock.json"
+
+
+def _write_json(path: Path, document: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(format_json(document), encoding="utf-8")

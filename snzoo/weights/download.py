@@ -15,7 +15,7 @@ import requests
 from tqdm import tqdm
 
 from snzoo.errors import CheckpointError, ChecksumError, DownloadError, SnzooError
-from snzoo.network import TIMEOUT, explain
+from snzoo.http import TIMEOUT, explain
 from snzoo.weights.checkpoint import looks_like_html
 
 ATTEMPTS = 4  # a mirror

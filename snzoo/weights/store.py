@@ -26,6 +26,7 @@ from snzoo.errors import (
     DownloadError,
     OfflineError,
 )
+from snzoo.files import write_json
 from snzoo.manifest import Entry, File, load_manifest
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, Digest, Stamp
@@ -135,7 +136,7 @@ def pin(path: Path) -> list[str]:
 
     Raises:
         ManifestError: ``path`` is no manifest.
-        CacheError: it can't be written.
+        FileError: it can't be written.
     """
     models = load_manifest(path).models
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +147,7 @@ def pin(path: Path) -> list[str]:
             document["models"][name]["file"] |= {"sha256": digest.sha256, "size": digest.size}
             pinned.append(name)
     if pinned:
-        cache.save_json(path, document)
+        write_json(path, document)
     return pinned
 
 

@@ -119,14 +119,14 @@ MEMORY = [row(0, "ours", None, 0) | {"peak_mib": 600}, row(0, "peer", 4, 0) | {"
 
 
 def test_a_ratio_is_of_one_round_and_against_the_best_median():
-    from rounds import compare, summarise
+    from rounds import compare, summarize
 
     found = compare(ROWS, MEMORY, "ours", "peer")
     assert found["theirs"] == "peer (4 workers, batch 32)"  # 150; the one with 500 has 100
     assert found["ratios"] == [2.0, 4.0, 1.0]
     assert (found["median"], found["least"], found["most"]) == (2.0, 1.0, 4.0)
     assert found["memory_ratio"] == 0.75
-    rows = {(r["contender"], r["workers"]): r for r in summarise(ROWS, MEMORY)}
+    rows = {(r["contender"], r["workers"]): r for r in summarize(ROWS, MEMORY)}
     assert rows["peer", 4] == {
         "contender": "peer",
         "workers": 4,

@@ -75,7 +75,7 @@ def test_list_says_where_nothing_fits(capsys):
     assert "no model fits 'vgg*'" in capsys.readouterr().err
 
 
-def test_info_tells_accuracy_licence_and_origin(capsys):
+def test_info_tells_accuracy_license_and_origin(capsys):
     assert main(["info", "resnet50v1_sn_8x1"]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("75.94", "CC-BY-NC-4.0", "never published", "baidu"))

@@ -284,7 +284,7 @@ def test_images_that_were_left_out_fail_a_check(tmp_path, capsys):
     assert "check failed: 1 images were left out" in capsys.readouterr().err
 
 
-def test_approximate_pixels_are_labelled(tmp_path, capsys):
+def test_approximate_pixels_are_labeled(tmp_path, capsys):
     output = tmp_path / "results.json"
     assert main(["eval", *CLOTHING, "--decode", "fast", "--json", str(output)]) == 0
     assert "approximate pixels (--decode fast)" in capsys.readouterr().out

@@ -59,7 +59,7 @@ def test_bars_and_figures_are_the_shares(file, capsys):
     assert [average.split()[i] for i in (2, 3, 4, 6, 7, 8)] == ["48", "27", "25", "42", "42", "17"]
 
 
-def test_terminals_get_the_colours(file):
+def test_terminals_get_the_colors(file):
     master, slave = pty.openpty()
     environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
     command = [sys.executable, "-m", "snzoo", "inspect", file]
@@ -73,13 +73,13 @@ def test_terminals_get_the_colours(file):
     assert f"{orange}███\033[0m IN instance norm" in text and "IILLLLL" not in text
 
 
-@pytest.mark.parametrize("value, coloured", [("1", False), ("", True)])
-def test_terminals_may_want_no_colour(file, value, coloured, monkeypatch, capsys):
+@pytest.mark.parametrize("value, colored", [("1", False), ("", True)])
+def test_terminals_may_want_no_color(file, value, colored, monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["inspect", str(file)]) == 0
     text = capsys.readouterr().out
-    assert ("\033" in text) == coloured == ("IILLLLLBBBBBBB" not in text)
+    assert ("\033" in text) == colored == ("IILLLLLBBBBBBB" not in text)
 
 
 def test_json_of_several_names_and_files(file, tmp_path, capsys):

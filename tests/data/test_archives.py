@@ -1,4 +1,4 @@
-"""Tars and parquet shards: labelled as the folders they stand for, or refused with the reason."""
+"""Tars and parquet shards: labeled as the folders they stand for, or refused with the reason."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def photos(touch):
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "val/", "./ILSVRC/val/"])
-def test_a_tar_of_a_tree_is_labelled_as_the_tree(touch, prefix):
+def test_a_tar_of_a_tree_is_labeled_as_the_tree(touch, prefix):
     path = photos(touch)
     folder = find_samples(path / "tree")
     samples = find_samples(pack(path / "x.tar", path / "tree", prefix=prefix))
@@ -62,13 +62,13 @@ def test_a_tar_of_a_tree_is_labelled_as_the_tree(touch, prefix):
     assert samples.description == folder.description.replace(" (4", " of x.tar (4")
 
 
-def test_a_tar_with_the_folder_it_was_made_of_is_labelled_alike(touch):
+def test_a_tar_with_the_folder_it_was_made_of_is_labeled_alike(touch):
     path = photos(touch)
     subprocess.run(["tar", "-cf", "x.tar", "tree"], cwd=path, check=True)
     assert labels(find_samples(path / "x.tar")) == labels(find_samples(path / "tree"))
 
 
-def test_a_tar_of_the_folder_itself_is_labelled_alike(touch):
+def test_a_tar_of_the_folder_itself_is_labeled_alike(touch):
     path = touch("photos/n01440764/a.JPEG", "photos/n01443537/b.JPEG")
     subprocess.run(["tar", "cf", path / "x.tar", "-C", path / "photos", "."], check=True)
     assert labels(find_samples(path / "x.tar")) == labels(find_samples(path / "photos"))
@@ -151,7 +151,7 @@ def test_hostile_names_in_a_tar_are_left_alone(tmp_path):
         ([VALIDATION.format(1), "ILSVRC2012_val_00000001.png"], "00000001 2 times"),
     ],
 )
-def test_a_tar_that_cannot_be_labelled_is_refused_saying_what_was_found(tmp_path, members, message):
+def test_a_tar_that_cannot_be_labeled_is_refused_saying_what_was_found(tmp_path, members, message):
     path = archive(tmp_path, *members)
     with pytest.raises(DataError, match=message) as caught:
         find_samples(path)

@@ -37,7 +37,7 @@ def test_every_real_label_is_the_published_one():
     assert list(map(list, imagenet.real_labels())) == json.loads(REAL.read_text())
 
 
-def test_the_licence_of_the_real_labels_lies_beside_them():
+def test_the_license_of_the_real_labels_lies_beside_them():
     text = (imagenet.FOLDER / "LICENSE-Apache-2.0.txt").read_text()
     assert "Apache License" in text and "Version 2.0, January 2004" in text
 

@@ -104,7 +104,7 @@ def test_approximate_pixels_are_near_the_exact_ones_and_not_the_same():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normalisation_is_torchvisions(memory_format, device):
+def test_normalization_is_torchvisions(memory_format, device):
     images = [photo(224, 224, seed) for seed in range(3)]
     to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize(RGB.mean, RGB.std)])
     pixels = torch.stack([transforms.PILToTensor()(image) for image in images])

@@ -1,4 +1,4 @@
-"""Folders, lists and tables: what is labelled, and what is refused with which reason."""
+"""Folders, lists and tables: what is labeled, and what is refused with which reason."""
 
 import os
 
@@ -40,7 +40,7 @@ def test_class_folders_follow_the_order_of_the_classes(touch):
     assert labels(samples) == {"hat/2.png": 0, "t-shirt/1.png": 1}
 
 
-def test_flat_validation_files_are_labelled_by_number_and_a_part_is_said_to_be_one(touch):
+def test_flat_validation_files_are_labeled_by_number_and_a_part_is_said_to_be_one(touch):
     samples = find_samples(touch("ILSVRC2012_val_00000002.JPEG", "ILSVRC2012_val_00050000.JPEG"))
     assert samples.labels == (970, imagenet.validation_labels()[49_999])
     assert samples.description == "2 flat validation images (a part: 2 of 50,000)"
@@ -57,7 +57,7 @@ def test_all_fifty_thousand_are_the_whole_in_any_layout(touch):
     assert find_samples(path / "list").dataset == "imagenet-1k-val"
     solve(path, enumerate(imagenet.validation_labels(), 1))
     samples = find_samples(path)
-    assert samples.description == "50,000 images labelled by LOC_val_solution.csv"
+    assert samples.description == "50,000 images labeled by LOC_val_solution.csv"
     assert samples.dataset == "imagenet-1k-val"
     for name, label in zip(samples.names, samples.labels, strict=True):
         folder = path / "val" / imagenet.wnids()[label]
@@ -156,7 +156,7 @@ def test_two_validation_folders_are_one_too_many(touch):
         (["a\n\x1b.jpg"], r"a\\n\\x1b.jpg is not of the form"),
     ],
 )
-def test_what_cannot_be_labelled_is_refused_saying_what_was_found(touch, names, message):
+def test_what_cannot_be_labeled_is_refused_saying_what_was_found(touch, names, message):
     path = touch(*names)
     with pytest.raises(DataError, match=message) as caught:
         find_samples(path)
@@ -170,7 +170,7 @@ def test_numbers_may_be_the_names_of_classes(touch):
         find_samples(touch(), CLOTHES)
 
 
-def test_hugging_faces_names_are_labelled_by_number(touch):
+def test_hugging_faces_names_are_labeled_by_number(touch):
     samples = find_samples(touch("ILSVRC2012_val_00000001_n01751748.JPEG"))
     assert samples.labels == (65,)
 
@@ -291,10 +291,10 @@ def test_kaggles_solution_file_labels_the_photos_in_its_places(touch, folder):
         samples = find_samples(given)
         assert labels(samples) == {VALIDATION.format(1): 65, VALIDATION.format(2): 970}
         assert samples.locate(0) == str(path / folder / VALIDATION.format(1))
-        assert samples.description == "2 images labelled by LOC_val_solution.csv"
+        assert samples.description == "2 images labeled by LOC_val_solution.csv"
     solve(path, [(2, 970), (1, 65), (3, 230)])
     assert find_samples(path).description == (
-        "2 images labelled by LOC_val_solution.csv (a part: 1 that it names are not there)"
+        "2 images labeled by LOC_val_solution.csv (a part: 1 that it names are not there)"
     )
 
 

@@ -1,4 +1,4 @@
-"""examples/finetune.py as a real process, on made photos of two colours."""
+"""examples/finetune.py as a real process, on made photos of two colors."""
 
 import json
 import re

@@ -13,7 +13,7 @@ from PIL import Image
 
 from snzoo.errors import SnzooError
 from snzoo.gates import LayerGates, average
-from snzoo.gates.chart import COLOURS, save_chart
+from snzoo.gates.chart import COLORS, save_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 ALL = ("IN", "LN", "BN")
@@ -26,16 +26,16 @@ TWO = [LayerGates("a<b>&\"'", ("IN", "LN"), (0.6, 0.4), (0.2, 0.8))]
 
 
 def bars(svg):
-    """id → (colour, left, top, width, height), in points."""
+    """id → (color, left, top, width, height), in points."""
     found = {}
     for group in ElementTree.fromstring(svg).iter(f"{SVG}g"):
         if re.fullmatch(r"\d+-(mean|var)-\d+-(IN|LN|BN)", group.get("id", "")):
             path = group.find(f"{SVG}path")
             numbers = [float(text) for text in re.findall(r"-?[\d.]+", path.get("d"))]
             xs, ys = numbers[::2], numbers[1::2]
-            colour = re.search(r"fill: (#\w+)", path.get("style"))[1]
+            color = re.search(r"fill: (#\w+)", path.get("style"))[1]
             size = max(xs) - min(xs), max(ys) - min(ys)
-            found[group.get("id")] = (colour, min(xs), min(ys), *size)
+            found[group.get("id")] = (color, min(xs), min(ys), *size)
     return found
 
 
@@ -56,8 +56,8 @@ def test_bars_are_stacked_in_the_order_of_depth_and_as_high_as_the_shares(svg, r
     drawn, right = bars(svg), 0.0
     for i, layer in enumerate([*layers, average(layers)]):
         stack = [drawn[f"{row}-{which}-{i}-{kind}"] for kind in ALL]
-        for kind, (colour, left, _, width, height) in zip(ALL, stack, strict=True):
-            assert colour == COLOURS[kind].lower() and left >= right and width > 1
+        for kind, (color, left, _, width, height) in zip(ALL, stack, strict=True):
+            assert color == COLORS[kind].lower() and left >= right and width > 1
             assert height == pytest.approx(layer.shares(which).get(kind, 0) * 1.3 * 72, abs=1e-3)
         for below, above in pairwise(stack):
             assert above[2] + above[4] == pytest.approx(below[2], abs=1e-3)
@@ -91,13 +91,13 @@ def test_the_same_gates_give_the_same_bytes_whatever_the_settings(tmp_path, svg)
     assert dict(matplotlib.rcParams) == before
 
 
-def test_png_shows_the_colours_at_a_size_to_print(tmp_path):
+def test_png_shows_the_colors_at_a_size_to_print(tmp_path):
     save_chart(tmp_path / "x.PNG", [("first", LAYERS)])
     with Image.open(tmp_path / "x.PNG") as image:
         width, height = image.size
         seen = {rgb for _, rgb in image.convert("RGB").getcolors(1 << 24)}
     assert width > height > 400
-    assert {tuple(bytes.fromhex(colour[1:])) for colour in COLOURS.values()} <= seen
+    assert {tuple(bytes.fromhex(color[1:])) for color in COLORS.values()} <= seen
 
 
 class Page(HTMLParser):

@@ -166,9 +166,9 @@ def test_a_parameter_may_depend_on_the_input():
     layer = make((3, 4, 2, 2))
     x = torch.randn(3, 4, 2, 2, dtype=torch.float64, requires_grad=True)
 
-    def second(normalise):
+    def second(normalize):
         weight = x.square().mean((0, 2, 3)).view(1, 4, 1, 1)
-        y = torch.func.functional_call(layer, {"weight": weight}, x) if normalise else None
+        y = torch.func.functional_call(layer, {"weight": weight}, x) if normalize else None
         if y is None:
             parameters, recipe = layer.parameters_and_recipe()
             y = switch_norm(x, parameters._replace(weight=weight), recipe)[0]

@@ -115,14 +115,14 @@ def test_float64_is_kept(constants, layout):
     assert_near(mean, x.mean(2))
     assert_near(var, x.var(2, correction=0))
     scale, bias = random(1, 9, dtype=DOUBLE), random(9, dtype=DOUBLE)
-    centred = x - mean[:, :, None]
-    y = centred * scale[:, :, None] + bias[:, None]
+    centered = x - mean[:, :, None]
+    y = centered * scale[:, :, None] + bias[:, None]
     assert_near(gpu.affine(x, mean, scale, bias), y)
     sums = gpu.gradient_sums(g, x, mean)
     assert_near(sums[0], g.sum(2))
-    assert_near(sums[1], (g * centred).sum(2))
+    assert_near(sums[1], (g * centered).sum(2))
     dx = gpu.input_gradient(g, x, mean, scale, mean, var)
-    assert_near(dx, scale[:, :, None] * g + mean[:, :, None] * centred + var[:, :, None])
+    assert_near(dx, scale[:, :, None] * g + mean[:, :, None] * centered + var[:, :, None])
 
 
 @run
@@ -170,8 +170,8 @@ def test_gradient_sums(shape, dtype, constants, layout):
     sum_g, sum_gx = gpu.gradient_sums(g, x, mean)
     assert sum_g.dtype == sum_gx.dtype == FLOAT
     assert_near(sum_g / shape[2], g.double().mean(2))
-    centred = x.double() - mean.double()[:, :, None]
-    assert_near(sum_gx / shape[2], (g.double() * centred).mean(2))
+    centered = x.double() - mean.double()[:, :, None]
+    assert_near(sum_gx / shape[2], (g.double() * centered).mean(2))
 
 
 @run

@@ -39,9 +39,9 @@ RECIPE = {
 def accuracy(correct, images, *, published=None, same=True):
     """What a document says of ``correct`` of ``images``."""
     z, p = 1.96, correct / images
-    centre = (p + z * z / (2 * images)) / (1 + z * z / images)
+    center = (p + z * z / (2 * images)) / (1 + z * z / images)
     half = z / (1 + z * z / images) * sqrt(p * (1 - p) / images + z * z / (4 * images**2))
-    low, high = (round(100 * bound, 4) for bound in (max(0, centre - half), min(1, centre + half)))
+    low, high = (round(100 * bound, 4) for bound in (max(0, center - half), min(1, center + half)))
     agrees = abs(100 * p - (published or 0)) <= 0.05 if same else low <= (published or 0) <= high
     return {
         "correct": correct,
@@ -55,7 +55,7 @@ def accuracy(correct, images, *, published=None, same=True):
 def make_model(name, *, classes, images=50, top1=76.0, published=None, same=True, seed=0):
     """A model that is right about ``images`` photos a class as often as chance has it.
 
-    Its total is set to ``top1`` per cent; each of its worst classes is taken for the next class.
+    Its total is set to ``top1`` percent; each of its worst classes is taken for the next class.
     """
     chance = random.Random(seed)
     counts = []
@@ -140,16 +140,16 @@ class Makers:
 
     @staticmethod
     def photos(root, classes, *, each=3):
-        """Class folders of photos in one colour each; returns name → colour."""
-        colours = {}
+        """Class folders of photos in one color each; returns name → color."""
+        colors = {}
         for i, name in enumerate(classes):
             for j in range(each):
-                colour = (20 + 19 * i % 200, 200 - 60 * j, 40 + 50 * j)
+                color = (20 + 19 * i % 200, 200 - 60 * j, 40 + 50 * j)
                 path = root / name / f"{j}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (300, 200), colour).save(path)
-                colours[f"{name}/{j}.png"] = colour
-        return colours
+                Image.new("RGB", (300, 200), color).save(path)
+                colors[f"{name}/{j}.png"] = color
+        return colors
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ FONTS = """
       sizes.push(parseFloat(window.getComputedStyle(texts.currentNode.parentElement).fontSize));
   return sizes;
 """
-COLOURS = """
+COLORS = """
   const found = new Set();
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
@@ -88,18 +88,18 @@ def test_it_can_be_read(browser, page):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_in_light_and_dark(browser, page, dark):
-    colours = browser.measure(page, COLOURS, dark=dark)
-    background = luminance(colours["page"])
+    colors = browser.measure(page, COLORS, dark=dark)
+    background = luminance(colors["page"])
     assert (background < 0.1) == dark
-    assert len(colours["text"]) >= 5  # text, muted, links, agreeing, differing
-    for colour in colours["text"]:
-        low, high = sorted([luminance(colour), background])
-        assert (high + 0.05) / (low + 0.05) >= 4.5, colour
+    assert len(colors["text"]) >= 5  # text, muted, links, agreeing, differing
+    for color in colors["text"]:
+        low, high = sorted([luminance(color), background])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, color
 
 
-def luminance(colour):
+def luminance(color):
     """WCAG's relative luminance of ``rgb(r, g, b)``."""
-    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    parts = [int(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(",")]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 

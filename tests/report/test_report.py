@@ -166,7 +166,7 @@ def test_reassessed_labels_have_columns_where_there_are_any(report, zoo):
 
 def test_thumbnails_are_the_images_themselves_small(report, make, tmp_path):
     names = ["cat", "cow", "dog"]
-    colours = make.photos(tmp_path / "photos", names)
+    colors = make.photos(tmp_path / "photos", names)
     model = make.model("a", classes=names)
     page = Page(report(make.document([model], path=str(tmp_path / "photos"), classes=names)))
     images = {attributes["alt"]: attributes for _, attributes, _ in page.all("img")}
@@ -177,7 +177,7 @@ def test_thumbnails_are_the_images_themselves_small(report, make, tmp_path):
         with Image.open(io.BytesIO(base64.b64decode(content))) as image:
             assert image.format == "JPEG" and max(image.size) < 128
             pixel = image.getpixel((60, 60))
-        assert max(abs(a - b) for a, b in zip(pixel, colours[name], strict=True)) < 8
+        assert max(abs(a - b) for a, b in zip(pixel, colors[name], strict=True)) < 8
 
 
 def test_without_its_images_the_page_says_so(report, make, tmp_path):
@@ -296,7 +296,7 @@ PAIR |= {"examples": []}
         (["run"], KeyError, "results.run is missing"),
         (["run", "seconds"], "13", "results.run.seconds has the wrong type"),
         (["run", "compile"], 0, "results.run.compile"),
-        (["run", "colour"], "red", "unknown field 'colour'"),
+        (["run", "color"], "red", "unknown field 'color'"),
         (["run", "seconds"], -1, "results.run: "),
         (["run", "seconds"], float("nan"), "results.run.seconds"),
         (["pixels", "exact"], None, "results.pixels.exact"),

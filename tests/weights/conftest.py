@@ -112,13 +112,13 @@ class Zoo:
         entry = {
             "architecture": architecture,
             "arguments": {"width": 8},
-            "parameters": None,
+            "num_params": None,
             "classes": CLASSES,
             "preprocessing": "small",
             "file": file | fields,
             "published": [],
             "training": None,
-            "licence": None,
+            "license": None,
             "provenance": "Made for a test.",
         }
         document = {"schema_version": 1, "preprocessing": {"small": RECIPE, "imagenet": RECIPE}}

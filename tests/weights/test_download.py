@@ -213,7 +213,7 @@ def resetting(connection):
 
 @pytest.fixture
 def raw_url():
-    """Serves one behaviour, byte by byte, on a socket of its own."""
+    """Serves one behavior, byte by byte, on a socket of its own."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connections = []
 

@@ -46,7 +46,7 @@ def with_biases(**options):
     return network.eval()
 
 
-def randomise(network):
+def randomize(network):
     """Every array matters to the logits; in the stem, variances so small that eps does, too."""
     generator = torch.Generator().manual_seed(5)
     for module in network.modules():
@@ -90,7 +90,7 @@ def logits(network):
 
 @torch.no_grad()
 def test_logits_are_those_of_a_network_with_biases_and_the_eps_of_keras(tmp_path):
-    reference = randomise(with_biases())
+    reference = randomize(with_biases())
     state = read_state(write_h5(tmp_path / "full.h5", reference))
     network = build(ARCHITECTURES["resnet50v1_bn"], stride_on="1x1").eval()
     network.load_state_dict(match(state, network.state_dict(), where="full.h5"))
@@ -105,7 +105,7 @@ def test_logits_are_those_of_a_network_with_biases_and_the_eps_of_keras(tmp_path
 @pytest.fixture(scope="module")
 def narrow():
     with torch.no_grad():
-        return randomise(with_biases(width=8, num_classes=3))
+        return randomize(with_biases(width=8, num_classes=3))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from snzoo.evaluate.records import Journal, Records, digest_of, run_folder
+from snzoo.evaluation.records import Journal, Records, digest_of, run_folder
 
 
 def filled(images=6, networks=2):

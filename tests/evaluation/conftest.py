@@ -7,7 +7,7 @@ from PIL import Image
 
 import snzoo
 from snzoo.data.samples import find_samples
-from snzoo.evaluate import Network
+from snzoo.evaluation import Network
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 ENTRY = snzoo.get_info("resnet18v1_sn")

@@ -16,7 +16,7 @@ from snzoo.data.decode import decoder
 from snzoo.data.imagenet import names_of
 from snzoo.data.samples import Samples
 from snzoo.errors import printable
-from snzoo.evaluate.accuracy import (
+from snzoo.evaluation.accuracy import (
     TOLERANCE,
     Accuracy,
     calibration_error,
@@ -24,7 +24,7 @@ from snzoo.evaluate.accuracy import (
     per_class,
     reassessed,
 )
-from snzoo.evaluate.run import Evaluation, resize_device
+from snzoo.evaluation.run import Evaluation, resize_device
 from snzoo.manifest import Entry, Result
 
 SCHEMA_VERSION = 1

@@ -30,11 +30,11 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval, in per cent."""
+        """95 % Wilson score interval, in percent."""
         z, n, p = 1.96, self.total, self.correct / self.total
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        center = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+        return 100 * max(0.0, center - half), 100 * min(1.0, center + half)
 
     def agrees(self, published: float, *, same_images: bool, tolerance: float = TOLERANCE) -> bool:
         """Within ``tolerance`` points on the published images, within the interval on others."""

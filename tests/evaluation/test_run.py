@@ -14,11 +14,11 @@ import snzoo
 from snzoo.cli import main
 from snzoo.data.samples import find_samples
 from snzoo.errors import DataError, SnzooError
-from snzoo.evaluate import evaluate
-from snzoo.evaluate.network import _tf32
-from snzoo.evaluate.processes import Processes
-from snzoo.evaluate.records import Journal, Records
-from snzoo.evaluate.run import Interrupted
+from snzoo.evaluation import evaluate
+from snzoo.evaluation.network import _tf32
+from snzoo.evaluation.processes import Processes
+from snzoo.evaluation.records import Journal, Records
+from snzoo.evaluation.run import Interrupted
 
 SHARED = Path(__file__).parents[3] / "shared"
 MSRA = snzoo.get_info("resnet50v1_bn_msra").preprocessing
@@ -106,7 +106,7 @@ def test_logits_that_are_not_finite_are_an_error(samples, make_network):
 def test_networks_of_fewer_than_five_classes_are_ranked(samples):
     torch.manual_seed(0)
     model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=3)
-    network = snzoo.evaluate.Network(model, MSRA)
+    network = snzoo.evaluation.Network(model, MSRA)
     result = evaluate([network], replace(samples, labels=(0, 1, 2) * 4))
     assert counts(result)[1] == 12 and (result.classes()[:, 3:] == -1).all()
 
@@ -136,7 +136,7 @@ def evaluate_share(network, samples, processes):
             [network], samples, batch_size=3, processes=Alone(processes.rank, processes.count)
         )
     except DataError:  # its share is empty
-        return snzoo.evaluate.Evaluation(samples, Records.empty(1, 12), 0, 1.0)
+        return snzoo.evaluation.Evaluation(samples, Records.empty(1, 12), 0, 1.0)
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 11])

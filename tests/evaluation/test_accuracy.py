@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from snzoo.evaluate.accuracy import (
+from snzoo.evaluation.accuracy import (
     Accuracy,
     accuracy,
     calibration_error,

@@ -1,4 +1,4 @@
-"""One pass over labelled images for any number of networks."""
+"""One pass over labeled images for any number of networks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tqdm import tqdm
 from snzoo.data.batches import Batch, count_batches, read_batches
 from snzoo.data.samples import Samples
 from snzoo.errors import DataError, SnzooError
-from snzoo.evaluate.accuracy import Accuracy, Classes, Labels, Probabilities, accuracy
-from snzoo.evaluate.network import Best, Network, check_finite
-from snzoo.evaluate.processes import Processes, local_cores
-from snzoo.evaluate.records import Journal, Records
+from snzoo.evaluation.accuracy import Accuracy, Classes, Labels, Probabilities, accuracy
+from snzoo.evaluation.network import Best, Network, check_finite
+from snzoo.evaluation.processes import Processes, local_cores
+from snzoo.evaluation.records import Journal, Records
 from snzoo.manifest import Preprocessing
 
 

@@ -108,7 +108,7 @@ class Network:
 
 @torch.inference_mode()
 def best_classes(model: nn.Module, x: Tensor, k: int) -> Best:
-    """The ``k`` best classes, at most all, of each normalised image of (N, 3, H, W).
+    """The ``k`` best classes, at most all, of each normalized image of (N, 3, H, W).
 
     A probability is NaN where a logit of its image is not finite.
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from snzoo.errors import SnzooError, printable
-from snzoo.evaluate.run import Evaluation
-from snzoo.weights.cache import saving
+from snzoo.evaluation.run import Evaluation
+from snzoo.files import write_atomically
 
 SUFFIXES = (".csv", ".ndjson", ".parquet")
 
@@ -37,10 +37,10 @@ def save_predictions(path: Path, evaluation: Evaluation, names: Sequence[str]) -
         names: of the networks.
 
     Raises:
-        CacheError: the file can't be written.
+        FileError: the file can't be written.
     """
     rows = _rows(evaluation, names)
-    with saving(path) as partial:
+    with write_atomically(path) as partial:
         if path.suffix.lower() == ".parquet":
             _write_parquet(partial, rows)
         else:

@@ -7,8 +7,8 @@ import pytest
 from pyarrow import parquet
 
 from snzoo.errors import CacheError, SnzooError
-from snzoo.evaluate import evaluate
-from snzoo.evaluate.predictions import check_suffix, save_predictions
+from snzoo.evaluation import evaluate
+from snzoo.evaluation.predictions import check_suffix, save_predictions
 
 
 def read(path):
