@@ -94,9 +94,9 @@ def evaluate(contender: Any, job: Job) -> dict[str, Any]:
 
 def _entry(job: Job) -> Entry:
     """Of the network; without one, of any with the reference's preprocessing."""
-    from snzoo.registry import describe
+    from snzoo.spec import ModelSpec
 
-    return describe(job.model or "resnet50v1_bn", job.weights)
+    return ModelSpec.find(job.model or "resnet50v1_bn", weights=job.weights)
 
 
 def _timed(images: int, start: float, middle: float) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from snzoo.errors import SnzooError
 from snzoo.evaluation import choose_device
 from snzoo.manifest import parse_description
 from snzoo.models.resnet import ResNet
-from snzoo.registry import describe
+from snzoo.spec import ModelSpec
 
 
 def parse_args() -> argparse.Namespace:
@@ -231,7 +231,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     args.device = choose_device(args.device)
     check_output(args.output)
-    entry = describe(args.model, args.weights)
+    entry = ModelSpec.find(args.model, weights=args.weights)
     recipe = entry.preprocessing.replace(resize=args.resize, crop=args.crop)
     train, validation = make_loaders(args, recipe.resize, recipe.crop)
     classes = train.dataset.classes

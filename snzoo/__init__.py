@@ -1,17 +1,50 @@
 """snzoo: the model zoo and inference hub for Switchable Normalization.
 
-Importing it is cheap: torch is imported by the first :func:`create_model`.
+``import snzoo`` is cheap: each name below is imported when it is first used.
 """
 
-from snzoo.finetune import parameter_groups
-from snzoo.registry import create_model, get_info, list_models
-from snzoo.share import push_to_hub, save_pretrained
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-__all__ = [
-    "create_model",
-    "get_info",
-    "list_models",
-    "parameter_groups",
-    "push_to_hub",
-    "save_pretrained",
-]
+if _TYPE_CHECKING:
+    from snzoo import nn as nn
+    from snzoo.finetune import parameter_groups as parameter_groups
+    from snzoo.registry import create_model as create_model
+    from snzoo.registry import get_info as get_info
+    from snzoo.registry import list_models as list_models
+    from snzoo.share import push_to_hub as push_to_hub
+    from snzoo.share import save_pretrained as save_pretrained
+
+    __version__: str
+
+_MODULES = {
+    "create_model": "registry",
+    "get_info": "registry",
+    "list_models": "registry",
+    "parameter_groups": "finetune",
+    "push_to_hub": "share",
+    "save_pretrained": "share",
+}
+__all__ = [*_MODULES, "nn"]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "nn":
+        return _import_module("snzoo.nn")
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("snzoo")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "0+unknown"
+    if name not in _MODULES:
+        raise AttributeError(f"module 'snzoo' has no attribute {name!r}")
+    value = getattr(_import_module(f"snzoo.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

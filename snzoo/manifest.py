@@ -61,7 +61,16 @@ class Preprocessing:
         return dataclasses.replace(self, channel_order="RGB", scale=1, mean=mean, std=std)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary."""
         return dataclasses.asdict(self)
+
+    def describe(self) -> str:
+        """Return the steps as a sentence."""
+        return (
+            f"Preprocessing: the shorter side to {self.resize} pixels (bilinear, antialiased), "
+            f"the center {self.crop}×{self.crop} pixels, {self.channel_order} from 0 to "
+            f"{self.scale}, minus {list(self.mean)}, divided by {list(self.std)}."
+        )
 
 
 def _check_class_names(classes: str | tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Networks to folders and to the Hugging Face hub, and so back by ``snzoo.create_model``."""
+"""Save a network to a file, a folder or the Hugging Face hub, for ``snzoo.create_model``."""
 
 from __future__ import annotations
 
@@ -7,172 +7,226 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snzoo.errors import SnzooError
+from snzoo.errors import ArgumentError, CheckpointError, UnexpectedArgumentError
 from snzoo.manifest import parse_description
-from snzoo.registry import HUB, get_info, layout_of
+from snzoo.spec import HUB, ModelSpec
 
 if TYPE_CHECKING:
-    from snzoo.manifest import Entry
-    from snzoo.models.resnet import ResNet
+    from torch import Tensor, nn
 
-SHOWN = 100  # classes on the card; all are in the configuration
+CLASSES_ON_CARD = 100  # all are in the configuration
 
 
 def save_pretrained(
-    model: ResNet, folder: str | Path, *, classes: Sequence[str] | None = None
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write ``model.safetensors``, ``config.json`` and a model card ``README.md``.
+    """Save a classifier so that ``snzoo.create_model(path)`` creates it again.
 
-    ``snzoo.create_model(FOLDER)`` gives the network again. The card names the origin and the
-    license of the zoo's weights where ``model`` was created by the name of a zoo model: create
-    what is trained from random weights by the name of its architecture.
+    A folder gets ``model.safetensors``, ``config.json`` and a model card ``README.md``; a path
+    that ends in ``.safetensors`` becomes one file, which describes itself. The card names the
+    origin and the license of the zoo's weights if the model was created by the name of a zoo
+    model, so create a network that is trained from scratch by the name of its architecture.
+
+    If the parameters are sharded (FSDP's ``fully_shard``), every process must call it; they are
+    gathered, and the process of rank 0 writes.
 
     Args:
-        model: what ``snzoo.create_model`` gave, finetuned or not.
-        folder: made where there is none; other files in it are left alone, and a ``README.md``
-            that people wrote or edited.
-        classes: their names, where the network's are not those that its zoo model or folder
-            has, as after ``reset_classifier``. A network without a classifier needs none.
+        model: What ``snzoo.create_model`` returned, finetuned or not.
+        path: The folder, which is created if it does not exist, or the file. Other files in the
+            folder, and a ``README.md`` that a user wrote or edited, are left alone.
+        classes: The names of the classes, if they differ from those of the zoo model or the
+            checkpoint, as after ``reset_classifier``. Not needed without a classifier.
+        state_dict: The tensors to save instead of the model's own, e.g. averaged weights.
 
     Raises:
-        SnzooError: the names of the classes are unknown, the network is none of
-            ``create_model`` or was changed since, or the folder can't be written.
+        UnexpectedArgumentError: ``model`` is a wrapper, or does not come from ``create_model``.
+        ArgumentError: the names of the classes are unknown.
+        CheckpointError: the network was changed since it was created, or cannot be written.
     """
-    if not os.fspath(folder):  # Path("") would be the current folder
-        raise SnzooError("folder must not be empty; the current one is '.'")
-    _save(model, Path(folder), classes, source="FOLDER")
+    if not os.fspath(path):  # Path("") would be the current folder
+        raise ArgumentError("the path must not be empty; the current folder is '.'")
+    path = Path(path)
+    spec, description = _describe(model, classes)
+    tensors = _gather(model.state_dict() if state_dict is None else state_dict)
+    if tensors is not None:
+        _save(path, tensors, spec, description, source=path.name or "FOLDER")
 
 
 def push_to_hub(
-    model: ResNet,
-    repo: str,
+    model: nn.Module,
+    repo_id: str,
     *,
     classes: Sequence[str] | None = None,
     private: bool = False,
-    message: str = "A network of snzoo",
+    commit_message: str = "Upload a network of snzoo",
+    token: str | None = None,
+    revision: str | None = None,
 ) -> str:
-    """:func:`save_pretrained` into the repository ``OWNER/NAME`` of the Hugging Face hub.
+    """Save a classifier to a repository of the Hugging Face hub, as one commit.
 
-    It is made where there is none. ``snzoo.create_model("hf-hub:OWNER/NAME")`` gives the
-    network again. Needs the extra ``hub`` and a login (``hf auth login``, or ``HF_TOKEN``).
+    ``snzoo.create_model("hf-hub:OWNER/NAME")`` creates it again. Needs the extra ``hub``.
 
     Args:
-        model, classes: as in :func:`save_pretrained`.
-        repo: its other files stay, and a model card that people wrote or edited.
-        private: whether only its owner sees it; one that exists must be so already.
-        message: of the commit.
+        model, classes: See :func:`save_pretrained`.
+        repo_id: ``OWNER/NAME``; it is created if it does not exist. Its other files, and a model
+            card that a user wrote or edited, are left alone.
+        private: Create a private repository. An existing one must be private already.
+        commit_message: The message of the commit.
+        token: The access token; default: that of ``hf auth login`` or ``HF_TOKEN``.
+        revision: The branch; default: the main one.
 
     Returns:
-        The repository's address.
+        The address of the repository.
 
     Raises:
-        DownloadError: the hub can't be reached, or refuses; OfflineError under
-            ``SNZOO_OFFLINE=1``.
-        SnzooError: as :func:`save_pretrained`, or the repository is public and shouldn't be.
+        DownloadError: the hub cannot be reached or refuses; OfflineError: ``SNZOO_OFFLINE=1``.
+        ArgumentError: the repository is public although ``private`` is set, or ``repo_id`` is
+            malformed; and the errors of :func:`save_pretrained`.
+        MissingPackageError: huggingface_hub is not installed.
     """
     from snzoo.weights.hub import upload_folder
 
     with tempfile.TemporaryDirectory() as name:
-        _save(model, Path(name), classes, source=HUB + repo)
-        return upload_folder(Path(name), repo, private=private, message=message)
+        spec, description = _describe(model, classes)
+        tensors = _gather(model.state_dict())
+        if tensors is None:  # another process uploads
+            return ""
+        _save(Path(name), tensors, spec, description, source=HUB + repo_id)
+        return upload_folder(
+            Path(name),
+            repo_id,
+            private=private,
+            commit_message=commit_message,
+            token=token,
+            revision=revision,
+        )
 
 
-def _save(model: ResNet, folder: Path, classes: Sequence[str] | None, *, source: str) -> None:
-    from snzoo.weights import match, save_folder
+def _save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    spec: ModelSpec,
+    description: dict[str, Any],
+    *,
+    source: str,
+) -> None:
+    from snzoo.weights import match, save_description, save_folder
 
-    entry, description = _describe(model, classes)
-    # What was changed since it was created could not be created again.
-    state = match(model.state_dict(), layout_of(entry), where="what is to be saved")
-    save_folder(folder, state, description, _card(entry, source))
+    # A network that was changed since it was created could not be created again.
+    state = match(tensors, spec.layout(), where="the network to save")
+    if path.suffix == ".safetensors":
+        save_description(path, state, description)
+    else:
+        save_folder(path, state, description, model_card(spec, source))
 
 
-def _describe(model: ResNet, classes: Sequence[str] | None) -> tuple[Entry, dict[str, Any]]:
-    """What the network is, and the same as the document to write."""
+def _gather(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the whole tensors of a sharded state dict; None in processes that need not write."""
+    if not any(hasattr(value, "full_tensor") for value in state.values()):  # no DTensor
+        return dict(state)
+    from torch import distributed
+
+    whole = {
+        key: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for key, value in state.items()
+    }
+    return whole if distributed.get_rank() == 0 else None
+
+
+def _describe(model: nn.Module, classes: Sequence[str] | None) -> tuple[ModelSpec, dict[str, Any]]:
+    """Return what the network is, and the same as the document to write."""
     from snzoo.models.resnet import ResNet
 
-    entry: Entry | None = model.entry if isinstance(model, ResNet) else None
-    if entry is None:
-        raise SnzooError(
-            "only a classifier that snzoo.create_model made can be saved so, and itself rather "
-            f"than what wraps it, got {type(model).__name__}"
+    spec = model.spec if isinstance(model, ResNet) else None
+    if not isinstance(model, ResNet) or not isinstance(spec, ModelSpec):
+        raise UnexpectedArgumentError(
+            "pass the classifier that snzoo.create_model returned, not a wrapper such as "
+            f"DistributedDataParallel (its .module) or Sequential, got {type(model).__name__}"
         )
     if isinstance(classes, str):
-        raise SnzooError(f"classes must be a list of names, got {classes!r}")
-    named = entry.classes if classes is None and model.num_classes else tuple(classes or ())
-    entry = dataclasses.replace(entry, classes=named)
-    if entry.num_classes != model.num_classes:
-        raise SnzooError(
-            f"the network has {model.num_classes} classes, but {entry.num_classes} names are "
+        raise UnexpectedArgumentError(f"classes must be a list of names, got {classes!r}")
+    named = spec.classes if classes is None and model.num_classes else tuple(classes or ())
+    spec = dataclasses.replace(spec, classes=named)
+    if spec.num_classes != model.num_classes:
+        raise ArgumentError(
+            f"the network has {model.num_classes} classes, but {spec.num_classes} names are "
             "known; name them: classes=[...]"
         )
+    _check_head(model)
     description = {
-        "model": entry.name,
-        "arguments": entry.arguments,
-        "classes": entry.classes,
-        "preprocessing": entry.preprocessing.as_dict(),
+        "model": spec.name,
+        "arguments": spec.arguments,
+        "classes": spec.classes,
+        "preprocessing": spec.preprocessing.as_dict(),
     }
-    as_read: dict[str, Any] = json.loads(json.dumps(description))
-    parse_description(as_read, "the description")  # raises where nobody could read it
-    return entry, as_read
+    document: dict[str, Any] = json.loads(json.dumps(description))
+    parse_description(document, "the description")  # raises if create_model could not read it
+    return spec, document
 
 
-def _card(entry: Entry, source: str) -> str:
-    """The hub's metadata, and what a reader must know to use the network."""
-    task = "image-classification" if entry.classes else "image-feature-extraction"
-    arguments = json.dumps(entry.arguments)
+def _check_head(model: Any) -> None:
+    from torch import nn
+
+    if not isinstance(model.fc, (nn.Linear, nn.Identity)):
+        raise CheckpointError(
+            f"fc is a {type(model.fc).__name__}; only a head of one nn.Linear can be saved: call "
+            "model.reset_classifier(N) and use drop_rate=... of create_model for dropout, or save "
+            "model.state_dict() yourself"
+        )
+
+
+def model_card(spec: ModelSpec, source: str) -> str:
+    """Return a model card in Markdown: the hub's metadata, and what a user must know."""
+    task = "image-classification" if spec.classes else "image-feature-extraction"
+    metadata = ["---", "library_name: snzoo", f"pipeline_tag: {task}", *_license(spec), "---"]
     sections = [
-        "\n".join(["---", "library_name: snzoo", f"pipeline_tag: {task}", *_license(entry), "---"]),
-        f"# A {entry.architecture} of snzoo",
-        f"Created as `{entry.name}` with the arguments `{arguments}`.",
-        _origin(entry),
+        "\n".join(metadata),
+        f"# A {spec.architecture} of snzoo",
+        f"Created as `{spec.name}` with the arguments `{json.dumps(spec.arguments)}`.",
+        _origin(spec),
         f"```python\nimport snzoo\n\nmodel = snzoo.create_model({json.dumps(source)}).eval()\n```",
-        _preprocessing(entry),
-        _classes(entry),
+        spec.preprocessing.describe(),
+        _classes(spec),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _license(entry: Entry) -> list[str]:
-    """As the hub spells it: in small letters, or "other"."""
-    if not entry.file or not entry.license:
+def _license(spec: ModelSpec) -> list[str]:
+    """Return the license as the hub spells it: in lower case, or "other"."""
+    if not spec.file or not spec.license:
         return []
-    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", entry.license.lower())
-    return [f"license: {entry.license.lower() if known else 'other'}"]
+    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", spec.license.lower())
+    return [f"license: {spec.license.lower() if known else 'other'}"]
 
 
-def _origin(entry: Entry) -> str:
-    """Of the zoo's weights; what the network was trained on since, nobody told."""
-    if not entry.file:
+def _origin(spec: ModelSpec) -> str:
+    """Return where the zoo's weights come from; later training data is not known."""
+    if not spec.file:
         return ""
-    provenance = get_info(entry.name).provenance  # not where this network was loaded from
+    provenance = ModelSpec.find(spec.name).provenance  # not where this network was loaded from
     return (
         f"The zoo's weights of that name: {provenance} Their license: "
-        f"{entry.license or 'not stated'}. What was finetuned from them is bound by it, too."
+        f"{spec.license or 'not stated'}. It also binds networks that were finetuned from them."
     )
 
 
-def _preprocessing(entry: Entry) -> str:
-    recipe = entry.preprocessing
-    return (
-        f"Preprocessing: the shorter side to {recipe.resize} pixels (bilinear, antialiased), the "
-        f"central {recipe.crop}×{recipe.crop} pixels, {recipe.channel_order} from 0 to "
-        f"{recipe.scale}, minus {list(recipe.mean)}, divided by {list(recipe.std)}."
-    )
-
-
-def _classes(entry: Entry) -> str:
-    if isinstance(entry.classes, str):
+def _classes(spec: ModelSpec) -> str:
+    if isinstance(spec.classes, str):
         return "Classes: the 1,000 of ImageNet-1k."
-    if not entry.classes:
-        return "No classes: it gives the mean of its last map."
-    # Indented, no name can be markup: each is printable, so of one line.
-    lines = [f"    {name}" for name in entry.classes[:SHOWN]]
-    more = len(entry.classes) - SHOWN
+    if not spec.classes:
+        return "No classes: the network returns the mean of its last map."
+    # Indented, no name can be markup: each one is printable, so it fills one line.
+    lines = [f"    {name}" for name in spec.classes[:CLASSES_ON_CARD]]
+    more = len(spec.classes) - CLASSES_ON_CARD
     return "\n".join(
-        [f"Classes ({len(entry.classes)}):", "", *lines]
+        [f"Classes ({len(spec.classes)}):", "", *lines]
         + ([f"\nand {more} more, in config.json."] if more > 0 else [])
     )

@@ -23,14 +23,14 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from snzoo.errors import ArgumentError
-from snzoo.models.resnet import FeaturePyramid
+from snzoo.models.features import FeatureExtractor
 from snzoo.nn import SwitchNorm2d
 
 FPN_CHANNELS = 256  # Lin et al. 2017
 
 
 def faster_rcnn(
-    backbone: FeaturePyramid, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
+    backbone: FeatureExtractor, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
 ) -> FasterRCNN:
     """Faster R-CNN with an FPN (Ren et al. 2015; Lin et al. 2017).
 
@@ -53,14 +53,14 @@ def faster_rcnn(
 
 
 def mask_rcnn(
-    backbone: FeaturePyramid, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
+    backbone: FeatureExtractor, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
 ) -> MaskRCNN:
     """Mask R-CNN with an FPN (He et al. 2017); arguments and errors of :func:`faster_rcnn`."""
     body = _Detection(backbone, frozen_stages)
     return MaskRCNN(body, num_classes, **body.normalization() | options)
 
 
-def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
+def deeplabv3(backbone: FeatureExtractor, *, num_classes: int) -> DeepLabV3:
     """DeepLab v3 (Chen et al. 2017) over a dilated backbone.
 
     It takes images (N, 3, H, W) that were normalized as those of the backbone's weights, and
@@ -79,7 +79,7 @@ def deeplabv3(backbone: FeaturePyramid, *, num_classes: int) -> DeepLabV3:
     return _segmenter(DeepLabV3, DeepLabHead, backbone, num_classes)
 
 
-def fcn(backbone: FeaturePyramid, *, num_classes: int) -> FCN:
+def fcn(backbone: FeatureExtractor, *, num_classes: int) -> FCN:
     """FCN (Long et al. 2015) over a dilated backbone; all else as :func:`deeplabv3`."""
     return _segmenter(FCN, FCNHead, backbone, num_classes)
 
@@ -87,18 +87,18 @@ def fcn(backbone: FeaturePyramid, *, num_classes: int) -> FCN:
 class _Detection(nn.Module):
     """A backbone under an FPN, as torchvision's detectors want it."""
 
-    def __init__(self, backbone: FeaturePyramid, frozen_stages: int | None) -> None:
+    def __init__(self, backbone: FeatureExtractor, frozen_stages: int | None) -> None:
         super().__init__()
         _check(backbone, [(1, 2, 3, 4)])
-        if backbone.entry is None or backbone.conv1.in_channels != 3:
+        if backbone.spec is None or backbone.conv1.in_channels != 3:
             raise ArgumentError("a detector's backbone is made by snzoo.create_model, in_chans 3")
         backbone.freeze(frozen_stages)
         self.body = backbone
         self.fpn = FeaturePyramidNetwork(
-            list(backbone.channels), FPN_CHANNELS, extra_blocks=LastLevelMaxPool()
+            backbone.feature_info.channels(), FPN_CHANNELS, extra_blocks=LastLevelMaxPool()
         )
         self.out_channels = FPN_CHANNELS
-        self.recipe = backbone.entry.preprocessing
+        self.recipe = backbone.spec.preprocessing
 
     def normalization(self) -> dict[str, list[float]]:
         """What torchvision is to do, with RGB from 0 to 1."""
@@ -114,7 +114,7 @@ class _Detection(nn.Module):
 class _Maps(nn.Module):
     """A backbone's maps by the names that torchvision's segmenters know."""
 
-    def __init__(self, backbone: FeaturePyramid) -> None:
+    def __init__(self, backbone: FeatureExtractor) -> None:
         super().__init__()
         self.body = backbone
 
@@ -125,22 +125,22 @@ class _Maps(nn.Module):
 def _segmenter(
     make: Callable[..., Any],
     make_head: Callable[[int, int], nn.Module],
-    backbone: FeaturePyramid,
+    backbone: FeatureExtractor,
     num_classes: int,
 ) -> Any:
     _check(backbone, [(4,), (3, 4)])
-    if backbone.strides[-1] > 16:
+    stride = backbone.feature_info.reduction()[-1]
+    if stride > 16:
         raise ArgumentError(
-            f"the backbone's last map has stride {backbone.strides[-1]}; make it with "
-            "output_stride=8 or 16"
+            f"the backbone's last map has stride {stride}; create it with output_stride=8 or 16"
         )
-    *others, channels = backbone.channels
+    *others, channels = backbone.feature_info.channels()
     head = _normalize_alike(make_head(channels, num_classes), backbone)
     aux = _normalize_alike(FCNHead(others[-1], num_classes), backbone) if others else None
     return make(_Maps(backbone), head, aux)
 
 
-def _normalize_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
+def _normalize_alike(head: nn.Module, backbone: FeatureExtractor) -> nn.Module:
     """``head`` with SN for its batch norms, where the backbone has SN."""
     like = backbone.norm(1)
     if not isinstance(like, SwitchNorm2d):
@@ -153,8 +153,8 @@ def _normalize_alike(head: nn.Module, backbone: FeaturePyramid) -> nn.Module:
     return head
 
 
-def _check(backbone: FeaturePyramid, accepted: Sequence[tuple[int, ...]]) -> None:
-    if not isinstance(backbone, FeaturePyramid) or backbone.out_indices not in accepted:
+def _check(backbone: FeatureExtractor, accepted: Sequence[tuple[int, ...]]) -> None:
+    if not isinstance(backbone, FeatureExtractor) or backbone.out_indices not in accepted:
         wanted = " or ".join(map(str, accepted))
         raise ArgumentError(
             f"the backbone must be of snzoo.create_model(..., features_only=True, "

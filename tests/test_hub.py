@@ -20,10 +20,10 @@ assert names == sorted(snzoo.list_models()), names
 for name in names:
     model = torch.hub.load(".", name, source="local", trust_repo=True, width=8, num_classes=2)
     assert model.fc.out_features == 2
-    pyramid = torch.hub.load(
+    maps = torch.hub.load(
         ".", name, source="local", trust_repo=True, width=8, features_only=True, output_stride=16
     )
-    assert pyramid.strides[-1] == 16 and len(pyramid.channels) == 4
+    assert maps.feature_info.reduction()[-1] == 16 and len(maps.out_indices) == 4
     text = torch.hub.help(model=name, **github)
     assert all(word in text for word in ("pretrained", "features_only", "License")), text
     assert all(f"{result.top1:.2f}" in text for result in snzoo.get_info(name).published), text

@@ -9,7 +9,7 @@ import pytest
 
 from snzoo.errors import ManifestError
 from snzoo.manifest import load_manifest, parse_manifest
-from snzoo.registry import layout_of, list_models
+from snzoo.registry import get_info, list_models
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
@@ -43,16 +43,16 @@ def test_no_checksum_is_claimed_for_files_published_without_one():
 
 @pytest.mark.parametrize("name", list(DOCUMENT["models"]))
 def test_parameter_counts_are_those_of_the_networks(name):
-    entry = load_manifest().models[name]
+    entry = get_info(name)
     buffers = ("running_mean", "running_var", "num_batches_tracked")
-    counts = [v.numel() for key, v in layout_of(entry).items() if not key.endswith(buffers)]
+    counts = [v.numel() for key, v in entry.layout().items() if not key.endswith(buffers)]
     assert sum(counts) == entry.num_params
 
 
 @pytest.mark.parametrize("name", list(DOCUMENT["models"]))
 def test_fingerprints_and_comparison_fit_what_they_describe(name):
-    entry = load_manifest().models[name]
-    layout = layout_of(entry)
+    entry = get_info(name)
+    layout = entry.layout()
     for key, values in entry.file.fingerprint.items():
         assert layout[key].shape == (len(values),)
     comparison = load_manifest().comparison

@@ -168,7 +168,7 @@ def test_a_detector_normalizes_as_its_weights_want_it(name):
         (tasks.faster_rcnn, {"out_indices": (3, 4)}, r"out_indices=\(1, 2, 3, 4\)"),
         (tasks.mask_rcnn, {"in_chans": 1}, "in_chans 3"),
         (tasks.fcn, {"output_stride": 8}, r"out_indices=\(4,\) or \(3, 4\)"),
-        (tasks.deeplabv3, {"out_indices": (4,)}, "stride 32; make it with output_stride=8 or 16"),
+        (tasks.deeplabv3, {"out_indices": (4,)}, "stride 32; create it with output_stride=8 or 16"),
     ],
 )
 def test_a_backbone_that_does_not_fit_is_refused(make, arguments, message):

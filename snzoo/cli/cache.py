@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from snzoo.errors import CheckpointError, SnzooError
-from snzoo.manifest import Entry, load_manifest
-from snzoo.registry import get_info, layout_of, list_models
+from snzoo.manifest import load_manifest
+from snzoo.registry import get_info, list_models
+from snzoo.spec import ModelSpec
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -45,7 +45,7 @@ def run_fetch(args: argparse.Namespace) -> int:
     status = 0
     for entry in _entries(args.names):
         try:
-            print(f"{entry.name}: {obtain(entry, partial(layout_of, entry))}", flush=True)
+            print(f"{entry.name}: {obtain(entry, entry.layout)}", flush=True)
         except SnzooError as error:  # the others may do better
             print(f"snzoo: {error}", file=sys.stderr)
             status = 1
@@ -56,7 +56,7 @@ def run_import(args: argparse.Namespace) -> int:
     from snzoo.weights import import_file
 
     entry = get_info(args.model) if args.model else _guess(args.file)
-    path = import_file(entry, args.file, partial(layout_of, entry))
+    path = import_file(entry, args.file, entry.layout)
     print(f"{entry.name}: {path}")
     return 0
 
@@ -112,7 +112,7 @@ def run_pin(args: argparse.Namespace) -> int:
     return 0
 
 
-def _entries(names: list[str]) -> list[Entry]:
+def _entries(names: list[str]) -> list[ModelSpec]:
     """Wildcards stand for models with weights; an exact name must exist."""
     entries = []
     for name in names:
@@ -123,11 +123,11 @@ def _entries(names: list[str]) -> list[Entry]:
     return entries
 
 
-def _guess(file: Path) -> Entry:
+def _guess(file: Path) -> ModelSpec:
     """The model whose published file has this name."""
     for entry in load_manifest().models.values():
         if entry.file is not None and entry.file.name == file.name:
-            return entry
+            return get_info(entry.name)
     raise CheckpointError(
         f"no published file is named {file.name}; say which model it is: "
         f"snzoo import {file} --model NAME"

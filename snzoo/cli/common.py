@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from snzoo.errors import SnzooError
 from snzoo.manifest import Photos, load_manifest
-from snzoo.registry import create_model, describe, get_info, list_models, resolve
+from snzoo.registry import get_info, list_models
+from snzoo.spec import ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,15 +46,16 @@ def add_device_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", metavar="DEVICE", help=about)
 
 
-def choose_entry(args: argparse.Namespace, name: str | None) -> Entry:
+def choose_entry(args: argparse.Namespace, name: str | None) -> ModelSpec:
     """What ``name`` and ``--weights`` are, the demo where neither is given.
 
     ``args.weights`` is then the file or folder on this machine that brings the weights.
     """
     if name is None and not args.weights:
         name = demo().model
-    name, args.weights = resolve(name, args.weights)
-    return describe(name, args.weights)
+    spec = ModelSpec.find(name, weights=args.weights)
+    args.weights = spec.weights
+    return spec
 
 
 def check_classifies_photos(entry: Entry, args: argparse.Namespace) -> None:
@@ -75,7 +77,7 @@ def check_survives(output: Path, weights: Path | None) -> None:
         raise SnzooError(f"{output} is not overwritten: it is an input; name another file")
 
 
-def expand_names(patterns: Sequence[str]) -> list[Entry]:
+def expand_names(patterns: Sequence[str]) -> list[ModelSpec]:
     """Names as they are; wildcards stand for the networks with weights, of one set of classes.
 
     Those classes are the ones of the plain names, or else ImageNet's; networks of others
@@ -105,8 +107,8 @@ def expand_names(patterns: Sequence[str]) -> list[Entry]:
     return list(entries.values())
 
 
-def load_model(args: argparse.Namespace, entry: Entry) -> ResNet:
-    return create_model(entry.name, pretrained=args.weights is None, weights=args.weights)
+def load_model(args: argparse.Namespace, entry: ModelSpec) -> ResNet:
+    return entry.load()
 
 
 def demo() -> Photos:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from snzoo.evaluation.processes import Processes
     from snzoo.evaluation.records import Journal
     from snzoo.manifest import Entry
+    from snzoo.spec import ModelSpec
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(
-    args: argparse.Namespace, entries: Sequence[Entry], device: str, processes: Processes
+    args: argparse.Namespace, entries: Sequence[ModelSpec], device: str, processes: Processes
 ) -> int:
     from snzoo.data.imagenet import real_labels_of
     from snzoo.evaluation import evaluate
@@ -224,7 +225,7 @@ def _check_inputs_survive(args: argparse.Namespace) -> None:
             )
 
 
-def _choose_entries(args: argparse.Namespace) -> list[Entry]:
+def _choose_entries(args: argparse.Namespace) -> list[ModelSpec]:
     if args.weights and args.model and len(args.model) > 1:
         raise SnzooError(f"{args.weights} is the checkpoint of one network: name one model")
     names = args.model or [None]
@@ -247,7 +248,7 @@ def _find_samples(args: argparse.Namespace, entries: Sequence[Entry]) -> Samples
     return demo_samples(demo(), first.classes)
 
 
-def _networks(args: argparse.Namespace, entries: Sequence[Entry], device: str) -> list[Network]:
+def _networks(args: argparse.Namespace, entries: Sequence[ModelSpec], device: str) -> list[Network]:
     from snzoo.evaluation import Network
 
     return [

@@ -8,7 +8,7 @@ from typing import Any
 
 from snzoo.cli.common import add_model_options, check_survives, choose_entry, load_model, path
 from snzoo.errors import SnzooError
-from snzoo.registry import HUB
+from snzoo.spec import HUB
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:

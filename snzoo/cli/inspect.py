@@ -7,14 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from snzoo.cli.common import check_survives, path
 from snzoo.errors import printable
 from snzoo.gates import KINDS, LayerGates, average, no_gates, read_gates
-from snzoo.registry import get_info, layout_of, list_models, resolve
+from snzoo.registry import list_models
+from snzoo.spec import ModelSpec
 
 Model = tuple[str, list[LayerGates]]
 
@@ -71,15 +71,18 @@ def _read(model: str) -> list[LayerGates]:
     """The gates of a checkpoint, a file or a folder that holds it, or of a zoo name's weights."""
     from snzoo.weights import obtain, read_state, weights_of
 
-    _, source = resolve(model)  # a folder, or one on the hub
     names_file = os.path.basename(model) != model or model.lower().endswith(CHECKPOINTS)
-    if source or names_file or os.path.isfile(model):
-        file = weights_of(source or Path(model))
+    if os.path.isfile(model) or (
+        names_file and not model.startswith("hf-hub:") and not os.path.isdir(model)
+    ):
+        return read_gates(read_state(Path(model)), where=model)
+    entry = ModelSpec.find(model)
+    if entry.weights:
+        file = weights_of(entry.weights)
         return read_gates(read_state(file), where=file)
-    entry = get_info(model)
     if entry.file and entry.name not in list_models(norm="sn"):  # spares the download
         raise no_gates(entry.name)
-    weights = obtain(entry, partial(layout_of, entry))
+    weights = obtain(entry, entry.layout)
     return read_gates(read_state(weights), where=weights)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from snzoo.cli.common import MODEL
 from snzoo.errors import SnzooError
 from snzoo.manifest import Entry, File
 from snzoo.models.architectures import NORMS
-from snzoo.registry import describe, get_info, list_models, resolve
+from snzoo.registry import get_info, list_models
+from snzoo.spec import ModelSpec
 
 Key = Callable[[Entry], Any]
 
@@ -60,9 +61,8 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    name, source = resolve(args.name)
-    entry = describe(name, source)
-    if source is not None:  # what is known of the zoo's file is not known of this one
+    entry = ModelSpec.find(args.name)
+    if entry.weights is not None:  # what is known of the zoo's file is not known of this one
         entry = replace(entry, num_params=None, training=None, file=None)
     if args.json:
         print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
@@ -96,7 +96,7 @@ def run_info(args: argparse.Namespace) -> int:
     return 0
 
 
-def markdown_table(entries: list[Entry]) -> str:
+def markdown_table(entries: Sequence[Entry]) -> str:
     """The zoo's table in the README, which a test holds to this."""
     lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' license |"]
     lines.append("| --- | ---: | ---: | ---: | --- | --- | --- |")

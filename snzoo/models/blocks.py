@@ -9,13 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from snzoo.models.architectures import StrideOn
 from snzoo.nn import norm_relu
-
-StrideOn = Literal["3x3", "1x1", "last_unit"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ class Sampling(NamedTuple):
 class Named(nn.Module):
     """A module whose norms are called ``<prefix><which>``."""
 
-    def __init__(self, norm: NormLayer) -> None:
+    def __init__(self, prefix: str) -> None:
         super().__init__()
-        self.prefix = norm.prefix
+        self.prefix = prefix
 
     def add_norm(self, which: int | str, layer: nn.Module) -> None:
         self.add_module(f"{self.prefix}{which}", layer)
@@ -68,7 +67,7 @@ class Block(Named, ABC):
         norm: NormLayer,
         stride_on: StrideOn,
     ) -> None:
-        super().__init__(norm)
+        super().__init__(norm.prefix)
         kernels = (1, 3, 1) if bottleneck else (3, 3)
         self.out_channels = width * 4 if bottleneck else width
         self.channels = (in_channels, *(width,) * (len(kernels) - 1), self.out_channels)

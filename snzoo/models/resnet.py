@@ -1,20 +1,21 @@
-"""ResNet v1 and v2 over any norm layer: a backbone, and what stands on it.
+"""ResNet v1 and v2 (He et al. 2016, arXiv 1512.03385 and 1603.05027) over any norm layer.
 
-:class:`Backbone` is the stem and the four stages; :class:`ResNet` classifies with it and
-:class:`FeaturePyramid` gives the maps of several stages, for detection and segmentation.
-State dicts have the published keys in all three.
+State dicts have the published keys.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snzoo.errors import ArgumentError
+from snzoo.models.architectures import StrideOn
 from snzoo.models.blocks import (
     Block,
     BlockV1,
@@ -22,90 +23,55 @@ from snzoo.models.blocks import (
     Named,
     NormLayer,
     Sampling,
-    StrideOn,
     conv2d,
 )
+from snzoo.models.stem import adapt_input
 from snzoo.nn import norm_relu
 
+if TYPE_CHECKING:
+    from snzoo.manifest import Entry
+
 STAGES = 4
-LARGEST = 1_000_000  # more is a typing mistake rather than a size
+LARGEST = 1_000_000  # a larger size is a typing mistake
 
 
-class FeatureInfo(NamedTuple):
-    """A map that the network can give: its channels, the pixels of the input a position.
+class Level(TypedDict):
+    """A map that the network computes, described with timm's keys.
 
-    It is the output of ``module``, or where that is a norm, the ReLU of it.
+    ``num_chs`` is its number of channels and ``reduction`` its stride in pixels of the input. It
+    is the output of ``module``, or the ReLU of it where that is a norm.
     """
 
     module: str
-    channels: int
-    stride: int
+    num_chs: int
+    reduction: int
 
 
 class Backbone(Named):
-    """Stem and four stages, for (N, in_chans, H, W) with H, W ≥ 32.
+    """A stem and up to four stages, for images (N, in_chans, H, W) with H, W ≥ 32.
+
+    Subclasses add the modules: ``conv1``, the norm ``sn1`` (or ``bn1``, ``gn1``), ``layer1`` to
+    ``layer4`` and, in v2, the norm ``sn_out``.
 
     Attributes:
-        feature_info: the five maps that :meth:`forward_levels` gives: 0 is the stem's, behind
-            its ReLU and before the max pool, 1 to 4 are the stages'.
-        frozen_stages: see :meth:`freeze`; None where nothing is frozen.
-        entry: the :class:`snzoo.manifest.Entry` that ``snzoo.create_model`` made it from.
+        frozen_stages: See :meth:`freeze`; None if nothing is frozen.
+        spec: What the network is: its name, options, classes and preprocessing. None if it was
+            not made by ``snzoo.create_model``.
     """
 
-    entry: Any = None
+    spec: Entry | None = None
+    conv1: nn.Conv2d
 
-    def __init__(
-        self,
-        version: Literal[1, 2],
-        layers: Sequence[int],
-        *,
-        bottleneck: bool,
-        norm: NormLayer,
-        in_chans: int = 3,
-        width: int = 64,
-        stride_on: StrideOn = "3x3",
-        output_stride: int = 32,
-        **block_options: Any,
-    ) -> None:
-        super().__init__(norm)
+    def __init__(self, version: Literal[1, 2], prefix: str) -> None:
+        super().__init__(prefix)
         self.version = version
         self.frozen_stages: int | None = None
-        block: Callable[..., Block] = partial(
-            BlockV1 if version == 1 else BlockV2,
-            bottleneck=bottleneck,
-            norm=norm,
-            stride_on=stride_on,
-            **block_options,
-        )
-        self.conv1 = conv2d(in_chans, width, 7, 2)
-        self.add_norm(1, norm.make(width))
-        feature_info = [FeatureInfo(f"{self.prefix}1", width, 2)]
-        channels = width
-        for stage, (units, stride) in enumerate(_sampling(layers, stride_on, output_stride)):
-            blocks: list[nn.Module] = []
-            for sampling in units:
-                unit = block(channels, width * 2**stage, sampling=sampling)
-                channels = unit.out_channels
-                blocks.append(unit)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-            feature_info.append(FeatureInfo(f"layer{stage + 1}", channels, stride))
-        if version == 2:
-            self.add_norm("_out", norm.make(channels))
-            feature_info[-1] = feature_info[-1]._replace(module=f"{self.prefix}_out")
-        self.feature_info = tuple(feature_info)
-        self._initialize()
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            # On "meta" there is nothing to fill, and trying would import torch's compiler.
-            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """The maps ``indices`` of ``feature_info``, from the shallowest; no stage behind is run.
+        """Return the maps ``indices``, in increasing order; later stages are not computed.
 
-        A v2 network's maps 1 to 3 are sums of residuals that no norm has seen yet; the last
-        is behind ``sn_out`` and its ReLU.
+        Map 0 is the stem's, after its ReLU and before the max pool; 1 to 4 are the stages'. In
+        v2, maps 1 to 3 are sums of residuals before any norm; the last one is normalized.
         """
         x = norm_relu(self.norm(1), self.conv1(x))
         found = [x] if 0 in indices else []
@@ -119,17 +85,17 @@ class Backbone(Named):
         return found
 
     def freeze(self, stages: int | None) -> None:
-        """Freeze the stem and the first ``stages`` stages, and nothing else of the backbone.
+        """Freeze the stem and the first ``stages`` stages, and unfreeze the rest.
 
-        What is frozen gets no gradient and stays in evaluation mode, through :meth:`train`
-        too: its running statistics don't move. Freeze before an optimizer,
-        ``DistributedDataParallel`` or ``torch.compile`` takes the model.
+        Frozen modules get no gradient and stay in evaluation mode, even after :meth:`train`, so
+        their running statistics do not change. Call it before an optimizer,
+        ``DistributedDataParallel`` or ``torch.compile`` receives the model.
 
         Args:
-            stages: 0 (the stem alone) to 4 (all, v2's last norm too); None thaws everything.
+            stages: 0 (the stem alone) to 4 (all, including v2's last norm), or None (nothing).
 
         Raises:
-            ArgumentError: another number.
+            ArgumentError: ``stages`` is another value.
         """
         if stages is not None and not (_is_whole(stages) and 0 <= stages <= STAGES):
             raise ArgumentError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
@@ -142,7 +108,7 @@ class Backbone(Named):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but for what is frozen."""
+        """Set training mode as ``nn.Module.train`` does, except for frozen modules."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -152,7 +118,7 @@ class Backbone(Named):
         return [] if self.frozen_stages is None else self._modules_of(range(1 + self.frozen_stages))
 
     def layers(self) -> Iterator[list[nn.Module]]:
-        """From the input on: the stem, one block after the other, v2's last norm."""
+        """Yield the modules of each layer from the input: the stem, each block, v2's last norm."""
         yield self._modules_of([0])
         for module in self._modules_of(range(1, 1 + STAGES)):
             if isinstance(module, nn.Sequential):
@@ -161,57 +127,102 @@ class Backbone(Named):
                 yield [module]
 
     def _modules_of(self, levels: Iterable[int]) -> list[nn.Module]:
-        return [self.get_submodule(name) for name in self._names(levels)]
+        return [self.get_submodule(name) for name in self.module_names(levels)]
 
-    def _names(self, levels: Iterable[int]) -> list[str]:
-        """Of the children that lead to each map from the one before, if a pyramid kept them."""
+    def module_names(self, levels: Iterable[int]) -> list[str]:
+        """Return the names of the submodules that compute each level, without missing ones."""
         ends = {0: ["conv1", f"{self.prefix}1"], STAGES: [f"layer{STAGES}", f"{self.prefix}_out"]}
         names = [name for level in levels for name in ends.get(level, [f"layer{level}"])]
         return [name for name in names if hasattr(self, name)]
 
 
 class ResNet(Backbone):
-    """A :class:`Backbone`, the mean over positions, dropout and a linear classifier ``fc``.
+    """A classifier: a backbone, the mean over positions, dropout and a linear layer ``fc``.
 
-    With ``num_classes`` 0 it gives the mean, (N, num_features).
+    With ``num_classes`` 0 it returns the mean, (N, num_features).
+
+    Attributes:
+        feature_info: The five maps, see :class:`Level`: the stem's, then the stages'.
     """
+
+    feature_info: tuple[Level, ...]
 
     def __init__(
         self,
         version: Literal[1, 2],
         layers: Sequence[int],
         *,
+        bottleneck: bool,
+        norm: NormLayer,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
-        **backbone: Any,
+        in_chans: int = 3,
+        width: int = 64,
+        stride_on: StrideOn = "3x3",
+        output_stride: int = 32,
+        **block_options: Any,
     ) -> None:
-        super().__init__(version, layers, **backbone)
+        super().__init__(version, norm.prefix)
+        block: Callable[..., Block] = partial(
+            BlockV1 if version == 1 else BlockV2,
+            bottleneck=bottleneck,
+            norm=norm,
+            stride_on=stride_on,
+            **block_options,
+        )
+        self.conv1 = conv2d(in_chans, width, 7, 2)
+        self.add_norm(1, norm.make(width))
+        levels = [Level(module=f"{self.prefix}1", num_chs=width, reduction=2)]
+        channels = width
+        for stage, (units, stride) in enumerate(_sampling(layers, stride_on, output_stride)):
+            blocks: list[nn.Module] = []
+            for sampling in units:
+                unit = block(channels, width * 2**stage, sampling=sampling)
+                channels = unit.out_channels
+                blocks.append(unit)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            levels.append(Level(module=f"layer{stage + 1}", num_chs=channels, reduction=stride))
+        if version == 2:
+            self.add_norm("_out", norm.make(channels))
+            levels[-1]["module"] = f"{self.prefix}_out"
+        self.feature_info = tuple(levels)
+        self._initialize()
         self.drop = nn.Dropout(drop_rate)
         self.fc: nn.Module
         self.reset_classifier(num_classes)
 
+    def _initialize(self) -> None:
+        for module in self.modules():
+            # On "meta" there is nothing to fill, and trying would import torch's compiler.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
     @property
     def num_features(self) -> int:
-        """Channels of the last map."""
-        return self.feature_info[-1].channels
+        """Number of channels of the last map."""
+        return self.feature_info[-1]["num_chs"]
 
     @property
     def num_classes(self) -> int:
-        return self.fc.out_features if isinstance(self.fc, nn.Linear) else 0
+        """Number of logits; of a head that the user built, that of its last linear layer."""
+        linear = [module for module in self.fc.modules() if isinstance(module, nn.Linear)]
+        return linear[-1].out_features if linear else 0
 
     def get_classifier(self) -> nn.Module:
-        """``fc``: an ``nn.Linear``, or an ``nn.Identity`` where there are no classes."""
+        """Return ``fc``: an ``nn.Linear``, or an ``nn.Identity`` if there are no classes."""
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new ``fc`` for so many classes, at random; none for 0. Their names are unknown then.
+        """Replace ``fc`` by a new one with random weights; 0 removes it.
+
+        The names of the classes are unknown afterwards.
 
         Raises:
-            ArgumentError: another number.
+            ArgumentError: ``num_classes`` is no whole number from 0.
         """
         check_sizes(least=0, num_classes=num_classes)
-        if self.entry is not None:
-            self.entry = dataclasses.replace(self.entry, classes=())
+        if self.spec is not None:
+            self.spec = dataclasses.replace(self.spec, classes=())
         like = self.conv1.weight
         self.fc = (
             nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
@@ -219,59 +230,38 @@ class ResNet(Backbone):
             else nn.Identity()
         )
 
+    def reset_input(self, in_chans: int) -> None:
+        """Adapt the stem's weights to another number of input channels.
+
+        See :func:`snzoo.models.stem.adapt_input`.
+        """
+        weight = adapt_input(self.conv1.weight.detach(), in_chans)
+        self.conv1.weight = nn.Parameter(weight, self.conv1.weight.requires_grad)
+        self.conv1.in_channels = in_chans
+
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) → the last map, (N, num_features, ⌈H/32⌉, ⌈W/32⌉)."""
+        """Return the last map, (N, num_features, ⌈H/32⌉, ⌈W/32⌉), of images (N, in_chans, H, W)."""
         return self.forward_levels(x, [STAGES])[0]
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """The last map → logits (N, num_classes), or what ``fc`` is given (N, num_features)."""
+        """Return the logits (N, num_classes) of the last map.
+
+        Args:
+            x: The last map, (N, num_features, h, w).
+            pre_logits: Return the input of ``fc`` instead, (N, num_features).
+        """
         # At 224×224 this is the published 7×7 average pool; the mean takes any other size.
         x = self.drop(x.mean((2, 3)))
         logits: Tensor = x if pre_logits else self.fc(x)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) → logits (N, num_classes)."""
+        """Return the logits (N, num_classes) of normalized images (N, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
 
 
-class FeaturePyramid(Backbone):
-    """A :class:`Backbone` that gives several of its maps; it ends behind the last of them.
-
-    Attributes:
-        out_indices: which of ``feature_info``, in increasing order.
-    """
-
-    def __init__(
-        self,
-        version: Literal[1, 2],
-        layers: Sequence[int],
-        *,
-        out_indices: Sequence[int] = (1, 2, 3, 4),
-        **backbone: Any,
-    ) -> None:
-        super().__init__(version, layers, **backbone)
-        self.out_indices = tuple(out_indices)
-        for name in self._names(range(1 + max(self.out_indices), 1 + STAGES)):
-            delattr(self, name)
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Of the maps that it gives."""
-        return tuple(self.feature_info[i].channels for i in self.out_indices)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Of the maps that it gives, in pixels of the input."""
-        return tuple(self.feature_info[i].stride for i in self.out_indices)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, in_chans, H, W) → a map (N, channels, ⌈H/stride⌉, ⌈W/stride⌉) each."""
-        return self.forward_levels(x, self.out_indices)
-
-
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
-    """Raises ArgumentError naming a size that is no whole number from ``least`` to ``LARGEST``."""
+    """Raise an ArgumentError for a size that is no whole number from ``least`` to ``LARGEST``."""
     for name, size in sizes.items():
         if not (_is_whole(size) and least <= size <= LARGEST):
             raise ArgumentError(
@@ -286,12 +276,13 @@ def _is_whole(value: object) -> bool:
 def _sampling(
     layers: Sequence[int], stride_on: StrideOn, output_stride: int
 ) -> Iterator[tuple[list[Sampling], int]]:
-    """Of each stage, what its units do, and the stride behind it.
+    """Yield, for each stage, the sampling of its units and the stride after it.
 
-    A unit strides while the whole stays within ``output_stride``; then what is behind it is
-    dilated instead, so that each position sees what it saw (Yu et al. 2017, arXiv 1705.09914).
+    A unit strides while the total stride stays within ``output_stride``. After that, later
+    convolutions are dilated instead, so that each output keeps its receptive field (Yu et al.
+    2017, arXiv 1705.09914).
     """
-    stride, dilation = 4, 1  # behind the stem's max pool
+    stride, dilation = 4, 1  # after the stem's max pool
     for stage, depth in enumerate(layers):
         units = []
         for unit in range(depth):
@@ -303,7 +294,7 @@ def _sampling(
 
 
 def _unit_stride(stage: int, unit: int, depth: int, stride_on: StrideOn) -> int:
-    """Stages 2 to 4 halve the map in their first unit; in TF-Slim, 1 to 3 in their last."""
+    """Return the stride of a unit: stages 2 to 4 stride first; in TF-Slim, 1 to 3 stride last."""
     if stride_on == "last_unit":
         return 2 if stage < STAGES - 1 and unit == depth - 1 else 1
     return 2 if stage > 0 and unit == 0 else 1

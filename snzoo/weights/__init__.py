@@ -1,12 +1,10 @@
 """URL → verified file → cache → state dict."""
 
 from snzoo.weights.checkpoint import match, read_description, read_state
-from snzoo.weights.folder import description_of, save_folder, weights_of
-from snzoo.weights.stem import adapt_input
+from snzoo.weights.folder import description_of, save_description, save_folder, weights_of
 from snzoo.weights.store import import_file, obtain, pin, prune, stored, verify
 
 __all__ = [
-    "adapt_input",
     "description_of",
     "import_file",
     "match",
@@ -15,6 +13,7 @@ __all__ = [
     "prune",
     "read_description",
     "read_state",
+    "save_description",
     "save_folder",
     "stored",
     "verify",

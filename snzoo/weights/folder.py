@@ -1,8 +1,8 @@
 """A network as a folder, in the form of the Hugging Face hub.
 
-``model.safetensors`` has the weights, ``config.json`` what they are the weights of, and
-``README.md`` the model card. The configuration stands in the metadata of the weights too, so
-that the two can't be mixed up.
+``model.safetensors`` has the weights, ``config.json`` says what they are the weights of, and
+``README.md`` is the model card. The metadata of the weights repeat the configuration, so that two
+folders cannot be mixed up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from snzoo.errors import CheckpointError
+from snzoo.errors import CheckpointError, first_line
+from snzoo.files import atomic_path, format_json
 from snzoo.weights.checkpoint import DESCRIPTION, read_description
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -29,32 +30,32 @@ LARGEST_CONFIG = 1 << 20  # characters; a thousand class names take some 20,000
 
 
 def weights_of(source: Path) -> Path:
-    """The weights file of a folder; any other path as it is."""
+    """Return the weights file of a folder; any other path as it is."""
     return source / WEIGHTS if os.path.isdir(source) else source
 
 
 def missing_in(folder: Path) -> str | None:
-    """The file of a network that is not there, or is no regular file (a pipe, a device)."""
+    """Return a file that the folder needs but lacks, or that is a pipe or device; else None."""
     absent = [name for name in (CONFIG, WEIGHTS) if not os.path.isfile(folder / name)]
     return absent[0] if absent else None
 
 
 def description_of(source: str | Path) -> dict[str, Any] | None:
-    """What a folder or a checkpoint says of itself (not checked); None: nothing.
+    """Return what a folder or a checkpoint says it is, unchecked; None if it says nothing.
 
     Raises:
-        CheckpointError: it can't be read, or a folder's two files contradict each other.
+        CheckpointError: it cannot be read, or the two files of a folder contradict each other.
     """
     source = Path(source)
     if not os.path.isdir(source):
         return read_description(source)
     if missing := missing_in(source):
         raise CheckpointError(
-            f"the folder {source} has no {missing}: it is none of snzoo.save_pretrained"
+            f"the folder {source} has no {missing}: snzoo.save_pretrained did not write it"
         )
     config, written = _read_config(source / CONFIG), read_description(source / WEIGHTS)
-    if written is None:  # a pickle, perhaps, which a folder has no use for
-        raise CheckpointError(f"{source / WEIGHTS} is none of snzoo.save_pretrained")
+    if written is None:  # a pickle, perhaps, which has no place in such a folder
+        raise CheckpointError(f"snzoo.save_pretrained did not write {source / WEIGHTS}")
     for field in sorted(config.keys() & written.keys()):
         if config[field] != written[field]:
             raise CheckpointError(
@@ -71,14 +72,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"can't read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from None
+        raise CheckpointError(f"{path} is not JSON: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is no object of at most {LARGEST_CONFIG:,} characters")
     return config
 
 
 def may_replace(card: Path) -> bool:
-    """Whether there is no card, or one as :func:`save_folder` wrote it, which nobody edited."""
+    """Return whether there is no card, or one that :func:`save_folder` wrote, unedited."""
     if not card.exists():
         return True
     text = card.read_bytes().decode("utf-8", errors="replace")
@@ -86,34 +87,52 @@ def may_replace(card: Path) -> bool:
 
 
 def _sign(card: str) -> str:
-    """The card with its own digest below, which an edited one does not have."""
+    """Return the card with its own digest at the end, which an edited card does not match."""
     return f"{card}{SIGNATURE}{hashlib.sha256(card.encode()).hexdigest()} -->\n"
+
+
+def save_description(
+    path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
+    """Write a safetensors file that says what it is, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            _save_tensors(temporary, state, description)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"can't write {path}: {first_line(error)}") from None
 
 
 def save_folder(
     folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any], card: str
 ) -> None:
-    """Write the three files, each whole or not at all.
+    """Write the three files, each one whole or not at all.
 
-    Other files there are left alone, and a ``README.md`` that people wrote or edited.
+    Other files, and a ``README.md`` that a user wrote or edited, are left alone.
 
     Raises:
-        CheckpointError: the folder can't be made or written.
+        CheckpointError: the folder cannot be created or written.
     """
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    metadata = {DESCRIPTION: json.dumps(description), "format": "pt"}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
-            partial = Path(name)
-            save_file(tensors, partial / WEIGHTS, metadata)
-            (partial / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors: private
-            (partial / CONFIG).write_text(text, encoding="utf-8")
-            (partial / CARD).write_text(_sign(card), encoding="utf-8")
-            # All of them are written: from here it is quick.
+            temporary = Path(name)
+            _save_tensors(temporary / WEIGHTS, state, description)
+            (temporary / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors: private
+            (temporary / CONFIG).write_text(format_json(description), encoding="utf-8")
+            (temporary / CARD).write_text(_sign(card), encoding="utf-8")
+            # All three are on the disk now, so little can go wrong from here.
             for file in FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG):
-                (partial / file).replace(folder / file)
+                (temporary / file).replace(folder / file)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"can't write {folder}: {reason}") from None
+        raise CheckpointError(f"can't write {folder}: {first_line(error)}") from None
+
+
+def _save_tensors(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    metadata = {DESCRIPTION: json.dumps(description), "format": "pt"}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    save_file(tensors, path, metadata)

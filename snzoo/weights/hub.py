@@ -1,4 +1,4 @@
-"""Folders of networks to and from the Hugging Face hub (needs the extra ``hub``)."""
+"""Download folders of networks from the Hugging Face hub, and upload them (extra ``hub``)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from snzoo.environment import is_set
-from snzoo.errors import CheckpointError, ChecksumError, DownloadError, OfflineError, SnzooError
+from snzoo.environment import is_set, require_packages
+from snzoo.errors import ArgumentError, ChecksumError, DownloadError, OfflineError, first_line
 from snzoo.weights.cache import Digest
 from snzoo.weights.folder import CARD, CONFIG, FILES, WEIGHTS, may_replace, missing_in
 
@@ -20,21 +19,22 @@ REVISION = r"(?!.*\.\.)\w[\w./-]*"  # it becomes part of a path in the hub's cac
 
 
 def download_folder(source: str) -> Path:
-    """``hf-hub:OWNER/NAME[@REVISION]`` → its folder in the hub's own cache (``HF_HOME``).
+    """Return the folder of ``hf-hub:OWNER/NAME[@REVISION]`` in the hub's cache (``HF_HOME``).
 
-    Only the weights, as safetensors, and the configuration are downloaded. The weights must
-    have the sha256 that the hub names; it is compared at each use, where the cache has links.
+    Only the weights, as safetensors, and the configuration are downloaded. The weights must have
+    the sha256 that the hub names. It is compared at each use if the cache consists of links.
 
     Raises:
-        DownloadError: the hub can't be reached or has no such repository, revision or file.
-        OfflineError: it is not cached, under ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
-        ChecksumError: the weights are not those that the hub has.
-        SnzooError: the extra is not installed, or ``source`` is malformed.
+        DownloadError: the hub cannot be reached, or has no such repository, revision or file.
+        OfflineError: it is not cached, and ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
+        ChecksumError: the weights are not those of the hub.
+        ArgumentError: ``source`` is malformed.
+        MissingPackageError: huggingface_hub is not installed.
     """
     found = re.fullmatch(f"hf-hub:({REPOSITORY})(?:@({REVISION}))?", source, re.ASCII)
     if not found:
-        raise SnzooError(f"{source!r} is not of the form hf-hub:OWNER/NAME or …@REVISION")
-    _check_installed()
+        raise ArgumentError(f"{source!r} is not of the form hf-hub:OWNER/NAME or …@REVISION")
+    require_packages("huggingface_hub", extra="hub", purpose="the Hugging Face hub")
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -43,7 +43,7 @@ def download_folder(source: str) -> Path:
             options["disable"] = options.get("disable") or None  # None: on a terminal only
             super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
-    with _told(source):
+    with _explain_errors(source):
         folder = Path(
             snapshot_download(
                 found[1],
@@ -54,46 +54,57 @@ def download_folder(source: str) -> Path:
             )
         )
     if missing := missing_in(folder):
-        raise DownloadError(f"{source} has no {missing}: it is none of snzoo.push_to_hub")
-    _check(folder / WEIGHTS)
+        raise DownloadError(f"{source} has no {missing}: snzoo.push_to_hub did not write it")
+    _check_digest(folder / WEIGHTS)
     return folder
 
 
-def upload_folder(folder: Path, repo: str, *, private: bool, message: str) -> str:
-    """The three files of ``folder`` as one commit to ``repo``; returns its address.
+def upload_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    commit_message: str,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Upload the three files of ``folder`` as one commit; return the repository's address.
 
-    A model card that people wrote or edited stays.
+    A model card that a user wrote or edited is left alone. See :func:`snzoo.push_to_hub`.
 
     Raises:
         OfflineError: ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
-        DownloadError: the hub can't be reached, or refuses.
-        SnzooError: the extra is not installed, or ``repo`` is public and shouldn't be.
+        DownloadError: the hub cannot be reached, or refuses.
+        ArgumentError: ``repo_id`` is malformed, or public although ``private`` is set.
+        MissingPackageError: huggingface_hub is not installed.
     """
-    if not re.fullmatch(REPOSITORY, repo, re.ASCII):
-        raise SnzooError(f"{repo!r} is not of the form OWNER/NAME")
-    _check_installed()
+    if not re.fullmatch(REPOSITORY, repo_id, re.ASCII):
+        raise ArgumentError(f"{repo_id!r} is not of the form OWNER/NAME")
+    require_packages("huggingface_hub", extra="hub", purpose="the Hugging Face hub")
     if _offline():
-        raise OfflineError(f"{repo}: nothing is uploaded under SNZOO_OFFLINE=1 or HF_HUB_OFFLINE=1")
+        raise OfflineError(
+            f"{repo_id}: nothing is uploaded while SNZOO_OFFLINE=1 or HF_HUB_OFFLINE=1"
+        )
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi()
-    with _told(repo):
-        address = str(api.create_repo(repo, private=private, exist_ok=True))
-        # One that exists already stays as it is.
-        if private and not api.model_info(repo).private:
-            raise SnzooError(f"{repo} exists and is public; make it private there first")
-        card = api.file_exists(repo, CARD) and not may_replace(
-            Path(api.hf_hub_download(repo, CARD))
+    api = HfApi(token=token)
+    with _explain_errors(repo_id):
+        address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+        # create_repo leaves an existing repository as it is.
+        if private and not api.model_info(repo_id).private:
+            raise ArgumentError(f"{repo_id} exists and is public; make it private there first")
+        card = api.file_exists(repo_id, CARD, revision=revision) and not may_replace(
+            Path(api.hf_hub_download(repo_id, CARD, revision=revision))
         )
         names = (WEIGHTS, CONFIG) if card else FILES
         files = [CommitOperationAdd(name, folder / name) for name in names]
-        api.create_commit(repo, files, commit_message=message)
+        api.create_commit(repo_id, files, commit_message=commit_message, revision=revision)
     return address
 
 
 @contextmanager
-def _told(source: str) -> Iterator[None]:
-    """Turns what the client raises into one line."""
+def _explain_errors(source: str) -> Iterator[None]:
+    """Raise the client's errors as one line."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -119,8 +130,7 @@ def _told(source: str) -> Iterator[None]:
         elif isinstance(cause, RepositoryNotFoundError) or status in (401, 403):
             reason = "there is no such repository, or no right to it; to log in: hf auth login"
         else:
-            lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-            reason = lines[0] if lines else type(cause).__name__
+            reason = first_line(cause)
             if status is None:
                 reason += f" (the hub is {ENDPOINT})"
         raise DownloadError(f"{source}: {reason}") from None
@@ -132,19 +142,11 @@ def _offline() -> bool:
     return is_set("SNZOO_OFFLINE") or HF_HUB_OFFLINE
 
 
-def _check(path: Path) -> None:
-    """A large file is a link to one named by its sha256, which nothing else compares.
+def _check_digest(path: Path) -> None:
+    """Compare a large file, a link to one named by its sha256, with that name.
 
-    That one may in turn be a link, to one named by another hash.
+    That file may be a link in turn, to one named by another hash.
     """
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", name) and Digest.of(path).sha256 != name:
-        raise ChecksumError(f"{path} is not what the hub has; remove {path.resolve()}")
-
-
-def _check_installed() -> None:
-    if not find_spec("huggingface_hub"):
-        raise CheckpointError(
-            "the Hugging Face hub needs huggingface_hub: pip install huggingface_hub "
-            "(or the extra snzoo[hub])"
-        )
+        raise ChecksumError(f"{path} is not the file of the hub; remove {path.resolve()}")

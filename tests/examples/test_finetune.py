@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import snzoo
 from snzoo.cli import main
-from snzoo.registry import describe
+from snzoo.spec import ModelSpec
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune.py"
 SMALL = ["--width", "8", "--crop", "48", "--batch-size", "8", "--workers", "0"]
@@ -59,12 +59,12 @@ def test_it_learns_and_its_checkpoint_knows_what_it_is(data, tmp_path, capsys):
     command = [sys.executable, SCRIPT, data, "--model", "resnet18v1_sn", "--weights", best]
     command += ["--epochs", "1", "--workers", "0", "--output", "second.safetensors"]
     subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
-    second = describe(None, tmp_path / "second.safetensors")
+    second = ModelSpec.find(weights=tmp_path / "second.safetensors")
     assert second.arguments == {"width": 8} and second.preprocessing.crop == 48
     # The zoo name that was typed has another width; what counts is what the file says.
     command[command.index("resnet18v1_sn")] = "resnet18v1_sn_clothing"
     subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
-    assert describe(None, tmp_path / "second.safetensors").name == "resnet18v1_sn"
+    assert ModelSpec.find(weights=tmp_path / "second.safetensors").name == "resnet18v1_sn"
     snzoo.create_model("resnet18v1_sn", weights=tmp_path / "second.safetensors")
 
     arguments = ["--model", "resnet18v1_sn", "--weights", str(best)]

@@ -24,8 +24,8 @@ import snzoo.integrations.timm as integration
 from snzoo.data.pixels import load_pixels, normalize
 from snzoo.errors import CheckpointError, SnzooError
 from snzoo.manifest import default_path, load_manifest
-from snzoo.registry import layout_of
-from snzoo.weights import adapt_input, import_file
+from snzoo.models.stem import adapt_input
+from snzoo.weights import import_file
 
 DEMO = "resnet18v1_sn_clothing"
 MSRA = "resnet50v1_bn_msra"
@@ -60,7 +60,7 @@ def test_every_name_builds_and_describes_itself(name):
     model = make(name, width=8)
     assert isinstance(model, type(snzoo.create_model("resnet18v1_sn", width=8)))
     assert model.num_classes == entry.num_classes == model.pretrained_cfg["num_classes"]
-    assert [*model.state_dict()] == [*layout_of(entry)]
+    assert [*model.state_dict()] == [*entry.layout()]
     config = resolve_model_data_config(model)
     crop, resize = entry.preprocessing.crop, entry.preprocessing.resize
     assert config["input_size"] == (3, crop, crop)
@@ -122,8 +122,8 @@ def test_maps_are_described_and_are_those_of_snzoo(name, output_stride):
     x = torch.randn(2, 3, 64, 64)
     maps = model(x)
     info = model.feature_info
-    assert info.channels() == [m.shape[1] for m in maps] == list(model.channels)
-    assert info.reduction() == [64 // m.shape[2] for m in maps] == list(model.strides)
+    assert info.channels() == [m.shape[1] for m in maps]
+    assert info.reduction() == [64 // m.shape[2] for m in maps] == model.feature_info.reduction()
     for level, expected, found in zip(info.module_name(), own(x), maps, strict=True):
         assert torch.equal(expected, found) and model.get_submodule(level)
     assert not {"num_classes", "classifier"} & model.pretrained_cfg.keys()
@@ -257,7 +257,7 @@ def msra(tmp_path, monkeypatch):
     (tmp_path / "manifest.json").write_text(json.dumps(document))
     monkeypatch.setenv("SNZOO_MANIFEST", str(tmp_path / "manifest.json"))
     monkeypatch.setenv("SNZOO_HOME", str(tmp_path / "home"))
-    import_file(snzoo.get_info(MSRA), weights, lambda: layout_of(snzoo.get_info(MSRA)))
+    import_file(snzoo.get_info(MSRA), weights, snzoo.get_info(MSRA).layout)
     return snzoo.create_model(MSRA, pretrained=True).eval()
 
 
@@ -268,7 +268,7 @@ def test_a_network_for_bgr_takes_what_timm_feeds(tmp_path, msra):
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     x = (pixels / 255 - mean) / std
     with torch.no_grad():
-        expected = msra(normalize(pixels, msra.entry.preprocessing))
+        expected = msra(normalize(pixels, msra.spec.preprocessing))
         close = {"rtol": 0, "atol": 1e-5 * expected.abs().max().item()}
         torch.testing.assert_close(model(x), expected, **close)
         difference = model(x.flip(1)) - expected
@@ -279,7 +279,7 @@ def test_a_network_for_bgr_takes_what_timm_feeds(tmp_path, msra):
     snzoo.save_pretrained(model, tmp_path / "saved")
     again = snzoo.create_model(str(tmp_path / "saved")).eval()
     with torch.no_grad():
-        found = again(normalize(pixels, again.entry.preprocessing))
+        found = again(normalize(pixels, again.spec.preprocessing))
     torch.testing.assert_close(found, expected, **close)
 
 
@@ -316,4 +316,4 @@ def test_without_timm_it_says_what_to_install():
             print(error)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install 'timm" in done.stdout and done.stdout.count("\n") == 1, done.stderr
+    assert "pip install 'snzoo[timm]'" in done.stdout and done.stdout.count("\n") == 1, done.stderr

@@ -67,11 +67,11 @@ def test_a_folder_without_one_of_its_files_is_refused(folder, name, instead):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("", "is no JSON"),
-        ("{", "is no JSON"),
-        ("\ud800", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("9" * 10_000, "is no JSON"),
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("\ud800", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 10_000, "is not JSON"),
         ("[]", "is no object"),
         ("null", "is no object"),
         ("{}" + " " * LARGEST_CONFIG, "is no object of at most 1,048,576 characters"),
@@ -196,7 +196,7 @@ snzoo.save_pretrained(model, {str(folder)!r}, classes=["x", "y", "z"])
     done = subprocess.run([sys.executable, "-c", code], timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert {name: (folder / name).read_bytes() for name in FILES} == before
-    assert snzoo.create_model(str(folder)).entry.classes == ("a", "b", "c")
+    assert snzoo.create_model(str(folder)).spec.classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("where", ["file", "file/folder"])

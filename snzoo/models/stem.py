@@ -1,14 +1,14 @@
-"""The stem's weights for other input than theirs: another number or order of channels."""
+"""Adapt the weights of a stem to another number of input channels."""
 
 from torch import Tensor
 
 
 def adapt_input(weight: Tensor, in_chans: int) -> Tensor:
-    """A convolution's weight (O, C, kH, kW) for ``in_chans`` input channels: (O, in_chans, …).
+    """Return the weight of a convolution, (O, C, kH, kW), for ``in_chans`` input channels.
 
-    Channels go round: of C = 3, the fourth is the first again. Copies of a channel share its
-    weight evenly, and channels that fall together are summed, so that an image whose
-    channels are all alike is answered as before.
+    Channels repeat cyclically: for C = 3, the fourth channel is the first again. Copies of a
+    channel share its weight evenly, and for fewer channels the weights are summed. So an image
+    whose channels are all alike gives the same output as before.
 
     >>> import torch
     >>> adapt_input(torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1), 4).flatten().tolist()

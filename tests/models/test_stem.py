@@ -5,7 +5,7 @@ import doctest
 import pytest
 import torch
 
-from snzoo.weights import stem
+from snzoo.models import stem
 
 
 def test_the_examples_of_the_docstring_are_true():

@@ -1,0 +1,262 @@
+"""Resolve a name, a folder, a repository or a file to one ModelSpec, which builds and loads.
+
+torch is imported only when a network or a checkpoint is needed, so that listing stays cheap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from snzoo.errors import ArgumentError, CheckpointError, UnknownModelError
+from snzoo.manifest import Entry, load_manifest, parse_description
+from snzoo.models.architectures import ARCHITECTURES, Architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from snzoo.models.resnet import ResNet
+
+HUB, LOCAL = "hf-hub:", "local-dir:"
+
+
+@dataclass(frozen=True)
+class ModelSpec(Entry):
+    """Everything that describes a network: an entry of the manifest, and its weights.
+
+    Attributes:
+        weights: The checkpoint, a file or folder of :func:`snzoo.save_pretrained`, that the
+            weights are loaded from. None: the zoo's file, if the entry has one.
+    """
+
+    weights: Path | None = None
+
+    @classmethod
+    def find(
+        cls, name: str | os.PathLike[str] | None = None, *, weights: str | Path | None = None
+    ) -> Self:
+        """Resolve a model. What is on the Hugging Face hub is downloaded.
+
+        Args:
+            name: A name of :func:`snzoo.list_models`; ``hf-hub:OWNER/NAME[@REVISION]``;
+                ``local-dir:PATH``; or the path of a folder or of a checkpoint that says what it
+                is. A string that is a name means the zoo's model, a ``pathlib.Path`` never does.
+            weights: A checkpoint, folder or repository to load instead of the zoo's weights.
+                One that does not say what it is needs ``name``.
+
+        Raises:
+            UnknownModelError: no model has this name.
+            ArgumentError: neither is given, or both name weights.
+            CheckpointError, ManifestError: the checkpoint cannot be read, belongs to another
+                network, or does not say what it is.
+            DownloadError: the hub does not return it.
+        """
+        source = None if weights is None else _locate(weights)
+        if name is not None and not _is_zoo_name(name):
+            if not isinstance(name, Path) and not _is_source(os.fspath(name)):
+                raise UnknownModelError(describe_unknown(os.fspath(name)))
+            if source is not None:
+                raise ArgumentError(f"{name} has its own weights: name it or {weights}, not both")
+            return cls._from_checkpoint(_locate(name), None)
+        if source is None:
+            if name is None:
+                raise ArgumentError("name a model or a checkpoint; see: snzoo list")
+            return cls._from_zoo(str(name))
+        return cls._from_checkpoint(source, None if name is None else str(name))
+
+    @classmethod
+    def _from_zoo(cls, name: str) -> Self:
+        manifest = load_manifest()
+        if name in manifest.models:
+            entry = manifest.models[name]
+            return cls(**{field.name: getattr(entry, field.name) for field in _FIELDS})
+        return cls(
+            name=name,
+            architecture=name,
+            arguments={},
+            num_params=None,
+            classes="imagenet-1k",
+            preprocessing=manifest.preprocessing["imagenet"],
+            file=None,
+            published=(),
+            training=None,
+            license=None,
+            provenance="An architecture without published weights.",
+        )
+
+    @classmethod
+    def _from_checkpoint(cls, source: Path, name: str | None) -> Self:
+        from snzoo.weights import description_of
+
+        document = description_of(source)
+        if document is None:
+            if name is None:
+                raise CheckpointError(
+                    f"{source} does not say which model it is; name one, with --model or as the "
+                    "first argument"
+                )
+            return dataclasses.replace(cls._from_zoo(name), weights=source)
+        found = parse_description(document, str(source))
+        if not _is_zoo_name(found.model):
+            raise UnknownModelError(f"{source}: {describe_unknown(found.model)}")
+        base = cls._from_zoo(found.model)
+        if name is not None and cls._from_zoo(name).architecture != base.architecture:
+            raise CheckpointError(f"{source} was made from {found.model}, not from {name}")
+        return dataclasses.replace(
+            base,
+            arguments=base.arguments | found.arguments,
+            classes=found.classes,
+            preprocessing=found.preprocessing,
+            published=(),
+            provenance=f"Finetuned: {source}",
+            weights=source,
+        )
+
+    @property
+    def network(self) -> Architecture:
+        """Depth, version and norm of the network.
+
+        Raises:
+            UnknownModelError: this version of snzoo does not have the architecture.
+        """
+        try:
+            return ARCHITECTURES[self.architecture]
+        except KeyError:
+            raise UnknownModelError(
+                f"{self.name}: {describe_unknown(self.architecture, ARCHITECTURES)}"
+            ) from None
+
+    def build(self, **options: Any) -> ResNet:
+        """Build the network with random weights, in training mode, float32, on the CPU.
+
+        Args:
+            options: See :class:`snzoo.models.architectures.NetworkOptions`; they override those
+                of the spec.
+
+        Raises:
+            UnexpectedArgumentError, ArgumentError: see :func:`snzoo.models.build.build`.
+        """
+        from snzoo.models.build import build
+
+        options = _clean(options)
+        model = build(self.network, **{"num_classes": self.num_classes, **self.arguments} | options)
+        named = options.pop("num_classes", self.num_classes) == self.num_classes
+        classes = self.classes if named else ()  # the names of other classes are unknown
+        model.spec = dataclasses.replace(self, arguments=self.arguments | options, classes=classes)
+        return model
+
+    def load(self, *, out_indices: Any = None, **options: Any) -> ResNet:
+        """Build the network with its weights. The file must match it exactly.
+
+        A size that ``options`` override may differ in the file: another ``num_classes`` gives a
+        new ``fc``, and for another ``in_chans`` the stem is adapted.
+
+        Args:
+            out_indices: Load for a feature extractor: the file may have a classifier of any
+                size, or just the tensors of that extractor.
+            options: See :meth:`build`.
+
+        Raises:
+            CheckpointError, ChecksumError, DownloadError, CacheError: the weights cannot be
+                read, do not match, or there are none.
+            UnexpectedArgumentError, ArgumentError: see :meth:`build`.
+        """
+        import torch
+
+        from snzoo.weights import match, obtain, read_state, weights_of
+
+        options = _clean(options)
+        with torch.device("meta"):  # no memory and no random numbers for what the file brings
+            wanted = self.build(**options)
+        path = weights_of(self.weights) if self.weights else obtain(self, self.layout)
+        state = read_state(path)
+        sizes = {name: n for name, n in _sizes(state).items() if name in options}
+        if out_indices is not None:
+            sizes["num_classes"] = _sizes(state).get("num_classes", 0)
+        with torch.device("meta"):
+            model = self.build(**options | sizes)
+        layout = model.state_dict()
+        if out_indices is not None and state.keys() == (own := _keys_needed(model, out_indices)):
+            layout = {key: like for key, like in layout.items() if key in own}
+        state = match(state, layout, where=path)
+        model.load_state_dict(state, strict=len(layout) == len(model.state_dict()), assign=True)
+        model.spec = wanted.spec
+        if model.conv1.in_channels != wanted.conv1.in_channels:
+            model.reset_input(wanted.conv1.in_channels)
+        if out_indices is None and model.num_classes != wanted.num_classes:
+            model.reset_classifier(wanted.num_classes)
+        return model
+
+    def layout(self) -> dict[str, Tensor]:
+        """Return the keys of the published state dict with tensors on the meta device."""
+        import torch
+
+        with torch.device("meta"):
+            return dict(self.build().state_dict())
+
+
+_FIELDS = dataclasses.fields(Entry)
+
+
+def describe_unknown(name: str, known: Any = None) -> str:
+    """Return the message for an unknown name, with the nearest known ones."""
+    near = difflib.get_close_matches(name, known or zoo_names(), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see: snzoo list"
+    return f"no model named {name!r}; {hint}"
+
+
+def zoo_names() -> list[str]:
+    """Return the names of all models of the manifest, then of the bare architectures."""
+    return list(dict.fromkeys([*load_manifest().models, *ARCHITECTURES]))
+
+
+def _is_zoo_name(name: str | os.PathLike[str]) -> bool:
+    return isinstance(name, str) and name in zoo_names()
+
+
+def _is_source(name: str) -> bool:
+    # A string with a separator is no name, so that the error speaks of a file.
+    return name.startswith((HUB, LOCAL)) or os.sep in name or (name != "" and os.path.exists(name))
+
+
+def _locate(source: str | os.PathLike[str]) -> Path:
+    """Return the local path of a checkpoint or folder, downloaded from the hub if it is there."""
+    text = os.fspath(source)
+    if text.startswith(HUB):
+        from snzoo.weights.hub import download_folder
+
+        return download_folder(text)
+    return Path(text.removeprefix(LOCAL))
+
+
+def _clean(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without those of value None, and NumPy's whole numbers as Python's."""
+    return {
+        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        for name, value in options.items()
+        if value is not None
+    }
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return num_classes (0 without ``fc``) and in_chans of the network of a state dict."""
+    places = {"num_classes": ("fc.weight", 0), "in_chans": ("conv1.weight", 1)}
+    sizes = {
+        name: state[key].shape[dim]
+        for name, (key, dim) in places.items()
+        if key in state and state[key].ndim > dim
+    }
+    return sizes if any(key.startswith("fc.") for key in state) else {"num_classes": 0, **sizes}
+
+
+def _keys_needed(model: ResNet, out_indices: Any) -> set[str]:
+    from snzoo.models.features import FeatureExtractor
+
+    return set(FeatureExtractor(model, out_indices).state_dict())
