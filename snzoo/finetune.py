@@ -1,4 +1,4 @@
-"""What finetuning wants of an optimizer: which parameters decay, and how fast each one learns."""
+"""Parameter groups for finetuning: which parameters decay, and how fast each one learns."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def parameter_groups(
     gate_lr: float | None = None,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for a ``torch.optim`` optimizer, of a network or of a model that holds one.
+    """Return the parameter groups of a model for an optimizer of ``torch.optim``.
 
-    SN's parameters never decay, nor does any other of one dimension: norms' and biases. What
-    needs no gradient is left out: freeze first.
+    Parameters of SN, and all others of one dimension (norms, biases), have no weight decay.
+    Parameters that need no gradient are left out, so freeze first.
 
     Args:
-        lr: learning rate of the head, and of all that is not a zoo backbone.
-        weight_decay: of all others, convolutions and linear weights.
-        gate_lr: learning rate of SN's gates, where it is another; a tenth of ``lr`` is used
-            for sparse SN.
-        layer_decay: factor by which each layer of a backbone (stem, blocks, v2's last norm)
-            learns more slowly than the one behind it, gates too.
+        model: A network, or a model that contains one.
+        lr: Learning rate of the head, and of everything that is not a backbone of the zoo.
+        weight_decay: Weight decay of the other parameters: convolutions and linear weights.
+        gate_lr: Learning rate of SN's gates (default: ``lr``). Sparse SN uses a tenth of it.
+        layer_decay: Factor of the learning rate from each layer of a backbone (stem, blocks,
+            v2's last norm) to the one before it.
 
     Raises:
-        ArgumentError: a rate is no finite number from 0 or ``layer_decay`` not in (0, 1], or the
-            model has nothing that ``gate_lr`` or ``layer_decay`` would change.
+        ArgumentError: a rate is no finite number from 0, ``layer_decay`` is not in (0, 1], or
+            the model has nothing that ``gate_lr`` or ``layer_decay`` would change.
     """
     from snzoo.nn.switchnorm import SwitchNorm
 
@@ -80,7 +80,7 @@ def _is_number(value: object) -> bool:
 
 
 def _layers_to_the_head(model: nn.Module) -> dict[nn.Module, int]:
-    """Of each module inside a zoo backbone: 1 in its last layer, and one more in each before."""
+    """Return the distance of each module in a backbone from the head; 1 for the last layer."""
     from snzoo.models.resnet import Backbone
 
     depths: dict[nn.Module, int] = {}

@@ -1,4 +1,4 @@
-"""torchvision's detectors and segmenters over the zoo's backbones, from torchvision's own parts.
+"""torchvision's detectors and segmenters over the zoo's backbones.
 
     import snzoo, snzoo.tasks
 
@@ -7,7 +7,7 @@
     groups = snzoo.parameter_groups(model, lr=0.02, weight_decay=1e-4)
     optimizer = torch.optim.SGD(groups, momentum=0.9)
 
-are the rules by which others finetuned detectors from the published SN networks.
+These are the settings with which detectors were finetuned from the published SN networks.
 """
 
 from collections import OrderedDict
@@ -32,87 +32,87 @@ FPN_CHANNELS = 256  # Lin et al. 2017
 def faster_rcnn(
     backbone: FeatureExtractor, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
 ) -> FasterRCNN:
-    """Faster R-CNN with an FPN (Ren et al. 2015; Lin et al. 2017).
+    """Build Faster R-CNN with a feature pyramid network (Ren et al. 2015; Lin et al. 2017).
 
-    It takes what torchvision's takes, a list of RGB images (3, H, W) with values from 0 to 1,
-    and normalizes them as the backbone's weights want it.
+    Like torchvision's, it takes a list of RGB images (3, H, W) with values from 0 to 1. It
+    normalizes them for the backbone's weights.
 
     Args:
-        backbone: of ``snzoo.create_model(..., features_only=True)``, with the four stages.
-        num_classes: with the background, which is class 0.
-        frozen_stages: of the backbone, whatever it froze before: by default the stem and the
-            first stage; None for a backbone with random weights. See
-            :meth:`snzoo.models.resnet.Backbone.freeze`.
-        options: torchvision's, e.g. ``min_size``.
+        backbone: The four stages, ``snzoo.create_model(..., features_only=True)``.
+        num_classes: Number of classes with the background, which is class 0.
+        frozen_stages: Stages of the backbone to freeze, see
+            :meth:`snzoo.models.resnet.Backbone.freeze`. Default: the stem and the first stage.
+            Pass None for a backbone with random weights.
+        options: Options of torchvision's class, e.g. ``min_size``.
 
     Raises:
-        ArgumentError: the backbone is another.
+        ArgumentError: the backbone is unsupported.
     """
     body = _Detection(backbone, frozen_stages)
-    return FasterRCNN(body, num_classes, **body.normalization() | options)
+    return FasterRCNN(body, num_classes, **body.normalization_options() | options)
 
 
 def mask_rcnn(
     backbone: FeatureExtractor, *, num_classes: int, frozen_stages: int | None = 1, **options: Any
 ) -> MaskRCNN:
-    """Mask R-CNN with an FPN (He et al. 2017); arguments and errors of :func:`faster_rcnn`."""
+    """Build Mask R-CNN (He et al. 2017); see :func:`faster_rcnn` for arguments and errors."""
     body = _Detection(backbone, frozen_stages)
-    return MaskRCNN(body, num_classes, **body.normalization() | options)
+    return MaskRCNN(body, num_classes, **body.normalization_options() | options)
 
 
 def deeplabv3(backbone: FeatureExtractor, *, num_classes: int) -> DeepLabV3:
-    """DeepLab v3 (Chen et al. 2017) over a dilated backbone.
+    """Build DeepLab v3 (Chen et al. 2017) over a dilated backbone.
 
-    It takes images (N, 3, H, W) that were normalized as those of the backbone's weights, and
-    gives ``{"out": (N, num_classes, H, W)}``, with ``"aux"`` too where the backbone gives two
-    maps, ``out_indices=(3, 4)``. Over an SN backbone the heads' norms are SN too, so that a
-    single image trains them; ``convert_sync_switchnorm`` is for the whole model, afterwards.
+    It takes images (N, 3, H, W) that are normalized for the backbone's weights. It returns
+    ``{"out": (N, num_classes, H, W)}``, and ``"aux"`` of the same shape if the backbone has two
+    maps, ``out_indices=(3, 4)``. Over an SN backbone the heads have SN too, so that a single
+    image per step can train them. Call ``convert_sync_switchnorm`` on the whole model.
 
     Args:
-        backbone: of ``snzoo.create_model(..., features_only=True, output_stride=8,
-            out_indices=(4,))``, or 16, or (3, 4).
-        num_classes: with the background, where that is a class.
+        backbone: ``snzoo.create_model(..., features_only=True, output_stride=8,
+            out_indices=(4,))``; the stride may be 16 and the indices (3, 4).
+        num_classes: Number of classes, with the background if that is a class.
 
     Raises:
-        ArgumentError: the backbone is another.
+        ArgumentError: the backbone is unsupported.
     """
     return _segmenter(DeepLabV3, DeepLabHead, backbone, num_classes)
 
 
 def fcn(backbone: FeatureExtractor, *, num_classes: int) -> FCN:
-    """FCN (Long et al. 2015) over a dilated backbone; all else as :func:`deeplabv3`."""
+    """Build FCN (Long et al. 2015) over a dilated backbone; see :func:`deeplabv3`."""
     return _segmenter(FCN, FCNHead, backbone, num_classes)
 
 
 class _Detection(nn.Module):
-    """A backbone under an FPN, as torchvision's detectors want it."""
+    """A backbone with a feature pyramid network, in the form of torchvision's detectors."""
 
     def __init__(self, backbone: FeatureExtractor, frozen_stages: int | None) -> None:
         super().__init__()
         _check(backbone, [(1, 2, 3, 4)])
         if backbone.spec is None or backbone.conv1.in_channels != 3:
-            raise ArgumentError("a detector's backbone is made by snzoo.create_model, in_chans 3")
+            raise ArgumentError("a detector needs a backbone of snzoo.create_model with in_chans=3")
         backbone.freeze(frozen_stages)
         self.body = backbone
         self.fpn = FeaturePyramidNetwork(
             backbone.feature_info.channels(), FPN_CHANNELS, extra_blocks=LastLevelMaxPool()
         )
         self.out_channels = FPN_CHANNELS
-        self.recipe = backbone.spec.preprocessing
+        self.preprocessing = backbone.spec.preprocessing
 
-    def normalization(self) -> dict[str, list[float]]:
-        """What torchvision is to do, with RGB from 0 to 1."""
-        recipe = self.recipe.in_rgb()
-        return {"image_mean": list(recipe.mean), "image_std": list(recipe.std)}
+    def normalization_options(self) -> dict[str, list[float]]:
+        """Return torchvision's options for normalizing RGB values from 0 to 1."""
+        rgb = self.preprocessing.in_rgb()
+        return {"image_mean": list(rgb.mean), "image_std": list(rgb.std)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        maps = self.body(x if self.recipe.channel_order == "RGB" else x.flip(1))
+        maps = self.body(x if self.preprocessing.channel_order == "RGB" else x.flip(1))
         named: dict[str, Tensor] = self.fpn(OrderedDict(zip("0123", maps, strict=True)))
         return named
 
 
 class _Maps(nn.Module):
-    """A backbone's maps by the names that torchvision's segmenters know."""
+    """A backbone's maps under the names of torchvision's segmenters."""
 
     def __init__(self, backbone: FeatureExtractor) -> None:
         super().__init__()
@@ -135,13 +135,13 @@ def _segmenter(
             f"the backbone's last map has stride {stride}; create it with output_stride=8 or 16"
         )
     *others, channels = backbone.feature_info.channels()
-    head = _normalize_alike(make_head(channels, num_classes), backbone)
-    aux = _normalize_alike(FCNHead(others[-1], num_classes), backbone) if others else None
+    head = _match_norms(make_head(channels, num_classes), backbone)
+    aux = _match_norms(FCNHead(others[-1], num_classes), backbone) if others else None
     return make(_Maps(backbone), head, aux)
 
 
-def _normalize_alike(head: nn.Module, backbone: FeatureExtractor) -> nn.Module:
-    """``head`` with SN for its batch norms, where the backbone has SN."""
+def _match_norms(head: nn.Module, backbone: FeatureExtractor) -> nn.Module:
+    """Replace the batch norms of ``head`` by SN if the backbone has SN."""
     like = backbone.norm(1)
     if not isinstance(like, SwitchNorm2d):
         return head

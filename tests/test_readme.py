@@ -105,7 +105,7 @@ def test_the_python_blocks_of_the_backbones_page_run_one_after_the_other(tmp_pat
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:2] == ["(256, 512, 1024, 2048)", "(4, 8, 16, 32)"]
+    assert done.stdout.splitlines()[:2] == ["[256, 512, 1024, 2048]", "[4, 8, 16, 32]"]
 
 
 @pytest.mark.parametrize("code", blocks("python"))

@@ -1,4 +1,4 @@
-"""Networks go to folders and come back the same; the card says what is true."""
+"""Saved networks load as they were, and their model cards are true."""
 
 import json
 import subprocess
@@ -298,3 +298,56 @@ def test_info_speaks_of_a_folder(tmp_path, capsys):
     assert main(["info", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "in_chans 1" in out and "dress, hat" in out and "sha256" not in out
+
+
+def test_a_file_describes_itself_and_keeps_what_it_replaces_until_it_is_whole(tmp_path):
+    file, other = tmp_path / "x.safetensors", tmp_path / "x.safetensors.partial"
+    other.write_text("mine")
+    model = snzoo.create_model(RESNET, width=8, num_classes=2)
+    for names in (["a", "b"], ["c", "d"]):
+        loaded = come_back(model.train(), file, classes=names)
+        assert loaded.spec.classes == tuple(names)
+        file.chmod(0o600)
+    before = file.read_bytes()
+    averaged = {key: 0 * value for key, value in model.state_dict().items()}
+    snzoo.save_pretrained(model, file, classes=["c", "d"], state_dict=averaged)
+    assert not snzoo.create_model(file).fc.weight.any() and file.read_bytes() != before
+    assert other.read_text() == "mine" and file.stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_head_of_several_layers_is_refused_with_the_way_out(tmp_path):
+    model = snzoo.create_model(DEMO, pretrained=True)
+    layers = [torch.nn.Dropout(0.2), torch.nn.Linear(model.fc.in_features, 7)]
+    model.fc = torch.nn.Sequential(*layers)
+    assert model.num_classes == 7
+    with pytest.raises(SnzooError, match=r"fc is a Sequential; .* one nn\.Linear .*drop_rate"):
+        snzoo.save_pretrained(model, tmp_path / "f", classes=list("abcdefg"))
+    model = snzoo.create_model(DEMO, pretrained=True, drop_rate=0.2)
+    model.reset_classifier(7)
+    assert come_back(model, tmp_path / "f", classes=list("abcdefg")).drop.p == 0.2
+
+
+SHARDED = """
+import sys, torch, snzoo
+from torch.distributed.fsdp import fully_shard
+torch.distributed.init_process_group("gloo")
+torch.manual_seed(0)
+model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2)
+whole = {key: value.clone() for key, value in model.state_dict().items()}
+fully_shard(model)
+snzoo.save_pretrained(model, sys.argv[1], classes=["a", "b"])
+torch.distributed.barrier()
+again = snzoo.create_model(sys.argv[1]).state_dict()
+assert all(torch.equal(again[key], value) for key, value in whole.items())
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_sharded_parameters_are_gathered(tmp_path):
+    (tmp_path / "run.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", tmp_path / "run.py", tmp_path / "f"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
