@@ -45,7 +45,7 @@ def normalize(
         backend = backends.select(x) if tensors.weight.device == x.device else None
         if backend is None:
             y, mixture = switch_norm(x, tensors, config)
-            batch = mixture.batch_stats
+            batch = mixture.batch_stats()
         elif config.batch or _needs_gradient(x, *tensors):
             y, batch = _apply(x, tensors, config, backend)
         elif shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
@@ -125,7 +125,7 @@ class _SwitchNormFunction(torch.autograd.Function):
         rstd = torch.rsqrt(mixture.var + config.eps)
         y = passes.affine(x, mixture.mean, flat.weight * rstd, flat.bias)
         ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, rstd, mixture)
-        batch = mixture.batch_stats or ()
+        batch = mixture.batch_stats() or ()
         ctx.mark_non_differentiable(*batch)
         return y.to(dtype), *batch
 
@@ -156,7 +156,7 @@ class _SwitchNormFunction(torch.autograd.Function):
             to_x = to_x.to(dtype)
         logits = logit_gradients(*mixed, mixture, flat)
         flat_grads = (rstd * centered).sum(0), total.sum(0), *logits
-        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors, strict=False))
+        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 
 

@@ -116,9 +116,11 @@ class Mixture(NamedTuple):
     var: Tensor
     stats: list[Statistics]
 
-    @property
     def batch_stats(self) -> tuple[Tensor, Tensor] | None:
-        """BN mean and variance (C,) of the input; None if not mixed or there are no samples."""
+        """Return the BN mean and variance (C,) of the input.
+
+        None if they are not mixed in, or if there are no samples.
+        """
         bn = self.stats[-1]
         if bn.dim != 0:
             return None

@@ -61,7 +61,7 @@ def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     parts = triton.next_power_of_2(plan.parts)
     r = min(triton.next_power_of_2(c), max(TILE // parts, 1))
     blocks = triton.cdiv(c, r)
-    scalars = (c, p, blocks, plan.parts, plan.tiles * plan.layout.b, factor, r, parts)
+    scalars = (c, p, blocks, plan.parts, plan.tiles * plan.b, factor, r, parts)
     _launch(kernels.merge, n * blocks, _warps(r * parts), means, variances, mean, var, *scalars)
     return mean, var
 
@@ -124,20 +124,16 @@ def input_gradient(
     return dx
 
 
-class _Layout(NamedTuple):
-    channels_last: bool
-    vector: int  # so many elements along the unit stride start together and end together
-    r: int
-    b: int
-
-
 class _Plan(NamedTuple):
     """Each sample has ``blocks`` (of channels) × ``parts`` programs of ``tiles`` tiles each."""
 
     blocks: int
     parts: int
     tiles: int
-    layout: _Layout
+    channels_last: bool
+    vector: int  # divides the number of elements along the unit stride, so they load together
+    r: int  # channels of a tile
+    b: int  # positions of a tile
 
 
 def _plan(x: Tensor, *, split: bool) -> _Plan:
@@ -151,15 +147,15 @@ def _plan(x: Tensor, *, split: bool) -> _Plan:
     parts = max(min(PROGRAMS // (n * blocks), tiles // PART), 1) if split else tiles
     each = triton.cdiv(tiles, parts)
     vector = math.gcd(c if channels_last else p, 16)
-    return _Plan(blocks, triton.cdiv(tiles, each), each, _Layout(channels_last, vector, r, b))
+    return _Plan(blocks, triton.cdiv(tiles, each), each, channels_last, vector, r, b)
 
 
 def _cover(kernel: Any, plan: _Plan, x: Tensor, *pointers: Tensor | None, **more: float) -> None:
     n, c, p = _sizes(x)
-    blocks, parts, _, layout = plan
+    blocks, parts, _, channels_last, vector, r, b = plan
     # Elements loaded one by one need an address and a mask each: give a thread fewer of them.
-    warps = _warps(layout.r * layout.b, each=16 if layout.vector >= 8 else 8)
-    rest = (*pointers, c, p, blocks, parts, layout)
+    warps = _warps(r * b, each=16 if vector >= 8 else 8)
+    rest = (*pointers, c, p, blocks, parts, channels_last, vector, r, b)
     _launch(kernel, n * blocks * parts, warps, x, *rest, **more)
 
 

@@ -1,15 +1,15 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Triton kernels of Switchable Normalization, launched by :mod:`snzoo.nn.backends.triton`.
 
-A program covers tiles of R channels × B positions of one sample. The layout of ``x`` decides
-only the shape of the tile and which of its axes has the unit stride.
+A program covers tiles of R channels × B positions of one sample. The layout of ``x``,
+channels LAST or not, decides only the shape of the tile and which axis has the unit stride.
 """
 
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from triton import language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 # Triton must not specialize on sizes: a 1 would become a constant, without a tensor's methods, and
-# each size that 16 divides would be compiled anew. The loads learn divisibility from layout.vector.
+# each size that 16 divides would be compiled anew. The loads learn divisibility from VECTOR.
 _SIZES = ["C", "P", "blocks", "parts", "tiles", "span"]
 
 
@@ -29,16 +29,18 @@ def _rows(n, c, C, R: tl.constexpr):
 
 
 @triton.jit
-def _tile(n, c, p, C, P, B: tl.constexpr, LAYOUT: tl.constexpr):
+def _tile(
+    n, c, p, C, P, LAST: tl.constexpr, VECTOR: tl.constexpr, R: tl.constexpr, B: tl.constexpr
+):
     """Return the offsets of R × B elements from channel c and position p on, and their mask."""
-    c += tl.arange(0, LAYOUT.r)[:, None]
+    c += tl.arange(0, R)[:, None]
     p += tl.arange(0, B)[None, :]
     # Rounding down changes nothing, but tells the compiler how many elements load together.
-    if LAYOUT.channels_last:
-        C = C // LAYOUT.vector * LAYOUT.vector
+    if LAST:
+        C = C // VECTOR * VECTOR
         offsets = (n * P + p) * C + c
     else:
-        P = P // LAYOUT.vector * LAYOUT.vector
+        P = P // VECTOR * VECTOR
         offsets = (n * C + c) * P + p
     return offsets, (c < C) & (p < P)
 
@@ -69,19 +71,31 @@ def _join(mean, within, share, AXIS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def moments(x, mean, var, C, P, blocks, parts, LAYOUT: tl.constexpr, tiles, factor: tl.float64):
+def moments(
+    x,
+    mean,
+    var,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    tiles,
+    factor: tl.float64,
+):
     """Store the mean and variance · factor of each part of the positions, (N, parts, C)."""
     wide: tl.constexpr = mean.dtype.element_ty
-    R: tl.constexpr = LAYOUT.r
-    B: tl.constexpr = LAYOUT.b
     n, c, part = _place(blocks, parts, R)
     first = part * tiles * B
     # Distances from a first value are small where |mean| ≫ std, and round to smaller errors.
-    column, known = _tile(n, c, first, C, P, 1, LAYOUT)
+    column, known = _tile(n, c, first, C, P, LAST, VECTOR, R, 1)
     origin = tl.load(x + column, mask=known, other=0).to(wide)
     average, m2 = tl.zeros((R, B), wide), tl.zeros((R, B), wide)
     for k in range(tiles):
-        offsets, there = _tile(n, c, first + k * B, C, P, B, LAYOUT)
+        offsets, there = _tile(n, c, first + k * B, C, P, LAST, VECTOR, R, B)
         value = tl.load(x + offsets, mask=there).to(wide) - origin
         # An element that does not exist is replaced by the mean so far, which changes nothing.
         average, m2 = _include(average, m2, tl.where(there, value, average), k)
@@ -186,11 +200,25 @@ def coefficients(
 
 @triton.jit(do_not_specialize=_SIZES)
 def affine(
-    x, mean, scale, bias, shortcut, y, C, P, blocks, parts, LAYOUT: tl.constexpr, RELU: tl.constexpr
+    x,
+    mean,
+    scale,
+    bias,
+    shortcut,
+    y,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    RELU: tl.constexpr,
 ):
-    n, c, part = _place(blocks, parts, LAYOUT.r)
-    offsets, there = _tile(n, c, part * LAYOUT.b, C, P, LAYOUT.b, LAYOUT)
-    rows, known = _rows(n, c, C, LAYOUT.r)
+    n, c, part = _place(blocks, parts, R)
+    offsets, there = _tile(n, c, part * B, C, P, LAST, VECTOR, R, B)
+    rows, known = _rows(n, c, C, R)
     value = tl.load(x + offsets, mask=there).to(mean.dtype.element_ty)
     value -= tl.load(mean + rows, mask=known)[:, None]
     value *= tl.load(scale + rows, mask=known)[:, None]
@@ -203,17 +231,30 @@ def affine(
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def gradient_sums(x, g, mean, sum_g, sum_gx, C, P, blocks, parts, LAYOUT: tl.constexpr, tiles):
+def gradient_sums(
+    x,
+    g,
+    mean,
+    sum_g,
+    sum_gx,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    tiles,
+):
     """Store the sums over each part of the positions, (N, parts, C)."""
     wide: tl.constexpr = mean.dtype.element_ty
-    R: tl.constexpr = LAYOUT.r
-    B: tl.constexpr = LAYOUT.b
     n, c, part = _place(blocks, parts, R)
     rows, known = _rows(n, c, C, R)
     average = tl.load(mean + rows, mask=known, other=0)[:, None]
     total_g, total_gx = tl.zeros((R, B), wide), tl.zeros((R, B), wide)
     for k in range(tiles):
-        offsets, there = _tile(n, c, (part * tiles + k) * B, C, P, B, LAYOUT)
+        offsets, there = _tile(n, c, (part * tiles + k) * B, C, P, LAST, VECTOR, R, B)
         gradient = tl.load(g + offsets, mask=there, other=0).to(wide)
         value = tl.load(x + offsets, mask=there, other=0).to(wide)
         total_g += gradient
@@ -224,10 +265,26 @@ def gradient_sums(x, g, mean, sum_g, sum_gx, C, P, blocks, parts, LAYOUT: tl.con
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def input_gradient(x, g, mean, a, b, c, dx, C, P, blocks, parts, LAYOUT: tl.constexpr):
-    n, channel, part = _place(blocks, parts, LAYOUT.r)
-    offsets, there = _tile(n, channel, part * LAYOUT.b, C, P, LAYOUT.b, LAYOUT)
-    rows, known = _rows(n, channel, C, LAYOUT.r)
+def input_gradient(
+    x,
+    g,
+    mean,
+    a,
+    b,
+    c,
+    dx,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+):
+    n, channel, part = _place(blocks, parts, R)
+    offsets, there = _tile(n, channel, part * B, C, P, LAST, VECTOR, R, B)
+    rows, known = _rows(n, channel, C, R)
     value = tl.load(x + offsets, mask=there).to(mean.dtype.element_ty)
     value -= tl.load(mean + rows, mask=known)[:, None]
     value = value * tl.load(b + rows, mask=known)[:, None] + tl.load(c + rows, mask=known)[:, None]
