@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from snzoo.cli import main
 from snzoo.gates import read_gates
-from snzoo.weights import read_state
+from snzoo.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
 DEMO = "resnet18v1_sn_clothing"
@@ -91,7 +91,7 @@ def test_json_of_several_names_and_files(file, tmp_path, capsys):
     shares = {"kinds": ["IN", "LN", "BN"], "mean": [0.166667, 0.333333, 0.5], "var": even}
     assert made["layers"][0] == {"name": "net.0", **shares}
     assert made["average"]["mean"] == [0.483333, 0.266667, 0.25]
-    state = read_state(ROOT / "snzoo" / "demo" / f"{DEMO}.safetensors")
+    state = read_state_dict(ROOT / "snzoo" / "demo" / f"{DEMO}.safetensors")
     last = read_gates(state, where="demo")[-1]
     assert demo["model"] == DEMO and demo["layers"][-1]["var"] == pytest.approx(last.var, abs=1e-6)
 

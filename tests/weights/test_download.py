@@ -15,6 +15,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from snzoo import http
 from snzoo.weights import download
 
 BY_HAND = ("download it by hand from https://example.org/made", "snzoo import FILE --model made")
@@ -251,7 +252,7 @@ def test_a_server_that_breaks_http_is_given_up(
     zoo, state, content, monkeypatch, raw_url, behave, words
 ):
     patience = 0.3 if behave in (silent, stalling) else 10
-    monkeypatch.setattr(download, "TIMEOUT", (10, patience))
+    monkeypatch.setattr(http, "TIMEOUT", (10, patience))
     zoo.publish(known=False, urls=[raw_url(behave)])
     zoo.refuses(zoo.run("fetch", "made"), words, "gave up after 4 attempts", *BY_HAND)
 
@@ -320,7 +321,7 @@ def test_https_never_gives_way_to_http(zoo, mirror, state, content, https):
     for answer in (mirror.file(content), mirror.reply(302, Location=good)):  # not even on the way
         mirror.answers(answer)
         zoo.refuses(zoo.run("fetch", "made"), "redirected from https to http; refused", *BY_HAND)
-        assert len(mirror.seen) == 1
+        assert not mirror.seen  # refused before it is asked
 
     zoo.publish(content, urls=[https.url_for("/moved")])
     zoo.holds(state, zoo.run("fetch", "made"))
