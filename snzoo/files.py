@@ -15,12 +15,13 @@ from snzoo.errors import FileError, first_line
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, follow_links: bool = True) -> Iterator[Path]:
     """Yield a temporary file next to ``path`` that replaces it when the block ends.
 
     The temporary file has a unique name, so no other file is touched. The mode of an existing
-    file is kept; a new file gets the default one. Symbolic links are followed. Pipes and devices
-    are yielded themselves, because they must not be replaced.
+    file is kept; a new file gets the default one. Symbolic links are followed unless
+    ``follow_links`` is False, which replaces the link. Pipes and devices are yielded themselves,
+    because they must not be replaced.
 
     Raises:
         OSError: the file cannot be written. ``path`` is then what it was.
@@ -28,11 +29,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if _is_special(path):
         yield Path(path)
         return
-    target = Path(os.path.realpath(path))  # Path.resolve fails on a circle of links
+    # Path.resolve fails on a circle of links.
+    target = Path(os.path.realpath(path) if follow_links else os.path.abspath(path))
     temporary = target.with_name(f".snzoo-{secrets.token_hex(8)}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        if target.exists():
+        if target.exists() and not target.is_symlink():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary

@@ -120,7 +120,11 @@ def save_folder(
         folder.mkdir(parents=True, exist_ok=True)
         names = FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG)
         with ExitStack() as stack:  # all three are on the disk before one is replaced
-            temporary = {name: stack.enter_context(atomic_path(folder / name)) for name in names}
+            # A link is replaced: in the hub's cache, it leads to a file that is named by its hash.
+            temporary = {
+                name: stack.enter_context(atomic_path(folder / name, follow_links=False))
+                for name in names
+            }
             write_safetensors(temporary[WEIGHTS], state, description)
             temporary[CONFIG].write_text(format_json(description), encoding="utf-8")
             if CARD in temporary:
