@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -115,23 +116,28 @@ def _find_candidates(content: Any) -> Iterator[Candidate]:
 
 
 def _strip_prefixes(outer: Candidate) -> list[Candidate]:
-    """Return the networks of a state dict whose keys all begin with the names of wrappers."""
+    """Return the networks of a state dict whose keys all begin with the names of wrappers.
+
+    ``model.``, ``net.`` and the like are attributes of Lightning's modules. In a file that is a
+    state dict itself, they belong to the names, unless averaged weights stand beside them.
+    """
     keys = [key for key in outer.state if key not in COUNTERS]
     if not all(isinstance(key, str) for key in keys):
         return []
     parts: dict[str, dict[str, Any]] = {}
     for key in keys:
-        name = key
-        for wrapper in TRANSPARENT:
-            name = name.replace(wrapper, "")
-        head, _, rest = (
-            name.partition(".") if _holds_network(name.partition(".")[0]) else ("", "", name)
-        )
+        name = functools.reduce(lambda name, wrapper: name.replace(wrapper, ""), TRANSPARENT, key)
+        head, _, rest = name.partition(".")
+        head, rest = (head, rest) if _holds_network(head) else ("", name)
         parts.setdefault(head, {})[rest] = outer.state[key]
     found = [name for part in parts.values() for name in part]
     if found == keys or len(found) < len(keys) or "" in found or ("" in parts and len(parts) > 1):
         return []
     averaged = outer.averaged or "n_averaged" in outer.state
+    if not (outer.place or averaged or parts.keys() <= {"", "module"}) and not any(
+        _is_averaged(head) for head in parts
+    ):
+        return []
     return [
         Candidate(
             "/".join(filter(None, [outer.place, f"{head}." if len(parts) > 1 else ""])),

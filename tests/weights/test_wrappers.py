@@ -56,7 +56,7 @@ def assert_equal(found, expected):
         AveragedModel(NETWORK).state_dict(),
         AveragedModel(nn.DataParallel(torch.compile(NETWORK))).state_dict(),
         prefixed("_fsdp_wrapped_module.", RAW),
-        prefixed("model.module._orig_mod.", RAW),
+        {"state_dict": prefixed("model.module._orig_mod.", RAW)},
         *(ASIDE | {"state_dict": Holder(**{name: NETWORK}).state_dict()} for name in
           ("model", "net", "network", "backbone")),
         *(ASIDE | {key: RAW} for key in
@@ -149,6 +149,7 @@ def test_anything_else_is_refused_by_name(content, words):
         prefixed("model.", RAW) | {"criterion.weight": torch.ones(2)},
         RAW | prefixed("_orig_mod.", EMA),
         prefixed("student.", RAW),
+        prefixed("net.", RAW),  # the names of some other network, perhaps
         {"model": torch.ones(2)},
     ],
 )
