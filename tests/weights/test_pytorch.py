@@ -121,12 +121,12 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-# A test that reads a file prints the memory that this took, in MB.
+# Prints by how many MB reading a file raises the peak of memory.
 MEASURE = """
-import resource, sys, torch, h5py
+import re, sys, torch, h5py
 from snzoo.errors import CheckpointError
 from snzoo.weights import read_state_dict
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
 before = peak()
 try: read_state_dict(sys.argv[1])
 except CheckpointError as error: print(error, file=sys.stderr)
@@ -179,6 +179,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in /proc")
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
 def test_a_small_file_does_not_take_much_memory(tmp_path, make):
     make(tmp_path / "bomb")
@@ -189,7 +190,7 @@ def test_a_small_file_does_not_take_much_memory(tmp_path, make):
     assert float(done.stdout) < 50 + size / 1e6
 
 
-@pytest.mark.parametrize("padding", [0, 10_000_000])
+@pytest.mark.parametrize("padding", [0, 4_000_000])
 def test_what_a_file_may_unpack_to_is_bounded_by_the_layout(zoo, state, tmp_path, padding):
     torch.save({"state_dict": state, "x": torch.zeros(padding)}, tmp_path / "stored")
     deflate(tmp_path / "stored", tmp_path / "made.pth")
