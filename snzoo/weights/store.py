@@ -273,6 +273,8 @@ def _install(entry: Entry, verified: Verified) -> Path:
     file = _readable_file(entry)
     path = cache.folder_of(entry.name) / WEIGHTS
     with cache.writing(path):
+        for orphan in path.parent.glob(".snzoo-*"):  # of a process that was killed
+            orphan.unlink()
         with atomic_path(path) as temporary:
             write_safetensors(temporary, verified.state)
             weights = Digest.of(temporary)

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from snzoo.errors import CheckpointError
 from snzoo.weights import read_description, read_state_dict
 from snzoo.weights.safetensors import write_safetensors
 
-DEMO = "resnet18v1_sn_clothing"
 SMALL = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(4)}
 
 
@@ -70,39 +70,36 @@ def test_a_damaged_description_is_refused(tmp_path, text):
         read_description(tmp_path / "x")
 
 
-OVERWRITE = {
-    "another file, in place": lambda file, other: shutil.copyfile(other, file),
-    "a shorter file, in place": lambda file, other: file.write_bytes(b"x" * 100),
-    "torch.save": lambda file, other: torch.save({"a": torch.zeros(1)}, file),
-    "an empty file": lambda file, other: os.truncate(file, 0),
-    "removed": lambda file, other: file.unlink(),
-}
-
-
-@pytest.mark.parametrize("how", OVERWRITE)
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_network_outlives_what_happens_to_the_users_file(tmp_path, how, kind):
-    # In a process of its own: a mapped file that becomes shorter ends the process.
-    code = f"""
-import torch, snzoo
+OVERWRITE = """
+import os, shutil, sys, torch, snzoo
 from pathlib import Path
-from tests.weights.test_safetensors import OVERWRITE, DEMO
 from safetensors.torch import save_file
-folder = Path({str(tmp_path)!r})
-model = snzoo.create_model(DEMO, pretrained=True)
-snzoo.save_pretrained(model, folder)
+folder = Path(sys.argv[1])
 file, other = folder / "model.safetensors", folder / "other"
-save_file({{key: torch.zeros_like(value) for key, value in model.state_dict().items()}}, other)
-source = dict(name=folder) if {kind!r} == "folder" else dict(name=DEMO, weights=file)
-model = snzoo.create_model(**source).eval()
+zoo = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True)
+save_file({key: torch.zeros_like(value) for key, value in zoo.state_dict().items()}, other)
 x = torch.rand(1, 3, 64, 64)
-before = model(x)
-OVERWRITE[{how!r}](file, other)
-assert torch.equal(model(x), before)
+for overwrite in (
+    lambda: shutil.copyfile(other, file),
+    lambda: file.write_bytes(b"x" * 100),
+    lambda: torch.save({"a": torch.zeros(1)}, file),
+    lambda: os.truncate(file, 0),
+    file.unlink,
+):
+    for name, source in ((folder, {}), ("resnet18v1_sn_clothing", {"weights": file})):
+        snzoo.save_pretrained(zoo, folder)
+        model = snzoo.create_model(name, **source).eval()
+        before = model(x)
+        overwrite()
+        assert torch.equal(model(x), before)
 """
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    env = os.environ | {"PYTHONPATH": root}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+
+
+def test_a_network_outlives_what_happens_to_the_users_file(tmp_path):
+    # In a process of its own: a mapped file that becomes shorter ends the process.
+    command = [sys.executable, "-c", OVERWRITE, tmp_path]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
 
 

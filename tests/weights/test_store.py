@@ -298,12 +298,6 @@ def test_pin_leaves_a_file_that_is_no_manifest_alone(recorded, tmp_path):
         assert file.read_text() == text
 
 
-def test_a_published_md5_is_enough(zoo, state, content, monkeypatch):
-    monkeypatch.setenv("SNZOO_REQUIRE_CHECKSUM", "1")
-    zoo.publish(content, known=False, md5=hashlib.md5(content).hexdigest())
-    zoo.holds(state, zoo.run("fetch", "made"))
-
-
 def test_safetensors_are_fetched_as_they_are(zoo, state, tmp_path):
     save_file(state, tmp_path / "made.safetensors")
     zoo.publish((tmp_path / "made.safetensors").read_bytes(), format="safetensors")
@@ -356,10 +350,15 @@ def test_published_values_are_compared(zoo, content, state):
     zoo.holds(state, zoo.run("fetch", "made"))
 
 
-def test_other_widths_are_converted_if_the_checksum_is_known(zoo, saved, state):
-    narrow = {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}
-    zoo.publish(saved(narrow))
-    zoo.holds({k: v.to(state[k].dtype) for k, v in narrow.items()}, zoo.run("fetch", "made"))
+def test_what_a_killed_process_left_is_removed(cached, mirror, content, state):
+    (cached.folder / ".snzoo-0123456789abcdef").touch()
+    damage(cached.weights)
+    mirror.answers(mirror.file(content))
+    cached.holds(state, cached.run("fetch", "made"))
+    assert sorted(path.name for path in cached.folder.iterdir()) == [
+        "stamp.json",
+        "weights.safetensors",
+    ]
 
 
 def test_whoever_may_read_the_folder_may_read_the_weights(cached):
