@@ -170,13 +170,13 @@ class ModelSpec(Entry):
         """
         import torch
 
-        from snzoo.weights import match, obtain, read_state, weights_of
+        from snzoo.weights import conform_state_dict, fetch_weights, read_state_dict, weights_of
 
         options = _clean(options)
         with torch.device("meta"):  # no memory and no random numbers for what the file brings
             wanted = self.build(**options)
-        path = weights_of(self.weights) if self.weights else obtain(self, self.layout)
-        state = read_state(path)
+        path = weights_of(self.weights) if self.weights else fetch_weights(self, self.layout)
+        state = read_state_dict(path, mmap=self.weights is None)
         sizes = {name: n for name, n in _sizes(state).items() if name in options}
         if out_indices is not None:
             sizes["num_classes"] = _sizes(state).get("num_classes", 0)
@@ -185,7 +185,7 @@ class ModelSpec(Entry):
         layout = model.state_dict()
         if out_indices is not None and state.keys() == (own := _keys_needed(model, out_indices)):
             layout = {key: like for key, like in layout.items() if key in own}
-        state = match(state, layout, where=path)
+        state = conform_state_dict(state, layout, where=path)
         model.load_state_dict(state, strict=len(layout) == len(model.state_dict()), assign=True)
         model.spec = wanted.spec
         if model.conv1.in_channels != wanted.conv1.in_channels:
