@@ -76,7 +76,7 @@ class Backbone(Named):
         found = [x] if 0 in indices else []
         x = self.maxpool(x)
         for stage in range(1, 1 + max(indices)):
-            x = self.get_submodule(f"layer{stage}")(x)
+            x = getattr(self, f"layer{stage}")(x)  # get_submodule is not traced by torch 2.6
             if stage == STAGES and self.version == 2:
                 x = self.norm_relu("_out", x)
             if stage in indices:
