@@ -134,18 +134,14 @@ def _strip_prefixes(outer: Candidate) -> list[Candidate]:
     if found == keys or len(found) < len(keys) or "" in found or ("" in parts and len(parts) > 1):
         return []
     averaged = outer.averaged or "n_averaged" in outer.state
-    if not (outer.place or averaged or parts.keys() <= {"", "module"}) and not any(
-        _is_averaged(head) for head in parts
-    ):
+    wraps = averaged or parts.keys() <= {"", "module"} or any(map(_is_averaged, parts))
+    if not (outer.place or wraps):
         return []
-    return [
-        Candidate(
-            "/".join(filter(None, [outer.place, f"{head}." if len(parts) > 1 else ""])),
-            part,
-            averaged or _is_averaged(head),
-        )
-        for head, part in parts.items()
-    ]
+    inner = []
+    for head, part in parts.items():
+        place = f"{outer.place}/{head}.".removeprefix("/") if len(parts) > 1 else outer.place
+        inner.append(Candidate(place, part, averaged or _is_averaged(head)))
+    return inner
 
 
 def _holds_network(name: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A made model, its real checkpoint files, and mirrors on loopback that can misbehave."""
+"""A small model, real checkpoint files of it, and local HTTP servers that can misbehave."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: its exit status and its two streams."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -42,7 +42,7 @@ class Result:
 
 
 class Mirror:
-    """A URL on loopback that answers by a script, and with its last answer from then on."""
+    """A local URL that gives the answers of a list in turn, and then repeats the last one."""
 
     def __init__(self, server, path):
         self.url, self.seen, self.script = server.url_for(path), [], []
@@ -58,13 +58,13 @@ class Mirror:
 
     @property
     def offsets(self):
-        """Where each request went on: a byte, or None for one that asked for the whole file."""
+        """The first byte that each request asked for, or None for the whole file."""
         ranges = [headers.get("Range") for headers in self.seen]
         return [found and int(found.removeprefix("bytes=").removesuffix("-")) for found in ranges]
 
     @staticmethod
     def file(content, *, etag="one", modified=None, cut=None, ranges=True):
-        """The file as HTTP wants it (Range, If-Range); the connection drops after ``cut`` bytes."""
+        """Serve a file (with Range, If-Range); the connection drops after ``cut`` bytes."""
 
         def answer(request):
             response = Response(content, mimetype="application/octet-stream")
@@ -85,7 +85,7 @@ class Mirror:
 
     @staticmethod
     def reply(status, body=b"", **headers):
-        """Always this, whatever is asked; ``Content_Type`` stands for Content-Type."""
+        """Give a fixed answer; ``Content_Type`` stands for Content-Type."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return lambda request: Response(body, status, named)
 
@@ -99,9 +99,9 @@ class Zoo:
         self.prefix = []
 
     def publish(self, content=None, *, known=True, architecture="resnet18v1_sn", **fields):
-        """Write the manifest; ``content`` is what the mirror serves, well, from now on.
+        """Write the manifest, and let the mirror serve ``content`` from now on.
 
-        ``known``: whether its sha256 and size are published, which ``fields`` override.
+        ``known``: whether its sha256 and size are published; ``fields`` override them.
         """
         file = {"name": FILE, "format": "pytorch", "urls": [self.mirror.url], "pages": [PAGE]}
         file |= {"sha256": None, "md5": None, "size": None}
@@ -125,7 +125,7 @@ class Zoo:
         self.manifest.write_text(json.dumps(document | {"models": {NAME: entry}}))
 
     def run(self, *arguments):
-        """A command in this process, or without root's rights after :meth:`lock`."""
+        """Run a command in this process or, after :meth:`lock`, in one that is not root."""
         if self.prefix:
             return self.spawn(*arguments)
         self.capsys.readouterr()
@@ -133,7 +133,7 @@ class Zoo:
         return Result(status, *self.capsys.readouterr())
 
     def spawn(self, *arguments, **options):
-        """A command in a new process."""
+        """Run a command in a new process."""
         command = [*self.prefix, sys.executable, "-m", "snzoo", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
         return Result(done.returncode, done.stdout, done.stderr)
@@ -151,7 +151,7 @@ class Zoo:
         return self.folder / "download.part"
 
     def lock(self, *folders):
-        """Make them read-only, for root too: from now on ``run`` gives up root's right to write."""
+        """Make folders read-only, and let ``run`` give up the right of root to write there."""
         for folder in folders:
             folder.chmod(0o555)
         if os.access(folders[0], os.W_OK):
@@ -161,12 +161,12 @@ class Zoo:
             self.prefix = ["setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}"]
 
     def kept(self):
-        """What a reader of the cache would find, file name → bytes."""
+        """Return the cached files, name → bytes."""
         paths = [self.weights, self.folder / "stamp.json"]
         return {path.name: path.read_bytes() for path in paths if path.exists()}
 
     def refuses(self, result, *words, keeps=None):
-        """One line that says what was wrong and what to do; the cache is as it was."""
+        """Assert that a command failed with one line of these words; the cache is unchanged."""
         assert result.status == 1
         assert result.err.startswith("snzoo: ") and len(result.err.splitlines()) == 1, result.err
         assert [word for word in words if word not in result.err] == [], result.err
@@ -174,7 +174,7 @@ class Zoo:
         assert self.kept() == (keeps or {})
 
     def holds(self, state, result=None):
-        """The command succeeded without a word, and the cache has these tensors."""
+        """Assert that a command succeeded silently, and that the cache has these tensors."""
         assert result is None or (result.status, result.err) == (0, "")
         assert not self.part.exists() and set(self.kept()) == {"weights.safetensors", "stamp.json"}
         cached = load_file(self.weights)
@@ -184,7 +184,7 @@ class Zoo:
 
 @pytest.fixture(scope="session")
 def state():
-    """A state dict of the made model, with statistics that a new network doesn't have."""
+    """A state dict of the small model, with statistics that a new network does not have."""
     torch.manual_seed(7)
     network = build(ARCHITECTURES["resnet18v1_sn"], width=8, num_classes=len(CLASSES))
     return {key: torch.rand_like(value) for key, value in network.state_dict().items()}
@@ -192,7 +192,7 @@ def state():
 
 @pytest.fixture(scope="session")
 def saved():
-    """What torch.save writes, as bytes."""
+    """A function that returns what torch.save writes, as bytes."""
 
     def save(content, **options):
         buffer = io.BytesIO()
@@ -204,13 +204,13 @@ def saved():
 
 @pytest.fixture(scope="session")
 def content(saved, state):
-    """The made model's file, three chunks of a download long."""
+    """The file of the small model; its download takes three chunks."""
     return saved(state)
 
 
 @pytest.fixture
 def mirrors(httpserver):
-    """Two of them, in the manifest's order."""
+    """Two mirrors, in the order of the manifest."""
     return Mirror(httpserver, f"/first/{FILE}"), Mirror(httpserver, f"/second/{FILE}")
 
 
@@ -233,7 +233,7 @@ def zoo(tmp_path, monkeypatch, capsys, mirror):
 
 @pytest.fixture
 def cached(zoo, mirror, content):
-    """The zoo with the made model in its cache; the network is gone."""
+    """The zoo with the small model in its cache; the mirror fails from now on."""
     zoo.publish(content)
     assert zoo.run("fetch", "made").status == 0
     mirror.answers(mirror.reply(500))

@@ -1,4 +1,4 @@
-"""Bad networks, bad servers, bad disks: each ends in one plain line or in the right file."""
+"""Downloads from failing networks and servers end in the right file or in a one-line error."""
 
 import signal
 import socket

@@ -110,7 +110,7 @@ def narrow():
 
 @pytest.fixture
 def file(narrow, tmp_path):
-    """The file of a narrow network, because most can be told from that."""
+    """The file of a narrow network, which is enough for most tests."""
     return write_h5(tmp_path / "narrow.h5", narrow)
 
 
@@ -139,7 +139,7 @@ def test_a_keras_file_is_fetched_by_its_md5(zoo, file):
 
 
 def replace(name, array):
-    """One array, or (None) none, in the place of another."""
+    """Replace an array by another one, or remove it (None)."""
 
     def change(path):
         with h5py.File(path, "a") as file:

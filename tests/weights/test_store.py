@@ -1,4 +1,4 @@
-"""What is cached, recorded, imported, verified and pruned."""
+"""The store: fetch, import, verify, pin, and the cache in between."""
 
 import hashlib
 import json
