@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 import snzoo
 from snzoo.cli import main
+from snzoo.data.imagenet import class_names
 from snzoo.manifest import load_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -150,3 +152,32 @@ def test_every_other_command_runs_in_the_order_of_the_readme(stage):
             done = subprocess.run(command, cwd=stage, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}: {done.stderr}"
     assert (stage / "results.html").exists()
+
+
+def test_a_hub_user_of_the_bgr_network_gets_the_right_classes_from_the_snippet(tmp_path):
+    """The README's lines, with the network whose input is BGR from 0 to 255."""
+    weights = ROOT.parent / "shared" / "weights" / "resnet50v1_bn_msra_bgr_fp16.pth"
+    photos = sorted((ROOT.parent / "shared" / "data" / "imagenet_sample").rglob("*.JPEG"))
+    if not weights.exists():
+        pytest.skip(f"needs {weights}")
+    (code,) = (block for block in blocks("python") if "torch.hub.load" in block)
+    photo = re.search(r'photo = "(.*)"', code)[1]
+    code = code.replace("pretrained=True", f"weights={str(weights)!r}")
+    code = code.replace("resnet18v1_sn_clothing", "resnet50v1_bn_msra")
+    body = code.replace(photo, "{photo}")
+    model = snzoo.create_model("resnet50v1_bn_msra", weights=weights).eval()
+    for path in photos[:3]:
+        done = subprocess.run(
+            [sys.executable, "-c", body.replace("{photo}", str(path))],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        with Image.open(path) as image:
+            steps = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+            pixels = np.asarray(steps(image.convert("RGB"))).astype(np.float32)
+        bgr = torch.tensor(pixels[:, :, ::-1] - np.float32([103.939, 116.779, 123.68]))
+        best = model(bgr.permute(2, 0, 1)[None]).argmax(1).item()
+        index, name = done.stdout.strip().split(" ", 1)
+        assert (int(index), name) == (best, class_names()[best])
