@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snzoo.data.sources import check_size, describe_error, stamp_of
+from snzoo.data.sources import check_size, stamp_of, unreadable
 from snzoo.errors import DataError, first_line
 
 COMPRESSED = {  # what a compressed tar begins with: the format, and what decompresses it
@@ -95,7 +95,7 @@ def read_member(member: Member) -> bytes:
         if len(content) < member.size:
             raise ValueError("the archive was cut short")
     except (OSError, ValueError, zlib.error) as error:
-        raise describe_error(member, error) from None
+        raise unreadable(member, error) from None
     return content
 
 
@@ -121,7 +121,7 @@ def list_members(path: Path) -> list[Member]:
         OSError: it cannot be read.
     """
     if not path.is_file():  # reading a pipe could wait forever
-        raise DataError(f"can't read {path}: not a regular file")
+        raise unreadable(path, "not a regular file")
     return _list_zip(path) if path.suffix.lower() == ".zip" else _list_tar(path)
 
 

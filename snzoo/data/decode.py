@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from snzoo.data.sources import read_file
-from snzoo.errors import DataError, UnexpectedArgumentError, first_line
+from snzoo.data.sources import read_file, unreadable
+from snzoo.errors import DataError, UnexpectedArgumentError
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 # The content of an image file, its path, a PIL image of any mode, or its pixels:
@@ -60,10 +60,8 @@ def decode(
     name = name or "an image"
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-            raise DataError(
-                f"can't read {name}: expected a uint8 array of shape (height, width, 3), "
-                f"got {photo.dtype} {photo.shape}"
-            )
+            got = f"{photo.dtype} {photo.shape}"
+            raise unreadable(name, f"expected a uint8 array (height, width, 3), got {got}")
         return photo
     if isinstance(photo, Image.Image):
         return _convert(photo, name, upright)
@@ -103,21 +101,18 @@ def load_image(
     except DataError:
         raise
     except Exception as error:  # Pillow raises exceptions of many types for damaged files
-        reason = first_line(error)
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image that Pillow knows"
-        raise DataError(f"can't read {name}: {reason}") from None
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not an image that Pillow knows" if unknown else error
+        raise unreadable(name, reason) from None
 
 
 def _convert(image: Image.Image, name: str, upright: bool) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # Pillow would clip 16 or 32 bits to white
-        raise DataError(
-            f"can't read {name}: pixels of mode {image.mode}, not 8 bits; convert it first"
-        )
+        raise unreadable(name, f"pixels of mode {image.mode}, not 8 bits; convert it first")
     try:
         converted = image.convert("RGB")
     except Exception as error:  # Pillow raises exceptions of many types for damaged files
-        raise DataError(f"can't read {name}: {first_line(error)}") from None
+        raise unreadable(name, error) from None
     turn = _find_turn(image) if upright else None
     return converted if turn is None else converted.transpose(turn)
 

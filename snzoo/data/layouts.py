@@ -14,6 +14,7 @@ from typing import Literal
 
 from snzoo.data.labels import Classes, class_indices
 from snzoo.data.photos import is_image, list_names
+from snzoo.data.sources import unreadable
 from snzoo.errors import DataError
 
 VALIDATION_FOLDERS = ("val", "validation")
@@ -67,7 +68,7 @@ def find_layout(path: Path, classes: Classes) -> Layout:
     if path.is_file():
         return Layout(_kind_of(path.name), (path,), path.name)
     if path.exists():  # reading a pipe could wait forever
-        raise DataError(f"can't read {path}: not a regular file")
+        raise unreadable(path, "not a regular file")
     paths = _expand(path)
     kinds = {_kind_of(path.name) for path in paths}
     if len(kinds) > 1 or "text" in kinds:

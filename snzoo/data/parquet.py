@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from snzoo.data.sources import check_size, describe_error, stamp_of
+from snzoo.data.sources import check_size, stamp_of, unreadable
 from snzoo.environment import require_packages
 
 # Limits, because the encoding can hide any size in a few bytes:
@@ -64,7 +64,7 @@ class Parquet:
             check_size(len(content))
             return content
         except Exception as error:  # of pyarrow or Python, for damaged files
-            raise describe_error(self.locate(index), error) from None
+            raise unreadable(self.locate(index), error) from None
 
     def locate(self, index: int) -> str:
         path, row, *_ = self._rows[index]
@@ -110,7 +110,7 @@ def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str |
                 images = table["image"].to_pylist() if len(columns) > 1 else [None] * len(labels)
                 yield labels, [image and image["path"] for image in images]
     except Exception as error:  # of pyarrow or Python, for damaged files
-        raise describe_error(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _class_count(path: Path) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from posixpath import basename, splitext
 from typing import NamedTuple
 
+from snzoo.data.sources import unreadable
 from snzoo.errors import DataError, printable
 
 # Formats that Pillow opens and photos are kept in. Other files are counted as left out.
@@ -69,9 +70,7 @@ def find_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
         folders = [path, *(_list_folders(path) if recursive else ())]
         found = [folder / name for folder in folders for name in list_names(folder)]
     except OSError as error:
-        raise DataError(
-            printable(f"can't read {error.filename or path}: {error.strerror}")
-        ) from None
+        raise unreadable(error.filename or path, error) from None
     found = sorted(file for file in found if is_image(file.name))
     if not found:
         where = "in or below" if recursive else "directly in"
@@ -104,7 +103,7 @@ def list_class_folders(folder: str | Path, *, check: bool = True) -> ClassFolder
         classes = sorted(name[:-1] for name in names if name.endswith("/"))
         photos = [find_images(folder / name) for name in classes]
     except OSError as error:
-        raise DataError(printable(f"can't read {folder}: {error.strerror}")) from None
+        raise unreadable(folder, error) from None
     loose = [name for name in names if is_image(name)]
     if loose or not classes:
         found = f"{len(loose)} photos beside class folders, e.g. {loose[0]}" if loose else "none"

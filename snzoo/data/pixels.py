@@ -18,7 +18,7 @@ from torch import Tensor
 from snzoo.data import loops, resample
 from snzoo.data.decode import Photo, Pixels, decode
 from snzoo.data.resample import Window
-from snzoo.errors import DataError
+from snzoo.errors import DataError, printable
 from snzoo.manifest import Preprocessing
 
 LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
@@ -168,7 +168,7 @@ def _decode(
         size = _size(image) if isinstance(image, np.ndarray) else image.size
         return image, geometry(size, resize=preprocessing.resize, crop=preprocessing.crop)
     except DataError as error:
-        raise DataError(f"can't use {name}: {error}") from None
+        raise DataError(printable(f"can't use {name}: {error}")) from None
 
 
 def _size(pixels: Pixels) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from snzoo.data.layouts import (
 )
 from snzoo.data.parquet import Parquet
 from snzoo.data.photos import is_image, list_names
-from snzoo.data.sources import Files, Source
+from snzoo.data.sources import Files, Source, unreadable
 from snzoo.data.tables import is_solution, number_lines, read_table
 from snzoo.errors import DataError, printable
 
@@ -109,8 +109,7 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
     except DataError as error:
         raise DataError(printable(str(error))) from None  # names may hold line breaks
     except OSError as error:
-        reason = f"can't read {error.filename or path}: {error.strerror}"
-        raise DataError(printable(reason)) from None
+        raise unreadable(error.filename or path, error) from None
     dataset = VALIDATION_SET if whole else None
     return Samples(source, labeled.labels, labeled.description, dataset)
 

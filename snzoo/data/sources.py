@@ -13,7 +13,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Protocol
 
-from snzoo.data.remote import fetch_image, is_url
 from snzoo.errors import DataError, first_line, printable
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ class PhotoList:
         Raises:
             DownloadError: see :func:`~snzoo.data.remote.fetch_image`.
         """
+        from snzoo.data.remote import fetch_image, is_url  # requests takes long to import
+
         photo = self.photos[index]
         return fetch_image(photo) if isinstance(photo, str) and is_url(photo) else photo
 
@@ -119,7 +120,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         check_size(status.st_size)
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise describe_error(os.fspath(path), error) from None
+        raise unreadable(os.fspath(path), error) from None
 
 
 def check_size(size: int) -> None:
@@ -141,6 +142,7 @@ def stamp_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def describe_error(name: object, error: Exception) -> DataError:
-    """Return the error, in one line, that a photo cannot be read."""
-    return DataError(printable(f"can't read {name}: {first_line(error)}"))
+def unreadable(name: object, reason: str | Exception) -> DataError:
+    """Return the error that a photo or a file cannot be read, as one line whatever its name."""
+    reason = first_line(reason) if isinstance(reason, Exception) else reason
+    return DataError(printable(f"can't read {name}: {reason}"))
