@@ -1,11 +1,8 @@
 """Files below a root: their content, or why it cannot be read."""
 
-import io
 import os
-from types import SimpleNamespace
 
 import pytest
-import requests
 
 from snzoo.data import sources
 from snzoo.data.remote import fetch_image
@@ -41,15 +38,6 @@ def test_errors_about_any_name_are_one_line(tmp_path, name):
     with pytest.raises(DataError) as caught:
         Files(tmp_path, [name]).read(0)
     assert str(caught.value).isprintable() and str(caught.value).encode()
-
-
-def test_a_url_that_leads_from_https_to_http_is_refused(monkeypatch):
-    response = requests.Response()
-    response.url, response.status_code, response.raw = "https://localhost/x.jpg", 200, io.BytesIO()
-    response.history = [SimpleNamespace(url="http://localhost/x.jpg")]
-    monkeypatch.setattr(requests, "get", lambda url, **options: response)
-    with pytest.raises(DownloadError, match="redirected from https to http; refused"):
-        fetch_image("https://localhost/x.jpg")
 
 
 @pytest.mark.parametrize(
