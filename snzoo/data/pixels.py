@@ -1,11 +1,12 @@
-"""An image file → the pixels that the reference transform gives, to the last bit.
+"""Compute the pixels that the reference transform gives, to the last bit.
 
-The reference: Pillow open → convert("RGB"), no EXIF rotation → bilinear antialiased
-resize of the shorter side → center crop → normalization.
+The reference opens a photo with Pillow, converts it to RGB without EXIF rotation, resizes the
+shorter side (bilinear, antialiased), crops the center, and normalizes.
 """
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from snzoo.data import loops, resample
-from snzoo.data.decode import Pixels, decode
+from snzoo.data.decode import Photo, Pixels, decode
 from snzoo.data.resample import Window
-from snzoo.errors import DataError
+from snzoo.errors import DataError, printable
 from snzoo.manifest import Preprocessing
 
 LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
-MOST_TAPS = 16  # images over 7 times the size are resized before they go to a GPU
+MOST_TAPS = 16  # images of more than 7 times the size are resized before they go to a GPU
 
 
 class Geometry(NamedTuple):
@@ -32,7 +33,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
-    """Shorter side → ``resize`` pixels, then the central ``crop`` × ``crop`` of them.
+    """Resize the shorter side to ``resize`` pixels, then take the central ``crop`` × ``crop``.
 
     Raises:
         DataError: the image is so narrow that resizing it would fill the memory.
@@ -48,7 +49,7 @@ def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
 
 
 def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
-    """What :func:`geometry` says, by Pillow: the reference.
+    """Resize and crop as :func:`geometry` says, with Pillow, the reference.
 
     Raises:
         DataError: see :func:`geometry`.
@@ -57,25 +58,29 @@ def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Imag
 
 
 def load_pixels(
-    content: bytes,
+    photo: Photo,
     preprocessing: Preprocessing,
     *,
-    name: str = "an image",
+    name: str | None = None,
+    upright: bool = False,
     approximate: bool = False,
     compiled: bool = False,
 ) -> Pixels:
-    """The content of an image file → uint8 RGB (crop, crop, 3), still without normalization.
+    """Return the resized and cropped pixels, uint8 RGB (crop, crop, 3), not yet normalized.
 
     Args:
-        name: what errors call the image.
+        photo: the content of an image file, a path, a PIL image, or a uint8 array (H, W, 3).
+        name: what errors call the photo (default: its path, or "an image").
+        upright: turn the photo as its EXIF orientation says; evaluations do not.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
-        compiled: resize with loops compiled by numba: as exact, faster, after a second.
+        compiled: resize with loops that numba compiles in about a second. They are faster than
+            Pillow and as exact.
 
     Raises:
-        DataError: see :func:`~snzoo.data.decode.load_image` and :func:`geometry`.
+        DataError: see :func:`~snzoo.data.decode.decode` and :func:`geometry`.
     """
-    image, fit = _decode(content, preprocessing, name, approximate)
-    if not compiled:
+    image, fit = _decode(photo, preprocessing, name, upright, approximate)
+    if not (compiled and resample.is_exact(None)):
         return np.asarray(_by_pillow(image, fit))
     pixels = np.asarray(image)
     out = np.empty((preprocessing.crop, preprocessing.crop, 3), np.uint8)
@@ -84,18 +89,19 @@ def load_pixels(
 
 
 def load_window(
-    content: bytes,
+    photo: Photo,
     preprocessing: Preprocessing,
     *,
-    name: str = "an image",
+    name: str | None = None,
+    upright: bool = False,
     approximate: bool = False,
 ) -> Window:
-    """What :func:`~snzoo.data.resample.resize_windows` makes the same pixels of, on a GPU.
+    """Return what :func:`~snzoo.data.resample.resize_windows` computes the same pixels from.
 
-    Raises:
-        DataError: see :func:`load_pixels`.
+    The arguments and errors are those of :func:`load_pixels`. Whether they are exact on a device
+    is for the caller to check, see :func:`~snzoo.data.resample.is_exact`.
     """
-    image, fit = _decode(content, preprocessing, name, approximate)
+    image, fit = _decode(photo, preprocessing, name, upright, approximate)
     pixels = np.asarray(image)
     plan = resample.plan(_size(pixels), *fit)
     if plan.down_first or max(t.weights.shape[1] for t in (plan.across, plan.down)) > MOST_TAPS:
@@ -109,7 +115,7 @@ def normalize(
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """uint8 RGB (N, 3, H, W) → the float32 input of a network, on the same device."""
+    """Convert uint8 RGB (N, 3, H, W) to the float32 input of a network, on the same device."""
     if preprocessing.channel_order == "BGR":
         pixels = pixels.flip(1)
     x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
@@ -122,20 +128,19 @@ def normalize(
 
 @lru_cache(maxsize=32)
 def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, ...]:
-    """White, mean and std, copied to the device once.
+    """Copy white, mean and std to the device, once.
 
-    White is a tensor too: on a GPU, division by a Python number is multiplication by its
-    rounded inverse.
+    White is a tensor, because a GPU divides by a Python number by multiplying with its rounded
+    inverse.
     """
     values = (255 / preprocessing.scale,), preprocessing.mean, preprocessing.std
     return tuple(torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in values)
 
 
 def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -> None:
-    """The same a channel at a time, which stays in the cache, and in one thread.
+    """Normalize one channel at a time, which stays in the cache, in one thread.
 
-    The threads that PyTorch would use for each step wait for one another while the
-    processor is busy decoding.
+    While the cores are busy decoding, PyTorch's threads would wait for one another at each step.
     """
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     white = np.float32(255 / preprocessing.scale)
@@ -153,14 +158,17 @@ def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -
 
 
 def _decode(
-    content: bytes, preprocessing: Preprocessing, name: str, approximate: bool
+    photo: Photo, preprocessing: Preprocessing, name: str | None, upright: bool, approximate: bool
 ) -> tuple[Image.Image | Pixels, Geometry]:
-    image = decode(content, name=name, shrink_to=preprocessing.resize if approximate else None)
+    if name is None:
+        name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else "an image"
+    shrink_to = preprocessing.resize if approximate else None
+    image = decode(photo, name=name, shrink_to=shrink_to, upright=upright)
     try:
         size = _size(image) if isinstance(image, np.ndarray) else image.size
         return image, geometry(size, resize=preprocessing.resize, crop=preprocessing.crop)
     except DataError as error:
-        raise DataError(f"can't use {name}: {error}") from None
+        raise DataError(printable(f"can't use {name}: {error}")) from None
 
 
 def _size(pixels: Pixels) -> tuple[int, int]:

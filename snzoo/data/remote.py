@@ -1,4 +1,4 @@
-"""An image behind a URL."""
+"""Fetch images from URLs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def is_url(source: str) -> bool:
 
 
 def fetch_image(url: str) -> bytes:
-    """The content behind an http(s) URL.
+    """Return the content at an http(s) URL.
 
     Raises:
-        DownloadError: there is none, or more than ``LARGEST`` bytes.
+        DownloadError: there is none, or it is larger than ``LARGEST``.
         OfflineError: ``SNZOO_OFFLINE=1``.
     """
     if not url.lower().startswith(("http://", "https://")):
