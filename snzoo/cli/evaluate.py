@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from snzoo.evaluation import Evaluation, Network
     from snzoo.evaluation.processes import Processes
     from snzoo.evaluation.records import Journal
+    from snzoo.evaluation.results import Results
     from snzoo.manifest import Entry
     from snzoo.spec import ModelSpec
 
@@ -130,7 +131,7 @@ def _run(
 ) -> int:
     from snzoo.data.imagenet import real_labels_of
     from snzoo.evaluation import evaluate
-    from snzoo.evaluation.results import as_document, describe_pixels
+    from snzoo.evaluation.summary import describe_pixels, summarize
 
     samples = _find_samples(args, entries)
     real = real_labels_of(samples.names) if args.labels == "real" else None
@@ -151,17 +152,17 @@ def _run(
     )
     status = 0
     if processes.rank == 0:
-        document = as_document(
+        results = summarize(
             evaluation,
             entries,
             path=args.imagenet,
             weights=args.weights,
-            run=settings,
+            settings=settings,
             pixels=describe_pixels(len(samples), device, approximate=args.decode == "fast"),
             real=real,
             tolerance=args.tolerance,
         )
-        status = _report(args, entries, evaluation, document)
+        status = _report(args, entries, evaluation, results)
     processes.gather(None)  # the figures are written
     if processes.local_rank == 0:
         journal.remove()
@@ -172,22 +173,22 @@ def _report(
     args: argparse.Namespace,
     entries: Sequence[Entry],
     evaluation: Evaluation,
-    document: dict[str, Any],
+    results: Results,
 ) -> int:
     """Print and write what was asked for; 1 where ``--check`` finds a disagreement."""
     from snzoo.evaluation.predictions import save_predictions
+    from snzoo.evaluation.summary import find_disagreements
     from snzoo.files import write_json
 
     names = [entry.name for entry in entries]
-    data, run = document["data"], document["run"]
     subject = names[0] if len(names) == 1 else f"{len(names)} networks"
-    print(f"{subject} on {data['description']} ({run['device']})")
-    print(tables.figures(document))
+    print(f"{subject} on {results.data.description} ({results.run.device})")
+    print("\n".join(tables.figures(results)))
     if args.json:
-        write_json(args.json, document)
+        write_json(args.json, results.as_dict())
     if args.predictions:
         save_predictions(args.predictions, evaluation, names)
-    problems = tables.disagreements(document, args.tolerance) if args.check else []
+    problems = find_disagreements(results, args.tolerance) if args.check else []
     for problem in problems:
         print(f"snzoo: check failed: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -269,8 +270,8 @@ def _settings(args: argparse.Namespace, device: str, processes: Processes) -> di
     import torch
 
     from snzoo.evaluation.processes import local_cores
-    from snzoo.evaluation.results import device_name
     from snzoo.evaluation.run import default_batch_size
+    from snzoo.evaluation.summary import device_name
 
     return {
         "device": device_name(device),
@@ -293,7 +294,7 @@ def _journal(
 ) -> Journal:
     """Where this run is recorded. What an earlier one recorded stays, for ``--resume``."""
     from snzoo.evaluation.records import Journal, digest_of, run_folder
-    from snzoo.evaluation.results import versions
+    from snzoo.evaluation.summary import versions
 
     identity = {
         "networks": [network.digest() for network in networks],

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from snzoo.data.batches import Batch, count_batches, read_batches
 from snzoo.data.samples import Samples
 from snzoo.errors import DataError, SnzooError
-from snzoo.evaluation.accuracy import Accuracy, Classes, Labels, Probabilities, accuracy
+from snzoo.evaluation.accuracy import Classes, Labels, Probabilities, accuracy
 from snzoo.evaluation.network import Best, Network, check_finite
 from snzoo.evaluation.processes import Processes, local_cores
 from snzoo.evaluation.records import Journal, Records
+from snzoo.evaluation.results import Accuracy
 from snzoo.manifest import Preprocessing
 
 

@@ -15,7 +15,7 @@ import torch
 import snzoo
 from snzoo.cli import main
 from snzoo.data.imagenet import real_labels
-from snzoo.report.document import parse_results
+from snzoo.evaluation.results import parse_results
 from snzoo.weights.cache import unfinished_runs
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import json
 import pytest
 from pyarrow import parquet
 
-from snzoo.errors import CacheError, SnzooError
+from snzoo.errors import FileError, SnzooError
 from snzoo.evaluation import evaluate
 from snzoo.evaluation.predictions import check_suffix, save_predictions
 
@@ -45,5 +45,5 @@ def test_other_suffixes_are_refused(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, samples, make_network):
     result = evaluate([make_network()], samples)
-    with pytest.raises(CacheError, match=r"none/x.csv"):
+    with pytest.raises(FileError, match=r"none/x.csv"):
         save_predictions(tmp_path / "none" / "x.csv", result, ["a"])
