@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from snzoo.evaluation.results import Accuracy, Model, Results
 
 
-def figures(results: Results) -> list[str]:
+def format_results(results: Results) -> list[str]:
     """Return lines: counts and intervals of one model, or a table of several models."""
     models = results.models
     lines = _single(models[0]) if len(models) == 1 else _several(models)
@@ -17,6 +17,11 @@ def figures(results: Results) -> list[str]:
     for model in models:
         if model.real:
             lines.append(f"{model.name}: ReaL top-1 {_counts(model.real)}")
+        if present := model.present:
+            lines.append(
+                f"{model.name}, among the {present.classes} classes present: "
+                f"top-1 {_counts(present.top1)}, top-5 {_counts(present.top5)}"
+            )
     if results.errors:
         lines.append(f"left out, could not be read: {len(results.errors)} images")
     if not results.pixels.exact:

@@ -1,21 +1,27 @@
-"""Evaluate networks on labeled images."""
+"""Evaluate networks on labeled images.
+
+Importing it is cheap, so that the command line can show its options without torch.
+"""
 
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-if TYPE_CHECKING:
-    from snzoo.evaluation.network import Network as Network
-    from snzoo.evaluation.network import choose_device as choose_device
-    from snzoo.evaluation.run import Evaluation as Evaluation
+if _TYPE_CHECKING:
+    from snzoo.evaluation.config import EvaluationConfig as EvaluationConfig
+    from snzoo.evaluation.results import Results as Results
+    from snzoo.evaluation.results import read_results as read_results
     from snzoo.evaluation.run import evaluate as evaluate
+    from snzoo.evaluation.run import run_evaluation as run_evaluation
 
 _MODULES = {
-    "Network": "network",
-    "choose_device": "network",
-    "Evaluation": "run",
+    "EvaluationConfig": "config",
+    "Results": "results",
     "evaluate": "run",
+    "read_results": "results",
+    "run_evaluation": "run",
 }
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> _Any:

@@ -21,19 +21,20 @@ from snzoo.evaluation.accuracy import (
     find_confusions,
     real_accuracy,
 )
-from snzoo.evaluation.results import TOLERANCE, Data, Model, Pixels, Results, Run
-from snzoo.evaluation.run import Evaluation, resize_device
+from snzoo.evaluation.measure import Evaluation
+from snzoo.evaluation.results import TOLERANCE, Data, Model, Pixels, Present, Results, Run
+from snzoo.inference.network import resize_device
 from snzoo.manifest import Entry, Result
+from snzoo.spec import ModelSpec
 
 PACKAGES = ("snzoo", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba")
 
 
 def summarize(
     evaluation: Evaluation,
-    entries: Sequence[Entry],
+    specs: Sequence[ModelSpec],
     *,
-    path: Path | None,
-    weights: Path | None = None,
+    path: str | Path | None,
     settings: dict[str, Any],
     pixels: Pixels,
     real: Sequence[Sequence[int]] | None = None,
@@ -42,9 +43,8 @@ def summarize(
     """Return the results of an evaluation.
 
     Args:
-        entries: what describes the networks, in their order.
-        path: where the images are (None: the bundled demo).
-        weights: the checkpoint, if it is not the zoo's.
+        specs: what describes the networks, in their order.
+        path: where the images are (None: the bundled demo, or images without a path).
         settings: the fields of :class:`Run` that are known before the run.
         pixels: how the pixels were made.
         real: the ReaL labels of every image, if that accuracy is wanted.
@@ -63,7 +63,7 @@ def summarize(
             description=samples.description,
             dataset=samples.dataset,
             images=len(samples),
-            classes=entries[0].classes,
+            classes=specs[0].classes,
         ),
         pixels,
         run,
@@ -71,9 +71,9 @@ def summarize(
         evaluation.errors,
         tuple(
             _summarize_model(
-                evaluation, i, entry, weights, exact=pixels.exact, real=real, tolerance=tolerance
+                evaluation, i, spec, name, exact=pixels.exact, real=real, tolerance=tolerance
             )
-            for i, entry in enumerate(entries)
+            for i, (spec, name) in enumerate(zip(specs, _distinct_names(specs), strict=True))
         ),
     )
 
@@ -132,11 +132,20 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
+def _distinct_names(specs: Sequence[ModelSpec]) -> list[str]:
+    """Return the names of models; those that several have, with their weights or number."""
+    names = [spec.name for spec in specs]
+    return [
+        f"{spec.name} ({spec.weights or i})" if names.count(spec.name) > 1 else spec.name
+        for i, spec in enumerate(specs, 1)
+    ]
+
+
 def _summarize_model(
     evaluation: Evaluation,
     network: int,
-    entry: Entry,
-    weights: Path | None,
+    spec: ModelSpec,
+    name: str,
     *,
     exact: bool,
     real: Sequence[Sequence[int]] | None,
@@ -144,7 +153,7 @@ def _summarize_model(
 ) -> Model:
     samples, images = evaluation.samples, evaluation.images()
     # Approximate pixels are compared with nothing.
-    published, same = choose_published(entry, samples) if exact else (None, False)
+    published, same = choose_published(spec, samples) if exact else (None, False)
     same = same and not evaluation.errors
     figures = (published.top1, published.top5) if published else (None, None)
     measured = evaluation.top1(network), evaluation.top5(network)
@@ -153,13 +162,13 @@ def _summarize_model(
         for accuracy, figure in zip(measured, figures, strict=True)
     )
     classes, labels = evaluation.classes(network), evaluation.labels()
-    names = names_of(entry.classes)
+    names = names_of(spec.classes)
     error = calibration_error(classes, evaluation.probabilities(network), labels)
     return Model(
-        name=entry.name,
-        architecture=entry.architecture,
-        weights=None if weights is None else str(weights),
-        preprocessing=entry.preprocessing,
+        name=name,
+        architecture=spec.architecture,
+        weights=None if spec.weights is None else str(spec.weights),
+        preprocessing=spec.preprocessing,
         images=len(images),
         top1=top1,
         top5=top5,
@@ -169,4 +178,11 @@ def _summarize_model(
         per_class=count_classes(classes, labels, names),
         confused=find_confusions(classes, labels, names, [samples.names[i] for i in images]),
         real=None if real is None else real_accuracy(classes, [real[i] for i in images]),
+        present=None
+        if evaluation.present is None
+        else Present(
+            len(evaluation.present),
+            evaluation.top1(network, present=True),
+            evaluation.top5(network, present=True),
+        ),
     )
