@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snzoo.errors import ArgumentError
-from snzoo.manifest import load_manifest
+from snzoo.manifest import load_demo
 from snzoo.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def choose_entry(args: argparse.Namespace, name: str | None) -> ModelSpec:
     ``args.weights`` becomes the local file or folder that the weights are loaded from.
     """
     if name is None and not args.weights:
-        demo = load_manifest().demo
-        if demo is None:
-            raise ArgumentError("this manifest has no demo: name a model with --model")
-        name = demo.model
+        name = load_demo().model
     spec = ModelSpec.find(name, weights=args.weights)
     args.weights = spec.weights
     return spec

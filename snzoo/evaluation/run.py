@@ -29,7 +29,7 @@ from snzoo.files import check_writable, write_json
 from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
 from snzoo.inference.predict import borrow, check_classifies_photos
 from snzoo.inference.transform import Model, find_spec
-from snzoo.manifest import Photos, load_manifest
+from snzoo.manifest import load_demo, load_manifest
 from snzoo.registry import list_models
 from snzoo.spec import ModelSpec
 from snzoo.weights.folder import FILES
@@ -158,12 +158,10 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
     models: list[Any] = [config.models] if one else list(config.models)  # type: ignore[arg-type]
     if config.weights:
         if len(models) > 1 or any(isinstance(model, nn.Module) for model in models):
-            raise ArgumentError(
-                f"{config.weights} is the checkpoint of one network: name its model"
-            )
-        models = [ModelSpec.find(*models, weights=config.weights)]  # type: ignore[arg-type]
+            raise ArgumentError(f"{config.weights} is the checkpoint of one model: name one model")
+        models = [ModelSpec.find(*models, weights=config.weights)]
     found: dict[Any, Candidate] = {}
-    for model in models or [demo().model]:
+    for model in models or [load_demo().model]:
         if not _is_wildcard(model):
             spec = find_spec(model)
             network = model if isinstance(model, nn.Module) else None
@@ -183,18 +181,6 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
         matched = (spec for spec in specs if spec.classes in classes)
         found |= {(spec.name, None, None): Candidate(spec) for spec in matched}
     return list(found.values())
-
-
-def demo() -> Photos:
-    """Return the manifest's demo.
-
-    Raises:
-        ArgumentError: this manifest has none.
-    """
-    photos = load_manifest().demo
-    if photos is None:
-        raise ArgumentError("this manifest has no demo: name a model with --model")
-    return photos
 
 
 def _is_wildcard(model: object) -> bool:

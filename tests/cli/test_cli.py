@@ -107,8 +107,8 @@ def test_a_wrong_command_line_is_one_line_with_status_2(arguments, word):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["eval", "--model", "resnet18v1_sn"], ["which images?", "--imagenet"]),
-        (["eval", "--imagenet", "none"], ["which model?", "--imagenet none"]),
+        (["eval", "--model", "resnet18v1_sn"], ["which images?", "--data"]),
+        (["eval", "--imagenet", "none"], ["which model?", "--data none"]),
         (["eval", *DEMO, "--imagenet", "none"], ["none does not exist"]),
         (["eval", "--device", "cuda:99"], ["device 'cuda:99' can't be used"]),
         (["eval", "--device", "toaster"], ["device 'toaster' can't be used"]),
