@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snzoo.cli import tables
 from snzoo.cli.common import MODEL, WEIGHTS, add_device_option, path, points, positive
 from snzoo.cli.output import show, warn
 from snzoo.evaluation import EvaluationConfig
 from snzoo.evaluation.config import CHOICES
+
+if TYPE_CHECKING:
+    from snzoo.evaluation import Results
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -68,19 +71,21 @@ def run(args: argparse.Namespace) -> int:
     names = {field.name for field in dataclasses.fields(EvaluationConfig)} & given.keys()
     config = EvaluationConfig(**{name: given[name] for name in names})
 
-    from snzoo.evaluation.processes import is_first
-    from snzoo.evaluation.run import run_evaluation
+    from snzoo.evaluation import run_evaluation
     from snzoo.evaluation.summary import find_disagreements
 
-    results = run_evaluation(config, report=warn, progress=True)
-    if not is_first():
-        return 0
-    models = results.models
-    subject = models[0].name if len(models) == 1 else f"{len(models)} models"
-    show(f"{subject} on {results.data.description} ({results.run.device})")
-    for line in tables.format_results(results):
-        show(line)
-    problems = find_disagreements(results, config.tolerance) if config.check else []
+    problems: list[str] = []
+
+    def show_results(results: Results) -> None:
+        models = results.models
+        subject = models[0].name if len(models) == 1 else f"{len(models)} models"
+        show(f"{subject} on {results.data.description} ({results.run.device})")
+        for line in tables.format_results(results):
+            show(line)
+        if config.check:
+            problems.extend(find_disagreements(results, config.tolerance))
+
+    run_evaluation(config, show=show_results, report=warn, progress=True)
     for problem in problems:
         warn(f"check failed: {problem}")
     return 1 if problems else 0

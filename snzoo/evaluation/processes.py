@@ -37,11 +37,6 @@ class Processes:
         return values
 
 
-def is_first() -> bool:
-    """Return whether this process is the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def local_device(name: str | None) -> str | None:
     """Return the GPU of this process for ``cuda``, and for None if there are GPUs."""
     if name in (None, "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():

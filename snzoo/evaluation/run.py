@@ -82,13 +82,15 @@ def evaluate(
 def run_evaluation(
     config: EvaluationConfig,
     *,
+    show: Callable[[Results], None] = lambda results: None,
     report: Callable[[str], None] = lambda message: None,
     progress: bool = False,
 ) -> Results:
     """Do what :func:`evaluate` does, for a config.
 
     Args:
-        report: is called with a message for each image that is left out, and where there is
+        show: is called with the results before they are written, in the first process only.
+        report: is called with a message for each image that is left out, and if there is
             nothing to resume.
         progress: show a progress bar if stderr is a terminal.
     """
@@ -134,6 +136,7 @@ def run_evaluation(
             tolerance=config.tolerance,
         )
         if processes.rank == 0:
+            show(results)
             if config.json:
                 write_json(config.json, results.as_dict())
             if config.predictions:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from snzoo.evaluation.network import _tf32, best_classes, choose_device
 from torch.backends import cudnn, mkldnn
 from torch.backends.cuda import matmul
 
 from snzoo.errors import SnzooError
-from snzoo.evaluation.network import _tf32, best_classes, choose_device
 
 PIXELS = torch.randint(0, 256, (5, 3, 224, 224), generator=torch.manual_seed(0)).to(torch.uint8)
 
