@@ -1,16 +1,61 @@
-"""What downloads of weights and of single images share: time-outs, and errors in plain words."""
+"""Guarded GET requests, shared by the downloads of weights and of single images."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urljoin, urlsplit
 
 import requests
+
+from snzoo.errors import DownloadError, first_line
 
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Refuse a redirect from https to http before the request is sent."""
+        target: str | None = super().get_redirect_target(resp)
+        schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target or ""))]
+        if schemes[0] == "https" and schemes[1] != "https":
+            raise requests.RequestException("redirected from https to http; refused")
+        return target
+
+
+@contextmanager
+def open_url(url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
+    """Send a GET request and yield the response, its body unread.
+
+    Redirects are followed, but never from https to http.
+
+    Raises:
+        requests.RequestException, ValueError: the request failed; see :func:`explain`.
+    """
+    with (
+        _Session() as session,
+        session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response,
+    ):
+        yield response
+
+
+def iter_body(response: requests.Response, chunk: int, *, limit: int) -> Iterator[bytes]:
+    """Yield the body in chunks of ``chunk`` bytes, and at most ``limit`` bytes in total.
+
+    Raises:
+        DownloadError: the body is larger.
+    """
+    size = 0
+    for content in response.iter_content(chunk):
+        size += len(content)
+        if size > limit:
+            raise DownloadError(f"more than {limit:,} bytes")
+        yield content
+
+
 def explain(error: Exception) -> str:
-    """One short clause: requests' own messages nest the cause in brackets."""
+    """Return the cause of a failed request as one short clause, without nested exceptions."""
     if isinstance(error, requests.Timeout):
         connecting = isinstance(error, requests.ConnectTimeout)
         return f"no answer within {TIMEOUT[0] if connecting else TIMEOUT[1]} s"
@@ -21,7 +66,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection closed before the end of the file"
     if isinstance(error, requests.TooManyRedirects):
-        return "it redirects in a circle"
+        return "too many redirects"
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.ConnectionError):
@@ -29,4 +74,4 @@ def explain(error: Exception) -> str:
             r"\[Errno [^]]*\] ([\w ]+)|(Name or service[\w ]*|Read timed out)", str(error)
         )
         return "the connection failed" + (f" ({found[1] or found[2]})" if found else "")
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -81,6 +81,7 @@ def create_model(
     *,
     pretrained: bool = ...,
     weights: str | Path | None = ...,
+    averaged: bool | None = ...,
     features_only: Literal[False] = ...,
     **options: Unpack[NetworkOptions],
 ) -> ResNet: ...
@@ -90,6 +91,7 @@ def create_model(
     *,
     pretrained: bool = ...,
     weights: str | Path | None = ...,
+    averaged: bool | None = ...,
     features_only: Literal[True],
     out_indices: Sequence[int] | int | None = ...,
     **options: Unpack[NetworkOptions],
@@ -100,6 +102,7 @@ def create_model(
     *,
     pretrained: bool = ...,
     weights: str | Path | None = ...,
+    averaged: bool | None = ...,
     features_only: bool,
     out_indices: Sequence[int] | int | None = ...,
     **options: Unpack[NetworkOptions],
@@ -109,6 +112,7 @@ def create_model(
     *,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    averaged: bool | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | int | None = None,
     **options: Unpack[NetworkOptions],
@@ -123,6 +127,8 @@ def create_model(
             has them.
         weights: Load this checkpoint, folder or repository instead. Every key, shape and dtype
             kind must match.
+        averaged: For a checkpoint with averaged weights (EMA, SWA) beside the raw ones: True or
+            False chooses; None loads the averaged ones if there are any, and logs it.
         features_only: Return a :class:`snzoo.models.features.FeatureExtractor`. Then
             ``num_classes`` and ``drop_rate`` have no effect.
         out_indices: With ``features_only``, the maps; default: the four stages.
@@ -144,12 +150,19 @@ def create_model(
         raise ArgumentError("out_indices needs features_only=True")
     spec = ModelSpec.find(name, weights=weights)
     has_weights = pretrained or spec.weights is not None
+    if averaged is not None and spec.weights is None:
+        raise ArgumentError("averaged needs a checkpoint: weights=...")
     if not features_only:
-        return spec.load(**options) if has_weights else spec.build(**options)
+        if has_weights:
+            return spec.load(averaged=averaged, **options)
+        return spec.build(**options)
     from snzoo.models.features import FeatureExtractor
 
     indices = (1, 2, 3, 4) if out_indices is None else out_indices
     options.pop("num_classes", None)
     options.pop("drop_rate", None)
-    network = spec.load(out_indices=indices, **options) if has_weights else spec.build(**options)
+    if has_weights:
+        network = spec.load(averaged=averaged, out_indices=indices, **options)
+    else:
+        network = spec.build(**options)
     return FeatureExtractor(network, indices)

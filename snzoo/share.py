@@ -118,10 +118,10 @@ def _save(
     *,
     source: str,
 ) -> None:
-    from snzoo.weights import match, save_description, save_folder
+    from snzoo.weights import conform_state_dict, save_description, save_folder
 
     # A network that was changed since it was created could not be created again.
-    state = match(tensors, spec.layout(), where="the network to save")
+    state = conform_state_dict(tensors, spec.layout(), where="the network to save")
     if path.suffix == ".safetensors":
         save_description(path, state, description)
     else:

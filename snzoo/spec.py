@@ -152,13 +152,17 @@ class ModelSpec(Entry):
         model.spec = dataclasses.replace(self, arguments=self.arguments | options, classes=classes)
         return model
 
-    def load(self, *, out_indices: Any = None, **options: Any) -> ResNet:
+    def load(
+        self, *, averaged: bool | None = None, out_indices: Any = None, **options: Any
+    ) -> ResNet:
         """Build the network with its weights. The file must match it exactly.
 
         A size that ``options`` override may differ in the file: another ``num_classes`` gives a
         new ``fc``, and for another ``in_chans`` the stem is adapted.
 
         Args:
+            averaged: For a checkpoint with averaged weights (EMA, SWA) beside the raw ones: True
+                or False chooses; None loads the averaged ones if there are any, and logs it.
             out_indices: Load for a feature extractor: the file may have a classifier of any
                 size, or just the tensors of that extractor.
             options: See :meth:`build`.
@@ -170,13 +174,13 @@ class ModelSpec(Entry):
         """
         import torch
 
-        from snzoo.weights import match, obtain, read_state, weights_of
+        from snzoo.weights import conform_state_dict, fetch_weights, read_state_dict, weights_of
 
         options = _clean(options)
         with torch.device("meta"):  # no memory and no random numbers for what the file brings
             wanted = self.build(**options)
-        path = weights_of(self.weights) if self.weights else obtain(self, self.layout)
-        state = read_state(path)
+        path = weights_of(self.weights) if self.weights else fetch_weights(self, self.layout)
+        state = read_state_dict(path, averaged=averaged, mmap=self.weights is None)
         sizes = {name: n for name, n in _sizes(state).items() if name in options}
         if out_indices is not None:
             sizes["num_classes"] = _sizes(state).get("num_classes", 0)
@@ -185,7 +189,7 @@ class ModelSpec(Entry):
         layout = model.state_dict()
         if out_indices is not None and state.keys() == (own := _keys_needed(model, out_indices)):
             layout = {key: like for key, like in layout.items() if key in own}
-        state = match(state, layout, where=path)
+        state = conform_state_dict(state, layout, where=path)
         model.load_state_dict(state, strict=len(layout) == len(model.state_dict()), assign=True)
         model.spec = wanted.spec
         if model.conv1.in_channels != wanted.conv1.in_channels:

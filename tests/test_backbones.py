@@ -221,7 +221,7 @@ def test_maps_are_counted_as_in_timm(indices, taken):
     assert info.channels() == [expected[i] for i in taken] and info.channels(1) == 8
     assert info.get_dicts(idx=-1) == {"index": -1, **info[4]}
     assert [d["index"] for d in info.get_dicts(["num_chs"])] == taken and len(info) == 5
-    assert info.module_name((0, 4)) == ["sn1", "layer4"]
+    assert info.module_name((0, 4)) == ["relu1", "layer4"]
 
 
 @pytest.mark.parametrize("classes", [-3, "7", None, 1.0, True])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from snzoo.errors import CheckpointError, SnzooError
+from snzoo.cli.output import show, warn
+from snzoo.errors import ArgumentError, CheckpointError, SnzooError, UnknownModelError
 from snzoo.manifest import load_manifest
 from snzoo.registry import get_info, list_models
 from snzoo.spec import ModelSpec
@@ -40,14 +40,14 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    from snzoo.weights import obtain
+    from snzoo.weights import fetch_weights
 
     status = 0
     for entry in _entries(args.names):
         try:
-            print(f"{entry.name}: {obtain(entry, entry.layout)}", flush=True)
-        except SnzooError as error:  # the others may do better
-            print(f"snzoo: {error}", file=sys.stderr)
+            show(f"{entry.name}: {fetch_weights(entry, entry.layout)}")
+        except SnzooError as error:  # the others may succeed
+            warn(str(error))
             status = 1
     return status
 
@@ -56,8 +56,7 @@ def run_import(args: argparse.Namespace) -> int:
     from snzoo.weights import import_file
 
     entry = get_info(args.model) if args.model else _guess(args.file)
-    path = import_file(entry, args.file, entry.layout)
-    print(f"{entry.name}: {path}")
+    show(f"{entry.name}: {import_file(entry, args.file, entry.layout)}")
     return 0
 
 
@@ -65,66 +64,65 @@ def run_verify(args: argparse.Namespace) -> int:
     from snzoo.weights import verify
 
     status = 0
-    chosen = _entries(args.names or list_models(pretrained=True))
-    for entry in chosen:
+    for entry in _entries(args.names or list_models(pretrained=True)):
         try:
             path = verify(entry)
+            if path is not None:
+                show(f"{entry.name}: {path} is as verified")
+            elif args.names:
+                raise CheckpointError(f"it is not stored; to download it: snzoo fetch {entry.name}")
         except SnzooError as error:
-            print(f"snzoo: {entry.name}: {error}", file=sys.stderr)
+            warn(f"{entry.name}: {error}")
             status = 1
-        else:
-            if path is None and args.names:
-                print(f"snzoo: {entry.name} is not stored; see: snzoo fetch", file=sys.stderr)
-                status = 1
-            elif path is not None:
-                print(f"{entry.name}: {path} is as verified")
     return status
 
 
 def run_cache(args: argparse.Namespace) -> int:
+    from snzoo.evaluation.records import prune_runs, unfinished_runs
     from snzoo.weights import prune, stored
-    from snzoo.weights.cache import home, prune_runs, unfinished_runs
+    from snzoo.weights.cache import home
 
     sizes, runs = stored(), unfinished_runs()
     if args.action == "list":
         if args.names:
-            raise SnzooError("cache list takes no names")
+            raise ArgumentError("snzoo cache list takes no names")
         for name, size in sizes.items():
-            print(f"{name:<28} {size / 1e6:8.1f} MB")
+            show(f"{name:<28} {size / 1e6:8.1f} MB")
         if runs:
-            print(f"records of {runs} unfinished evaluations, for --resume")
-        print(f"{sum(sizes.values()) / 1e6:.1f} MB in {home()}")
+            show(f"records of {runs} unfinished evaluations, for --resume")
+        show(f"{sum(sizes.values()) / 1e6:.1f} MB in {home()}")
         return 0
     for name in args.names or sizes:
         prune(name)
-        print(f"{name}: removed")
+        show(f"{name}: removed")
     if runs and not args.names:
         prune_runs()
-        print(f"records of {runs} unfinished evaluations: removed")
+        show(f"records of {runs} unfinished evaluations: removed")
     return 0
 
 
 def run_pin(args: argparse.Namespace) -> int:
     from snzoo.weights import pin
 
-    pinned = pin(args.manifest)
-    print(f"{args.manifest}: {', '.join(pinned) or 'nothing to pin'}")
+    show(f"{args.manifest}: {', '.join(pin(args.manifest)) or 'nothing to pin'}")
     return 0
 
 
 def _entries(names: list[str]) -> list[ModelSpec]:
-    """Wildcards stand for models with weights; an exact name must exist."""
+    """Return the entries of names and wildcards; a wildcard matches models with weights."""
     entries = []
     for name in names:
         matches = list_models(name, pretrained=True) if set(name) & set("*?[") else [name]
         if not matches:
-            raise SnzooError(f"no model with weights fits {name!r}; see: snzoo list --pretrained")
+            raise UnknownModelError(
+                f"no model with weights matches {name!r}; see: snzoo list --pretrained"
+            )
         entries += [get_info(match) for match in matches]
     return entries
 
 
 def _guess(file: Path) -> ModelSpec:
-    """The model whose published file has this name."""
+    """Return the model whose published file has this name."""
     for entry in load_manifest().models.values():
         if entry.file is not None and entry.file.name == file.name:
             return get_info(entry.name)

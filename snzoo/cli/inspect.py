@@ -69,21 +69,21 @@ def _check_output(args: argparse.Namespace) -> None:
 
 def _read(model: str) -> list[LayerGates]:
     """The gates of a checkpoint, a file or a folder that holds it, or of a zoo name's weights."""
-    from snzoo.weights import obtain, read_state, weights_of
+    from snzoo.weights import fetch_weights, read_state_dict, weights_of
 
     names_file = os.path.basename(model) != model or model.lower().endswith(CHECKPOINTS)
     if os.path.isfile(model) or (
         names_file and not model.startswith("hf-hub:") and not os.path.isdir(model)
     ):
-        return read_gates(read_state(Path(model)), where=model)
+        return read_gates(read_state_dict(Path(model)), where=model)
     entry = ModelSpec.find(model)
     if entry.weights:
         file = weights_of(entry.weights)
-        return read_gates(read_state(file), where=file)
+        return read_gates(read_state_dict(file), where=file)
     if entry.file and entry.name not in list_models(norm="sn"):  # spares the download
         raise no_gates(entry.name)
-    weights = obtain(entry, entry.layout)
-    return read_gates(read_state(weights), where=weights)
+    weights = fetch_weights(entry, entry.layout)
+    return read_gates(read_state_dict(weights), where=weights)
 
 
 def _document(name: str, layers: Sequence[LayerGates]) -> dict[str, Any]:

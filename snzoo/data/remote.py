@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 import requests
 
 from snzoo.environment import is_set
 from snzoo.errors import DownloadError, OfflineError
-from snzoo.http import TIMEOUT, explain
+from snzoo.http import explain, iter_body, open_url
 
 LARGEST = 64 << 20  # bytes
 
@@ -19,10 +18,10 @@ def is_url(source: str) -> bool:
 
 
 def fetch_image(url: str) -> bytes:
-    """Return the content at an http(s) URL.
+    """The content behind an http(s) URL.
 
     Raises:
-        DownloadError: there is none, or it is larger than ``LARGEST``.
+        DownloadError: there is none, or more than ``LARGEST`` bytes.
         OfflineError: ``SNZOO_OFFLINE=1``.
     """
     if not url.lower().startswith(("http://", "https://")):
@@ -30,16 +29,10 @@ def fetch_image(url: str) -> bytes:
     if is_set("SNZOO_OFFLINE"):
         raise OfflineError(f"can't fetch {url}: SNZOO_OFFLINE=1; save the image and name the file")
     try:
-        with requests.get(url, stream=True, timeout=TIMEOUT) as response:
+        with open_url(url) as response:
             response.raise_for_status()
-            hops = {urlsplit(hop.url).scheme for hop in (*response.history, response)}
-            if urlsplit(url).scheme == "https" and hops != {"https"}:
-                raise DownloadError(f"can't fetch {url}: redirected from https to http; refused")
-            content = bytearray()
-            for chunk in response.iter_content(1 << 16):
-                content += chunk
-                if len(content) > LARGEST:
-                    raise DownloadError(f"{url} is larger than {LARGEST >> 20} MiB")
-            return bytes(content)
-    except (requests.RequestException, ValueError) as error:  # ValueError: no proper URL
+            return b"".join(iter_body(response, 1 << 16, limit=LARGEST))
+    except (requests.RequestException, ValueError) as error:  # ValueError: not a valid URL
         raise DownloadError(f"can't fetch {url}: {explain(error)}") from None
+    except DownloadError as error:
+        raise DownloadError(f"can't fetch {url}: {error}") from None

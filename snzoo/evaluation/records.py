@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snzoo.data.samples import Samples
-from snzoo.weights.cache import runs
+from snzoo.weights import cache
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,26 @@ def _restore_line(line: dict[str, Any], records: Records) -> None:
         raise ValueError("not the records of a batch")
     records.classes[:, images] = classes
     records.probabilities[:, images] = probabilities
+
+
+def runs() -> Path:
+    """Return the folder of the records of unfinished evaluations; it may not exist."""
+    return cache.home() / "runs"
+
+
+def unfinished_runs() -> int:
+    """Return how many evaluations left records because they did not finish."""
+    return sum(1 for path in runs().iterdir() if path.is_dir()) if runs().is_dir() else 0
+
+
+def prune_runs() -> None:
+    """Remove the records of all unfinished evaluations.
+
+    Raises:
+        CacheError: they cannot be removed.
+    """
+    with cache.writing(runs()):
+        shutil.rmtree(runs())
 
 
 def run_folder(identity: dict[str, Any]) -> Path:

@@ -1,8 +1,7 @@
 """The residual blocks of ResNet v1 (post-activation) and v2 (pre-activation) over any norm layer.
 
-He et al. 2016a (arXiv 1512.03385) and 2016b (arXiv 1603.05027). Norm layers are
-registered under the prefix of their kind (``sn1``, ``bn1``), because that is how the
-published state dicts name them.
+He et al. 2016a (arXiv 1512.03385) and 2016b (arXiv 1603.05027). Norm layers are registered under
+the prefix of their kind (``sn1``, ``bn1``), as the published state dicts name them.
 """
 
 from abc import ABC, abstractmethod
@@ -19,26 +18,26 @@ from snzoo.nn import norm_relu
 
 @dataclass(frozen=True)
 class NormLayer:
-    """A kind of normalization: its prefix in state dicts and how a layer of C channels is made."""
+    """A kind of normalization: its prefix in state dicts and a function that makes a layer of C."""
 
     prefix: str
     make: Callable[[int], nn.Module]
 
 
 class Sampling(NamedTuple):
-    """What a block does to the grid: its stride, and the dilation before and behind that stride.
+    """A block's stride, and its dilation before and after that stride.
 
-    The dilation grows where a network keeps its resolution instead of striding
-    (``output_stride``): behind a stride that was given up, neighbors are further apart.
+    Where a network keeps its resolution instead of striding (``output_stride``), the dilation
+    grows: neighbors are further apart than they would be.
     """
 
     stride: int
-    before: int = 1
-    behind: int = 1
+    dilation_in: int = 1
+    dilation_out: int = 1
 
 
 class Named(nn.Module):
-    """A module whose norms are called ``<prefix><which>``."""
+    """A module with norms called ``<prefix><which>``, each followed by the ReLU ``relu<which>``."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -46,10 +45,16 @@ class Named(nn.Module):
 
     def add_norm(self, which: int | str, layer: nn.Module) -> None:
         self.add_module(f"{self.prefix}{which}", layer)
+        # A module per activation, which tools can find, hook and replace.
+        self.add_module(f"relu{which}", nn.ReLU())
 
     def norm(self, which: int | str) -> nn.Module:
         layer: nn.Module = getattr(self, f"{self.prefix}{which}")
         return layer
+
+    def norm_relu(self, which: int | str, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """Return ``relu(norm(x) [+ shortcut])``, in one pass where no one looks on."""
+        return norm_relu(self.norm(which), x, shortcut, self.get_submodule(f"relu{which}"))
 
 
 class Block(Named, ABC):
@@ -77,7 +82,7 @@ class Block(Named, ABC):
             zip(kernels, pairwise(self.channels), strict=True)
         ):
             stride = sampling.stride if i == strided else 1
-            dilation = sampling.before if i <= strided else sampling.behind
+            dilation = sampling.dilation_in if i <= strided else sampling.dilation_out
             self._add_conv(i + 1, conv2d(c_in, c_out, kernel, stride, dilation), norm)
         if in_channels != self.out_channels:
             self.downsample = self._projection(in_channels, sampling.stride, norm)
@@ -88,11 +93,11 @@ class Block(Named, ABC):
 
     @abstractmethod
     def _add_conv(self, i: int, conv: nn.Conv2d, norm: NormLayer) -> None:
-        """Register ``conv`` as the i-th, and its norm, in the order of the state dict."""
+        """Register the i-th convolution and its norm, in the order of the state dict."""
 
     @abstractmethod
     def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
-        """The shortcut where the number of channels changes."""
+        """Make the shortcut that changes the number of channels."""
 
     def conv(self, i: int) -> nn.Module:
         conv: nn.Module = getattr(self, f"conv{i}")
@@ -100,9 +105,9 @@ class Block(Named, ABC):
 
 
 class BlockV1(Block):
-    """conv → norm → ReLU …, the last ReLU after the addition.
+    """conv → norm → ReLU …, with the last ReLU after the addition.
 
-    ``norm_after_add`` moves the last norm behind the addition, as in the ResNet-50 of
+    ``norm_after_add`` moves the last norm after the addition, as in the ResNet-50 of
     fb.resnet.torch; ``last_gamma`` starts that norm's scale at 0.
     """
 
@@ -129,11 +134,11 @@ class BlockV1(Block):
         shortcut = x if self.downsample is None else self.downsample(x)
         last = self.convs
         for i in range(1, last):
-            x = norm_relu(self.norm(i), self.conv(i)(x))
+            x = self.norm_relu(i, self.conv(i)(x))
         x = self.conv(last)(x)
         if self.norm_after_add:
-            return norm_relu(self.norm(last), x + shortcut)
-        return norm_relu(self.norm(last), x, shortcut)
+            return self.norm_relu(last, x + shortcut)
+        return self.norm_relu(last, x, shortcut)
 
 
 class BlockV2(Block):
@@ -149,7 +154,7 @@ class BlockV2(Block):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         for i in range(1, self.convs + 1):
-            x = norm_relu(self.norm(i), x)
+            x = self.norm_relu(i, x)
             if i == 1 and self.downsample is not None:
                 shortcut = self.downsample(x)
             x = self.conv(i)(x)

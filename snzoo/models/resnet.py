@@ -11,7 +11,6 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snzoo.errors import ArgumentError
@@ -26,7 +25,6 @@ from snzoo.models.blocks import (
     conv2d,
 )
 from snzoo.models.stem import adapt_input
-from snzoo.nn import norm_relu
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
@@ -39,7 +37,7 @@ class Level(TypedDict):
     """A map that the network computes, described with timm's keys.
 
     ``num_chs`` is its number of channels and ``reduction`` its stride in pixels of the input. It
-    is the output of ``module``, or the ReLU of it where that is a norm.
+    is the output of ``module``.
     """
 
     module: str
@@ -66,6 +64,7 @@ class Backbone(Named):
         super().__init__(prefix)
         self.version = version
         self.frozen_stages: int | None = None
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the maps ``indices``, in increasing order; later stages are not computed.
@@ -73,13 +72,13 @@ class Backbone(Named):
         Map 0 is the stem's, after its ReLU and before the max pool; 1 to 4 are the stages'. In
         v2, maps 1 to 3 are sums of residuals before any norm; the last one is normalized.
         """
-        x = norm_relu(self.norm(1), self.conv1(x))
+        x = self.norm_relu(1, self.conv1(x))
         found = [x] if 0 in indices else []
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        x = self.maxpool(x)
         for stage in range(1, 1 + max(indices)):
-            x = self.get_submodule(f"layer{stage}")(x)
+            x = getattr(self, f"layer{stage}")(x)  # get_submodule is not traced by torch 2.6
             if stage == STAGES and self.version == 2:
-                x = norm_relu(self.norm("_out"), x)
+                x = self.norm_relu("_out", x)
             if stage in indices:
                 found.append(x)
         return found
@@ -131,7 +130,10 @@ class Backbone(Named):
 
     def module_names(self, levels: Iterable[int]) -> list[str]:
         """Return the names of the submodules that compute each level, without missing ones."""
-        ends = {0: ["conv1", f"{self.prefix}1"], STAGES: [f"layer{STAGES}", f"{self.prefix}_out"]}
+        ends = {
+            0: ["conv1", f"{self.prefix}1", "relu1"],
+            STAGES: [f"layer{STAGES}", f"{self.prefix}_out", "relu_out"],
+        }
         names = [name for level in levels for name in ends.get(level, [f"layer{level}"])]
         return [name for name in names if hasattr(self, name)]
 
@@ -172,7 +174,7 @@ class ResNet(Backbone):
         )
         self.conv1 = conv2d(in_chans, width, 7, 2)
         self.add_norm(1, norm.make(width))
-        levels = [Level(module=f"{self.prefix}1", num_chs=width, reduction=2)]
+        levels = [Level(module="relu1", num_chs=width, reduction=2)]
         channels = width
         for stage, (units, stride) in enumerate(_sampling(layers, stride_on, output_stride)):
             blocks: list[nn.Module] = []
@@ -184,7 +186,7 @@ class ResNet(Backbone):
             levels.append(Level(module=f"layer{stage + 1}", num_chs=channels, reduction=stride))
         if version == 2:
             self.add_norm("_out", norm.make(channels))
-            levels[-1]["module"] = f"{self.prefix}_out"
+            levels[-1]["module"] = "relu_out"
         self.feature_info = tuple(levels)
         self._initialize()
         self.drop = nn.Dropout(drop_rate)

@@ -1,7 +1,7 @@
 """The Switchable Normalization operator (Luo et al., ICLR 2019, arXiv 1806.10779)."""
 
 from snzoo.nn.fused import norm_relu
-from snzoo.nn.statistics import update_bn_statistics
+from snzoo.nn.statistics import disable_running_stats_, update_bn_statistics
 from snzoo.nn.switchnorm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 from snzoo.nn.sync import (
     SyncSwitchNorm1d,
@@ -19,6 +19,7 @@ __all__ = [
     "SyncSwitchNorm2d",
     "SyncSwitchNorm3d",
     "convert_sync_switchnorm",
+    "disable_running_stats_",
     "norm_relu",
     "revert_sync_switchnorm",
     "update_bn_statistics",

@@ -1,230 +1,174 @@
-"""The operator at speed: which passes serve an input, and the gradient in closed form."""
+"""What a layer computes: a backend's passes with the gradient in closed form, or the formula."""
 
-import logging
-import os
-from collections.abc import Iterable
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
-from snzoo.nn import cpu, plain
-from snzoo.nn.reference import (
-    Parameters,
-    Recipe,
-    gate_gradients,
+from snzoo.nn import backends
+from snzoo.nn._compat import is_batched_gradient, is_jit_tracing
+from snzoo.nn.backends import Passes
+from snzoo.nn.backends import torch as torch_passes
+from snzoo.nn.backends._layout import add_relu_, are_alike
+from snzoo.nn.functional import (
+    Config,
+    LayerTensors,
+    logit_gradients,
     mix,
     mix_backward,
+    num_positions,
     switch_norm,
 )
 
-Batch = tuple[Tensor, Tensor] | None
-
-# Triton reads it when the kernels are defined: they run on CPU tensors then, for tests.
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BatchStats = tuple[Tensor, Tensor] | None
 
 
-def normalize(x: Tensor, parameters: Parameters, recipe: Recipe) -> tuple[Tensor, Batch]:
-    """``x`` (N, C, *positions) normalized, and its batch statistics (C,) if they were mixed in."""
-    # On two devices the plain formula raises; a kernel would read what is not there.
-    passes = _passes(x) if parameters.weight.device == x.device else None
-    if recipe.group is not None:
-        return _normalize_in_step(x, parameters, recipe, passes or plain)
-    if passes is None:
-        y, mixture = switch_norm(x, parameters, recipe)
-        return y, mixture.batch
-    if recipe.batch or _needs_gradient(x, parameters):
-        return _apply(x, parameters, recipe, passes)
-    wide = _dense(passes, x)
-    y = passes.infer(wide, parameters, recipe)
-    return y if y.dtype == x.dtype else y.to(x.dtype), None
+def normalize(
+    x: Tensor,
+    tensors: LayerTensors,
+    config: Config,
+    shortcut: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, BatchStats]:
+    """Return the layer's output, and the BN statistics (C,) of ``x`` if ``config.batch``.
+
+    With ``relu``, which is not for traced ``x``, the output is the ReLU of the layer's [+
+    ``shortcut``].
+    """
+    batch: BatchStats = None
+    if config.group is not None:
+        y, batch = _normalize_in_group(x, tensors, config)
+    elif not is_jit_tracing() and x.numel() == 0:
+        y = _normalize_nothing(x, tensors)
+    else:
+        # On two devices the plain formula raises; a kernel would read what is not there.
+        backend = backends.select(x) if tensors.weight.device == x.device else None
+        if backend is None:
+            y, mixture = switch_norm(x, tensors, config)
+            batch = mixture.batch_stats()
+        elif config.batch or _needs_gradient(x, *tensors):
+            y, batch = _apply(x, tensors, config, backend)
+        elif shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
+            return backend.infer(x, tensors, config, shortcut, relu), None
+        else:
+            y = backend.infer(x, tensors, config)
+    return add_relu_(y, shortcut) if relu else y, batch
 
 
-def _normalize_in_step(
-    x: Tensor, parameters: Parameters, recipe: Recipe, passes: ModuleType
-) -> tuple[Tensor, Batch]:
-    """With the processes of a group: in all of them, whatever they have, as one node for autograd.
+def _normalize_nothing(x: Tensor, tensors: LayerTensors) -> Tensor:
+    """Return the output for ``x`` without elements, which has no statistics.
 
-    Plain operations, that some would take and others not, have nodes of their own, between
-    which DistributedDataParallel's collectives would come in another order.
+    The gradients of the mixing logits are 0 rather than None: DistributedDataParallel would
+    wait for them.
+    """
+    weight, bias, mean_weight, var_weight, *_ = tensors.flat(x.dtype)
+    shape = 1, -1, *(1,) * (x.ndim - 2)
+    nothing = 0 * (mean_weight.sum() + var_weight.sum())
+    return x * weight.view(shape) + (bias + nothing).view(shape)
+
+
+def _normalize_in_group(
+    x: Tensor, tensors: LayerTensors, config: Config
+) -> tuple[Tensor, BatchStats]:
+    """Return the output with the statistics of a group of processes.
+
+    Every process runs one autograd node, also for an empty ``x``. Plain operations, that some
+    would run and others not, have nodes of their own, between which the collectives of
+    DistributedDataParallel would come in another order.
     """
     if x.numel():
-        return _apply(x, parameters, recipe, passes)
-    y, batch = _apply(x.reshape(0, x.shape[1]), parameters, recipe, plain)
+        return _apply(x, tensors, config, backends.select(x) or torch_passes)
+    y, batch = _apply(x.reshape(0, x.shape[1]), tensors, config, torch_passes)
     return y.view(x.shape), batch
 
 
 def _apply(
-    x: Tensor, parameters: Parameters, recipe: Recipe, passes: ModuleType
-) -> tuple[Tensor, Batch]:
-    y, *batch = _SwitchNormFunction.apply(x, recipe, passes, *parameters)
+    x: Tensor, tensors: LayerTensors, config: Config, passes: Passes
+) -> tuple[Tensor, BatchStats]:
+    y, *batch = _SwitchNormFunction.apply(x, config, passes, *tensors)
     return y, (batch[0], batch[1]) if batch else None
 
 
-def normalize_add_relu(
-    x: Tensor, parameters: Parameters, recipe: Recipe, shortcut: Tensor | None
-) -> Tensor | None:
-    """ReLU of ``x`` normalized [+ ``shortcut``], for what :func:`fuses`; None in training."""
-    passes = _passes(x)
-    if passes is None or recipe.batch or _needs_gradient(x, (*parameters, shortcut)):
-        return None
-    if parameters.weight.device != x.device:
-        return None
-    y: Tensor = passes.infer(_dense(passes, x), parameters, recipe, shortcut, relu=True)
-    return y
-
-
-def fuses(x: Tensor) -> bool:
-    """Whether the passes for ``x`` can take in what follows the layer."""
-    return (_INTERPRETED or not x.is_cpu) and _passes(x) is not None
-
-
-def _needs_gradient(x: Tensor, others: Iterable[Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, *others)
-    )
-
-
-def _accumulated(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _passes(x: Tensor) -> ModuleType | None:
-    """The passes for ``x``; None where the plain formula serves."""
-    if observed(x):
-        return None
-    if x.is_cpu and not _INTERPRETED:
-        return cpu if cpu.serves(x) else None
-    return _gpu(x.device) if x.is_cuda or x.is_cpu else None
-
-
-def observed(x: Any) -> bool:
-    """Whether something looks at the operations themselves: a compiler, exporter or transform.
-
-    The private names are those of torch 2.11 to 2.14; torch has no public ones for them.
-    """
-    return (
-        type(x) not in (Tensor, nn.Parameter)  # FakeTensor, DTensor, torch.fx.Proxy, ...
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    )
-
-
-def _is_batch(grad: Tensor) -> bool:
-    """Whether it is several gradients at once: is_grads_batched, or vmap around the backward."""
-    return not torch.compiler.is_compiling() and (  # which would not understand the questions
-        torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(grad)
-    )
-
-
-@cache
-def _gpu(device: torch.device) -> ModuleType | None:
-    try:
-        from snzoo.nn import gpu
-    except ImportError:  # no Triton
-        return None
-    try:
-        gpu.moments(torch.zeros(1, 1, 1, device=device))  # Triton needs a C compiler too
-    except torch.OutOfMemoryError:  # says nothing of Triton
-        raise
-    except Exception as error:  # what a compiler, a driver or an old device may raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        logging.getLogger("snzoo").warning(
-            "SwitchNorm is slow on %s: Triton can't be used (%s)", device, reason
-        )
-        return None
-    return gpu
-
-
-def _dense(passes: ModuleType, x: Tensor) -> Tensor:
-    """``x`` contiguous or channels last; for torch's operations in float32 at least."""
-    if passes in (cpu, plain) and x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    dense = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
-    return x if dense else x.contiguous()
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _like(x: Tensor, other: Tensor) -> Tensor:
-    """``other`` in the layout and the dtype of ``x``."""
+    """Return ``other`` in the layout and the dtype of ``x``."""
     if other.stride() == x.stride() and other.dtype == x.dtype:
         return other
     return torch.empty_like(x).copy_(other)
 
 
 class _SwitchNormFunction(torch.autograd.Function):
-    """Keeps one activation, its input; all else that it keeps is of (N, C).
+    """The layer with its gradient in closed form.
 
-    With r = (var + eps)^-½ and g the gradient of y = (x − mean)·r·weight + bias::
+    It keeps one activation, its input; all else that it keeps is (N, C). With
+    r = (var + eps)^-½ and g the gradient of y = (x − mean)·r·weight + bias::
 
         dmean = −weight·r·Σg          dvar = −½·weight·r³·Σ g(x − mean)
         dweight = Σ_n r·Σ g(x − mean)    dbias = Σ_n Σg
 
-    sums over positions. :func:`mix_backward` leads to dm and dv of the IN statistics m and v,
-    and dx = weight·r·g + dm/P + 2·dv·f·(x − m)/P, f being :meth:`Recipe.variance_factor`.
+    where Σ sums over positions. :func:`mix_backward` gives dm and dv of the IN statistics m and
+    v, and dx = weight·r·g + dm/P + 2·dv·f·(x − m)/P, where f is :meth:`Config.variance_factor`
+    and P the number of positions.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, recipe: Recipe, passes: ModuleType, *tensors: Any) -> Any:
+    def forward(ctx: Any, x: Tensor, config: Config, passes: Passes, *tensors: Any) -> Any:
         ctx.save_for_backward(x, *tensors)
-        dtype, x = x.dtype, _dense(passes, x)
-        parameters = Parameters(*tensors).flat(_accumulated(x.dtype))
-        positions = x.shape[2:].numel()
-        mean, var = passes.moments(x, recipe.variance_factor(positions))
-        mixture = mix(mean, var, parameters, recipe, positions)
-        rstd = torch.rsqrt(mixture.var + recipe.eps)
-        y = passes.affine(x, mixture.mean, parameters.weight * rstd, parameters.bias)
-        ctx.passes, ctx.recipe, ctx.statistics = passes, recipe, (mean, rstd, mixture)
-        batch = mixture.batch or ()
+        dtype, x = x.dtype, passes.prepare(x)
+        flat = LayerTensors(*tensors).flat(torch.promote_types(dtype, torch.float32))
+        positions = num_positions(x)
+        mean, var = passes.moments(x, config.variance_factor(positions))
+        mixture = mix(mean, var, flat, config, positions)
+        rstd = torch.rsqrt(mixture.var + config.eps)
+        y = passes.affine(x, mixture.mean, flat.weight * rstd, flat.bias)
+        ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, rstd, mixture)
+        batch = mixture.batch_stats() or ()
         ctx.mark_non_differentiable(*batch)
         return y.to(dtype), *batch
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         x, *tensors = ctx.saved_tensors
-        # With create_graph it is to be differentiated once more.
-        if torch.is_grad_enabled() or _is_batch(grad):
-            if ctx.recipe.group is not None:
+        # With create_graph this gradient is to be differentiated once more.
+        if torch.is_grad_enabled() or is_batched_gradient(grad):
+            if ctx.config.group is not None:
                 raise RuntimeError(
                     "SyncSwitchNorm has no gradient of the gradient (create_graph=True), and no "
                     "batches of gradients, over several processes: use SwitchNorm for them"
                 )
             return _plain_gradient(ctx, grad, x, tensors)
         mean, rstd, mixture = ctx.statistics
-        dtype, x = x.dtype, _dense(ctx.passes, x)
+        dtype, x = x.dtype, ctx.passes.prepare(x)
         grad = _like(x, grad)
-        parameters = Parameters(*tensors).flat(rstd.dtype)
-        scale = parameters.weight * rstd
+        flat = LayerTensors(*tensors).flat(rstd.dtype)
+        scale = flat.weight * rstd
         total, centered = ctx.passes.gradient_sums(grad, x, mixture.mean)
         mixed = -scale * total, -0.5 * scale * rstd**2 * centered
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_mean, to_var = mix_backward(*mixed, mixture, mean, parameters)
-            positions = x.shape[2:].numel()
-            b = to_var * (2 * ctx.recipe.variance_factor(positions) / positions)
+            to_mean, to_var = mix_backward(*mixed, mixture, mean, flat)
+            positions = num_positions(x)
+            b = to_var * (2 * ctx.config.variance_factor(positions) / positions)
             to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
             to_x = to_x.to(dtype)
-        gates = gate_gradients(*mixed, mixture, parameters)
-        flat_grads = (rstd * centered).sum(0), total.sum(0), *gates
-        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors, strict=False))
+        logits = logit_gradients(*mixed, mixture, flat)
+        flat_grads = (rstd * centered).sum(0), total.sum(0), *logits
+        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 
 
 def _plain_gradient(
     ctx: Any, grad: Tensor, x: Tensor, tensors: list[Any]
 ) -> tuple[Tensor | None, ...]:
-    """The gradient through the plain formula, which autograd can differentiate again."""
+    """Return the gradient through the plain formula, which autograd can differentiate again."""
     create_graph = torch.is_grad_enabled()
-    # Views: a parameter may be a function of x, whose gradient is not this layer's matter.
+    # Views: a parameter may be a function of x, and that gradient is not this layer's matter.
     with torch.enable_grad():
         inputs: list[Any] = [None if t is None else t.view_as(t) for t in (x, *tensors)]
-        y, _ = switch_norm(inputs[0], Parameters(*inputs[1:]), ctx.recipe)
+        y, _ = switch_norm(inputs[0], LayerTensors(*inputs[1:]), ctx.config)
     needed = [i for i, tensor in enumerate(inputs) if tensor is not None and tensor.requires_grad]
     found = torch.autograd.grad(y, [inputs[i] for i in needed], grad, create_graph=create_graph)
     grads: list[Tensor | None] = [None] * len(inputs)

@@ -2,50 +2,42 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from snzoo.nn.function import observed
+from snzoo.nn._compat import has_hooks, is_traced
+from snzoo.nn.backends._layout import add_relu_
 from snzoo.nn.switchnorm import SwitchNorm
 
-# Norms whose output is new memory, which their gradient does not need.
-_KNOWN = (SwitchNorm.forward, _BatchNorm.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
+# Norms whose output is new memory, which their gradient does not need. BatchNorm1d and 3d have
+# the forward of 2d.
+_OVERWRITABLE = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
 
 
-def norm_relu(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-    """``relu(norm(x))``, or ``relu(norm(x) + shortcut)``, for any ``norm``.
+def norm_relu(
+    norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, relu: nn.Module | None = None
+) -> Tensor:
+    """Return ``relu(norm(x) [+ shortcut])`` for any modules ``norm`` and ``relu``.
 
-    Where ``norm`` is a SwitchNorm in evaluation mode and nothing needs a gradient, it is one
-    pass over memory on a GPU. Else the addition and the ReLU write over what the norm
-    returned, unless it has hooks, which may have kept it, or is of an unknown kind, or a
+    The addition and the ReLU write over the output of a SwitchNorm, batch norm or group norm;
+    on a GPU, a SwitchNorm in evaluation mode does all in one pass. Both modules are called as
+    they are where that could be noticed: one of them has hooks or is of another kind, or a
     compiler, an exporter or a transform looks on.
+
+    Args:
+        norm: the normalization layer.
+        x: (N, C, *positions).
+        shortcut: added to the norm's output.
+        relu: the activation; by default a ReLU without a module.
     """
-    if type(norm).forward not in _KNOWN or _is_watched(norm) or observed(x):
+    norm_forward = type(norm).forward
+    if (
+        is_traced(x)
+        or has_hooks(norm)
+        or not (norm_forward is SwitchNorm.forward or norm_forward in _OVERWRITABLE)
+        or not (relu is None or (type(relu) is nn.ReLU and not has_hooks(relu)))
+    ):
         y = norm(x)
-        return F.relu(y if shortcut is None else y + shortcut)
-    if isinstance(norm, SwitchNorm) and (shortcut is None or _alike(x, shortcut)):
-        fused = norm.forward_add_relu(x, shortcut)
-        if fused is not None:
-            return fused
-    y = norm(x)
-    if shortcut is not None:
-        y = y.add_(shortcut) if _alike(y, shortcut) else y + shortcut
-    return F.relu_(y)
-
-
-def _alike(y: Tensor, shortcut: Tensor) -> bool:
-    return (y.shape, y.dtype, y.device) == (shortcut.shape, shortcut.dtype, shortcut.device)
-
-
-def _is_watched(module: nn.Module) -> bool:
-    return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
+        y = y if shortcut is None else y + shortcut
+        return F.relu(y) if relu is None else relu(y)
+    if isinstance(norm, SwitchNorm):
+        return norm.forward_relu(x, shortcut)
+    return add_relu_(norm(x), shortcut)

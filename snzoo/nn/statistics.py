@@ -1,4 +1,4 @@
-"""The running statistics of trained networks, as averages over training batches."""
+"""The running statistics of a network: averages over training batches, or none at all."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,31 +11,47 @@ from torch import Tensor, nn
 from snzoo.nn.switchnorm import SwitchNorm
 
 
+def disable_running_stats_(model: nn.Module) -> nn.Module:
+    """Remove the running statistics of the SN layers of ``model`` in place, and return it.
+
+    They then work as with ``track_running_stats=False``: the shares of BN stay, and BN
+    statistics are always the batch's. Training mode then changes no buffer, as
+    ``torch.func.vmap`` over gradients requires. It is for SN what
+    ``torch.func.replace_all_batch_norm_modules_`` is for batch norm.
+    """
+    for layer in model.modules():
+        if isinstance(layer, SwitchNorm):
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            layer.track_running_stats = False
+    return model
+
+
 def update_bn_statistics(model: nn.Module, loader: Iterable[Any], batches: int = 200) -> int:
     """Set the running statistics of SN layers to their averages over training batches.
 
-    The batch average of the paper: after training, with the parameters frozen,
-    ``running_mean`` is the mean over batches of the batch means, ``running_var`` that of
-    ``mean² + var`` less the square of the former, summed in float64. A layer that runs several
-    times in a batch is averaged over its runs, one that never runs keeps its statistics.
+    This is the paper's batch average, computed after training with all parameters frozen:
+    ``running_mean = E[mean]`` and ``running_var = E[mean² + var] − E[mean]²`` over batches, in
+    float64. A layer that runs several times per batch is averaged over its runs; one that never
+    runs keeps its statistics.
 
-    The layers updated are those with ``using_bn`` that ``model.train()`` puts in training mode:
-    frozen stages are left alone. Other buffers, those of ``nn.BatchNorm2d`` too, are in the end
-    what they were; :func:`torch.optim.swa_utils.update_bn` is for these, where none is frozen.
-    Training flags are kept, and on any exception the old statistics. With SyncSwitchNorm, all
-    processes must call it, with as many batches each, and come to the same averages.
+    It updates the layers that track running statistics and that ``model.train()`` puts in
+    training mode, so frozen stages are left alone. Other buffers, such as those of
+    ``nn.BatchNorm2d``, and all training flags end as they were: for batch norm, use
+    :func:`torch.optim.swa_utils.update_bn`. With SyncSwitchNorm, all processes must call it
+    with the same number of batches.
 
     Args:
-        model: on a CPU or a CUDA device; its first parameter's is where the images go.
+        model: on a CPU or a CUDA device; images are moved to the device of its parameters.
         loader: batches of training images (N, C, H, W), or tuples or lists that start with one.
-        batches: how many to use, at most; the paper's 200 by default.
+        batches: the largest number of batches to use.
 
     Returns:
         The number of batches used.
 
     Raises:
-        ValueError: ``batches`` is below 1, the loader is empty or gives something else, no
-            layer is to be updated, or statistics are not finite.
+        ValueError: ``batches`` is below 1, the loader is empty or yields something else, no
+            layer is to be updated, or statistics are not finite in the layer's dtype. The old
+            statistics stay then, as after any exception.
     """
     if batches < 1:
         raise ValueError(f"batches must be at least 1, got {batches}")
@@ -53,43 +69,49 @@ def update_bn_statistics(model: nn.Module, loader: Iterable[Any], batches: int =
             used += 1
         if not used:
             raise ValueError("the loader gave no batch: give it at least one of training images")
-        if not all(average.is_finite() for average in averages):
-            raise ValueError("batch statistics are not finite; are the images and the weights?")
-    for average in averages:
-        average.store()
+        results = [result for average in averages for result in average.compute()]
+        if not all(bool(values.isfinite().all()) for _, values in results):
+            raise ValueError(
+                "batch statistics are not finite: check the images and the weights, and call "
+                "model.float() first if they are float16, which ends at 65,504"
+            )
+    for buffer, values in results:
+        buffer.copy_(values)
     return used
 
 
 class _Average:
-    """Takes a layer's batch statistics in the place of its running ones."""
+    """Receives a layer's batch statistics in place of its running ones."""
 
     def __init__(self, layer: SwitchNorm) -> None:
         self.layer = layer
         self.calls = 0
-        self.sums: Tensor | float = 0.0  # (2, C): of the means, and of mean² + var
+        self.sums: Tensor | float = 0.0  # (2, C): of mean, and of mean² + var
 
     def add(self, mean: Tensor, var: Tensor) -> None:
         mean, var = mean.double(), var.double()
         self.sums = self.sums + torch.stack([mean, mean**2 + var])
         self.calls += 1
 
-    def is_finite(self) -> bool:
-        return isinstance(self.sums, float) or bool(self.sums.isfinite().all())
-
-    def store(self) -> None:
+    def compute(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the running statistics with their new values; none if the layer never ran."""
         running_mean, running_var = self.layer.running_mean, self.layer.running_var
         if isinstance(self.sums, float) or running_mean is None or running_var is None:
-            return
+            return []
         mean, square = self.sums / self.calls
-        running_mean.copy_(mean.view_as(running_mean))
-        running_var.copy_((square - mean**2).clamp_min(0).view_as(running_var))
+        # Rounding can make the variance of a constant channel negative, and evaluation NaN.
+        var = (square - mean**2).clamp_min(0)
+        return [
+            (running_mean, mean.view_as(running_mean).to(running_mean.dtype)),
+            (running_var, var.view_as(running_var).to(running_var.dtype)),
+        ]
 
 
 def _observe(model: nn.Module) -> list[_Average]:
-    """Averages of the layers in training mode, whose running statistics stay from now on."""
+    """Make the layers in training mode give their batch statistics to averages; return these."""
     averages = []
     for layer in model.modules():
-        if isinstance(layer, SwitchNorm) and layer.using_bn and layer.training:
+        if isinstance(layer, SwitchNorm) and layer.running_mean is not None and layer.training:
             averages.append(_Average(layer))
             layer.update_running_statistics = averages[-1].add  # type: ignore[method-assign]
     return averages
@@ -97,7 +119,7 @@ def _observe(model: nn.Module) -> list[_Average]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """In the end, training flags and buffers are as before, and no layer is observed."""
+    """Restore training flags, buffers and observed layers at the end."""
     training = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:

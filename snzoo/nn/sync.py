@@ -1,4 +1,4 @@
-"""SwitchNorm whose batch statistics are those of all processes, for a few samples on each."""
+"""SwitchNorm with the batch statistics of all processes, for few samples per device."""
 
 import copy
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from torch import nn
 
-from snzoo.nn.reference import Parameters, Recipe
+from snzoo.nn.functional import Config, LayerTensors
 from snzoo.nn.switchnorm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 
 if TYPE_CHECKING:
@@ -23,23 +23,24 @@ class _SyncSwitchNorm(SwitchNorm):
         self.process_group = process_group
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_SyncSwitchNorm":
-        """A copy has the same process group, which can't be copied."""
+        """Return a copy with the same process group, which can't be copied."""
         memo[id(self)] = layer = type(self).__new__(type(self))
         memo[id(self.process_group)] = self.process_group
         layer.__dict__ = copy.deepcopy(vars(self), memo)
         return layer
 
-    def parameters_and_recipe(self) -> tuple[Parameters, Recipe]:
-        parameters, recipe = super().parameters_and_recipe()
-        if recipe.batch and dist.is_available() and dist.is_initialized():
+    def tensors_and_config(self) -> tuple[LayerTensors, Config]:
+        tensors, config = super().tensors_and_config()
+        batch = config.batch and self.training
+        if batch and dist.is_available() and dist.is_initialized():
             group = self.process_group or dist.group.WORLD
             if dist.get_world_size(group) > 1:
-                recipe = recipe._replace(group=group)
-        return parameters, recipe
+                config = config._replace(group=group)
+        return tensors, config
 
 
 class SyncSwitchNorm1d(_SyncSwitchNorm, SwitchNorm1d):
-    """:class:`SwitchNorm1d`, synchronized as :class:`SyncSwitchNorm2d` is.
+    """:class:`SwitchNorm1d`, synchronized like :class:`SyncSwitchNorm2d`.
 
     The unbiased BN variance counts the values of all processes.
     """
@@ -48,27 +49,29 @@ class SyncSwitchNorm1d(_SyncSwitchNorm, SwitchNorm1d):
 class SyncSwitchNorm2d(_SyncSwitchNorm, SwitchNorm2d):
     """:class:`SwitchNorm2d` with the batch statistics of all processes of a group in training.
 
-    IN and LN statistics are those of each sample; the batch statistics, their gradient and the
-    running statistics are as if one process had all samples, which may be spread unevenly. One
-    collective operation runs forward and one back, of a few values a channel. So all processes
-    must run the layer alike, those whose batch is empty too: the gradients of their parameters
-    are 0. As in one process, parameters have the gradients of this process's samples.
+    The batch statistics, their gradient and the running statistics are as if one process had
+    all samples, however they are spread; IN and LN statistics are each sample's own.
+    Parameters get the gradients of this process's samples, as in one process.
+
+    Each layer runs one collective operation forward and one backward, of some values per
+    channel. All processes must run the layer, also those with an empty batch, whose parameters
+    get gradients of 0.
 
     In evaluation mode, with ``using_bn=False``, without ``torch.distributed`` and in a group of
-    one process, it is :class:`SwitchNorm2d`, whose arguments and state-dict keys it has.
+    one process, this is :class:`SwitchNorm2d`, whose arguments and state-dict keys it has.
 
     Args:
-        process_group: the processes, by default all.
+        process_group: the processes; by default all.
 
     Raises:
-        ValueError: from ``forward``, on an input of another rank or channel count.
-        RuntimeError: from the backward pass over several processes, on a gradient of the
+        ValueError: from ``forward``, for an input of another rank, channel count or dtype.
+        RuntimeError: from the backward pass over several processes, for a gradient of the
             gradient (``create_graph=True``) or a batch of gradients.
     """
 
 
 class SyncSwitchNorm3d(_SyncSwitchNorm, SwitchNorm3d):
-    """:class:`SwitchNorm3d`, synchronized as :class:`SyncSwitchNorm2d` is."""
+    """:class:`SwitchNorm3d`, synchronized like :class:`SyncSwitchNorm2d`."""
 
 
 _SYNC: dict[type[nn.Module], type[nn.Module]] = {
@@ -82,11 +85,11 @@ _PLAIN = {sync: plain for plain, sync in _SYNC.items()}
 def convert_sync_switchnorm(
     model: nn.Module, *, process_group: "ProcessGroup | None" = None
 ) -> nn.Module:
-    """``model``, whose SwitchNorm layers are now of the SyncSwitchNorm classes.
+    """Make the SwitchNorm layers of ``model`` SyncSwitchNorm layers, and return ``model``.
 
-    The layers stay the objects they were, with their parameters, buffers, hooks and settings.
-    All other modules, subclasses of SwitchNorm and synchronized layers among them, are left
-    alone. Call it before ``DistributedDataParallel`` or ``torch.compile`` wrap the model.
+    Each layer stays the same object, with its parameters, buffers, hooks and settings.
+    Subclasses of SwitchNorm, synchronized layers and all other modules are left alone. Call
+    this before ``DistributedDataParallel`` or ``torch.compile`` wraps the model.
 
     Args:
         model: a network or a layer; changed in place.
@@ -102,7 +105,7 @@ def convert_sync_switchnorm(
 
 
 def revert_sync_switchnorm(model: nn.Module) -> nn.Module:
-    """``model``, whose SyncSwitchNorm layers are now SwitchNorm: undoes the conversion."""
+    """Undo :func:`convert_sync_switchnorm` in place, and return ``model``."""
     for module in model.modules():
         plain = _PLAIN.get(type(module))
         if plain is not None:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from snzoo.errors import CheckpointError, first_line
 from snzoo.files import atomic_path, format_json
-from snzoo.weights.checkpoint import DESCRIPTION, read_description
+from snzoo.weights.checkpoint import read_description
+from snzoo.weights.safetensors import write_safetensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (WEIGHTS, CONFIG, CARD)
@@ -102,8 +101,8 @@ def save_description(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            _save_tensors(temporary, state, description)
-    except (OSError, SafetensorError) as error:
+            write_safetensors(temporary, state, description)
+    except OSError as error:
         raise CheckpointError(f"can't write {path}: {first_line(error)}") from None
 
 
@@ -119,20 +118,16 @@ def save_folder(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
-            temporary = Path(name)
-            _save_tensors(temporary / WEIGHTS, state, description)
-            (temporary / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors: private
-            (temporary / CONFIG).write_text(format_json(description), encoding="utf-8")
-            (temporary / CARD).write_text(_sign(card), encoding="utf-8")
-            # All three are on the disk now, so little can go wrong from here.
-            for file in FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG):
-                (temporary / file).replace(folder / file)
-    except (OSError, SafetensorError) as error:
+        names = FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG)
+        with ExitStack() as stack:  # all three are on the disk before one is replaced
+            # A link is replaced: in the hub's cache, it leads to a file that is named by its hash.
+            temporary = {
+                name: stack.enter_context(atomic_path(folder / name, follow_links=False))
+                for name in names
+            }
+            write_safetensors(temporary[WEIGHTS], state, description)
+            temporary[CONFIG].write_text(format_json(description), encoding="utf-8")
+            if CARD in temporary:
+                temporary[CARD].write_text(_sign(card), encoding="utf-8")
+    except OSError as error:
         raise CheckpointError(f"can't write {folder}: {first_line(error)}") from None
-
-
-def _save_tensors(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    metadata = {DESCRIPTION: json.dumps(description), "format": "pt"}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file(tensors, path, metadata)

@@ -11,7 +11,7 @@ from typing import Any
 
 from snzoo.environment import is_set, require_packages
 from snzoo.errors import ArgumentError, ChecksumError, DownloadError, OfflineError, first_line
-from snzoo.weights.cache import Digest
+from snzoo.weights.checksums import Digest
 from snzoo.weights.folder import CARD, CONFIG, FILES, WEIGHTS, may_replace, missing_in
 
 REPOSITORY = r"[\w.-]+/[\w.-]+"

@@ -1,12 +1,13 @@
-"""The Keras file of the MSRA ResNet-50 → a torchvision state dict.
+"""Read the Keras file of the MSRA ResNet-50 as a torchvision state dict.
 
-Keras's network has biases in its convolutions and a batch-norm eps of 1.001e-5; both
-fold exactly into batch norm: the bias into ``running_mean``, the rest of eps into
+Keras's network has biases in its convolutions, and 1.001e-5 as the eps of batch norm. Both fold
+exactly into batch norm: the bias into ``running_mean``, the difference in eps into
 ``running_var``.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snzoo.errors import CheckpointError
+from snzoo.environment import require_packages
+from snzoo.errors import CheckpointError, first_line
+from snzoo.weights.pytorch import too_large
 
 KERAS_EPS, TORCH_EPS = 1.001e-5, 1e-5
 
 Layer = dict[str, Tensor]
 
 
-def read_keras(path: Path) -> dict[str, Tensor]:
-    """State dict under torchvision's keys.
+def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
+    """Return the state dict under torchvision's keys.
+
+    Args:
+        max_bytes: the bound on the arrays' total size in float32, checked before they are read.
 
     Raises:
-        CheckpointError: h5py is missing, the file is damaged, or has other layers than
-            the ResNet-50 of keras.applications.
+        CheckpointError: the file is damaged, too large, or has other layers than the ResNet-50
+            of keras.applications.
+        MissingPackageError: h5py is not installed.
     """
-    layers = _read_layers(path)
+    require_packages("h5py", extra="keras", purpose=f"reading the HDF5 file {path}")
+    layers = _read_layers(path, max_bytes)
     state: dict[str, Tensor] = {}
     for name, layer in layers.items():
         try:
@@ -50,7 +58,7 @@ def read_keras(path: Path) -> dict[str, Tensor]:
 
 
 def _torchvision_keys(name: str) -> tuple[str, str]:
-    """``conv3_block1_2_conv`` → ``layer2.0.conv2``, ``layer2.0.bn2``; i = 0 is the shortcut."""
+    """Map ``conv3_block1_2_conv`` to ``layer2.0.conv2``, ``layer2.0.bn2``; 0 is the shortcut."""
     if name == "conv1_conv":
         return "conv1", "bn1"
     found = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_conv", name)
@@ -63,26 +71,30 @@ def _torchvision_keys(name: str) -> tuple[str, str]:
     return f"{prefix}.conv{i}", f"{prefix}.bn{i}"
 
 
-def _read_layers(path: Path) -> dict[str, Layer]:
-    """Layer name → its arrays by their last name (``kernel``), layers without any left out."""
-    try:
-        import h5py
-    except ImportError:
-        raise CheckpointError(f"{path} is an HDF5 file; to read it: pip install h5py") from None
+def _read_layers(path: Path, max_bytes: int) -> dict[str, Layer]:
+    """Return layer name → its arrays by the last part of their names (``kernel``)."""
+    import h5py
+
     layers: dict[str, Layer] = {}
+    size = 0
+
+    def collect(key: str, item: Any) -> None:
+        nonlocal size
+        if isinstance(item, h5py.Dataset):
+            numel = max(item.size, math.prod(item.chunks or ()))  # a chunk is read as a whole
+            size += numel * max(4, item.dtype.itemsize)  # as stored, or as float32
+            if size > max_bytes:
+                raise ValueError(too_large(max_bytes))
+            leaf = key.rsplit("/", 1)[-1].split(":")[0]
+            layer[leaf] = torch.from_numpy(item[()].astype("float32"))
+
     try:
         with h5py.File(path, "r") as file:
             for name, group in file.get("model_weights", file).items():
-                arrays: Layer = {}
-
-                def collect(key: str, item: Any, arrays: Layer = arrays) -> None:
-                    if isinstance(item, h5py.Dataset):
-                        leaf = key.rsplit("/", 1)[-1].split(":")[0]
-                        arrays[leaf] = torch.from_numpy(item[()].astype("float32"))
-
+                layer: Layer = {}
                 group.visititems(collect)
-                if arrays:
-                    layers[name] = arrays
+                if layer:
+                    layers[name] = layer
     except Exception as error:  # h5py raises almost anything on damaged files
-        raise CheckpointError(f"can't read {path}: {error}") from None
+        raise CheckpointError(f"can't read {path}: {first_line(error)}") from None
     return layers

@@ -1,100 +1,127 @@
-"""Verified weights: from the package, from the cache, or from the network into the cache.
+"""Verified weights: from the package, from the cache, or downloaded into the cache.
 
-A file enters the cache by atomic rename, after it was verified, under a lock that
-processes share. What does not fit its stamp is never loaded.
+The way of a file: download → verify → install → path. It enters the cache by an atomic rename,
+under a lock that processes share. A cached file that does not fit its stamp is never loaded.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from snzoo.environment import is_set
+from snzoo.environment import is_set, require_packages
 from snzoo.errors import (
-    CacheError,
     CheckpointError,
     ChecksumError,
     DownloadError,
     OfflineError,
+    SnzooError,
 )
-from snzoo.files import write_json
-from snzoo.manifest import Entry, File, load_manifest
+from snzoo.files import atomic_path
+from snzoo.manifest import Entry, File
 from snzoo.weights import cache
-from snzoo.weights.cache import WEIGHTS, Digest, Stamp
-from snzoo.weights.checkpoint import check_fingerprint, check_whole, match, read_state
+from snzoo.weights.cache import WEIGHTS, discard
+from snzoo.weights.checkpoint import read_state_dict
+from snzoo.weights.checksums import (
+    Digest,
+    Stamp,
+    read_stamp,
+    record_checksum,
+    recorded_checksums,
+    write_stamp,
+)
+from snzoo.weights.conform import check_fingerprint, check_whole, conform_state_dict, nbytes_of
+from snzoo.weights.safetensors import write_safetensors
+from snzoo.weights.wrappers import StateDict
 
-Layout = Callable[[], Mapping[str, Tensor]]  # called only where a new file must be checked
+Layout = Callable[[], Mapping[str, Tensor]]  # called only when a new file must be checked
+HEADROOM = 8  # a checkpoint may hold float64, averaged weights, the state of an optimizer
 
 
-def obtain(entry: Entry, layout: Layout) -> Path:
-    """The verified safetensors file of ``entry``: bundled, cached, or downloaded now.
+@dataclass(frozen=True)
+class Verified:
+    """The tensors of a published file that passed every check, and the digest of that file."""
+
+    state: StateDict
+    digest: Digest
+
+
+def fetch_weights(entry: Entry, layout: Layout) -> Path:
+    """Return the verified safetensors file of ``entry``: bundled, cached, or downloaded now.
 
     Args:
-        layout: gives the published state dict's keys, shapes and dtypes.
+        layout: returns the published state dict's keys, shapes and dtypes.
 
     Raises:
         CheckpointError: no weights are published, or the file does not fit the network.
         ChecksumError: the file is not the published (or the recorded) one, or has no
             published checksum while ``SNZOO_REQUIRE_CHECKSUM=1``.
-        DownloadError: no URL gave the file.
-        OfflineError: it is not cached, and ``SNZOO_OFFLINE=1``.
-        CacheError: the cache can't be written.
+        DownloadError: no URL returned the file.
+        OfflineError: the file is not cached, and ``SNZOO_OFFLINE=1``.
+        MissingPackageError: it is an HDF5 file, and h5py is not installed.
+        CacheError: the cache can't be read or written.
     """
-    file = _weights_file(entry)
+    file = _readable_file(entry)
     if file.bundled is not None:
-        return _bundled(file)
-    if cached := _cached(entry):
+        return _check_bundled(file)
+    if cached := _find_cached(entry):
         return cached
     if is_set("SNZOO_OFFLINE"):
         raise OfflineError(
-            f"{entry.name} is not in {cache.home()}, or not whole there, and SNZOO_OFFLINE=1; "
+            f"{entry.name} is missing or damaged in {cache.home()}, and SNZOO_OFFLINE=1; "
             f"run snzoo fetch {entry.name} with a network, or snzoo import FILE"
         )
     with cache.locked(entry.name) as folder:
-        # Another process may have been quicker.
-        return _cached(entry) or _download(entry, folder / "download.part", layout)
+        if cached := _find_cached(entry):  # another process was faster
+            return cached
+        part = folder / "download.part"
+        path = _install(entry, _download(entry, part, layout))
+        discard(part)  # kept until now: a full disk does not cost the download
+        return path
 
 
 def import_file(entry: Entry, path: Path, layout: Layout) -> Path:
-    """Verify a file that was downloaded by hand and put it into the cache.
+    """Verify a file that was downloaded by hand, and install its weights into the cache.
+
+    Returns:
+        The cached safetensors file; ``path`` is left alone.
 
     Raises:
-        CheckpointError, ChecksumError, CacheError: as :func:`obtain`; ``path`` is left alone.
+        CheckpointError, ChecksumError, CacheError: as :func:`fetch_weights`.
     """
-    if _weights_file(entry).bundled is not None:
+    if _readable_file(entry).bundled is not None:
         raise CheckpointError(f"{entry.name} is part of snzoo; there is nothing to import")
     with cache.locked(entry.name):
         try:
-            return _install(entry, path, layout)
+            verified = _verify_file(entry, path, layout)
         except (ChecksumError, CheckpointError) as error:
             raise type(error)(
                 f"{path} is not the file of {entry.name}: {error}; see: snzoo info {entry.name}"
             ) from None
+        return _install(entry, verified)
 
 
 def verify(entry: Entry) -> Path | None:
-    """Hash the stored file of ``entry`` again; None where none is stored.
+    """Hash the stored file of ``entry`` again; return None if none is stored.
 
     Raises:
-        ChecksumError: it is damaged, or not the published (or the recorded) one.
+        ChecksumError: the file is damaged, or not the published (or the recorded) one.
     """
     if entry.file is None:
         return None
     if entry.file.bundled is not None:
-        return _bundled(entry.file)
+        return _check_bundled(entry.file)
     path = cache.folder_of(entry.name) / WEIGHTS
     if not os.path.exists(path):  # unlike Path.exists, False where it may not look
         return None
-    stamp = cache.read_stamp(entry.name)
+    stamp = read_stamp(entry.name)
     if stamp is None or Digest.of(path) != stamp.weights:
         raise ChecksumError(f"{path} is damaged; remove it with: snzoo cache prune {entry.name}")
     try:
@@ -106,53 +133,8 @@ def verify(entry: Entry) -> Path | None:
     return path
 
 
-def stored() -> dict[str, int]:
-    """Name → bytes on disk, of every model in the cache (unfinished downloads too)."""
-    models = cache.home() / "models"
-    try:
-        folders = [path for path in models.iterdir() if path.is_dir()] if models.is_dir() else []
-        return {
-            folder.name: sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-            for folder in sorted(folders)
-        }
-    except OSError as error:
-        raise CacheError(f"can't read {error.filename}: {error.strerror}") from None
-
-
-def prune(name: str) -> None:
-    """Remove a model from the cache; its recorded checksum stays, and stays in force.
-
-    Raises:
-        CacheError: it is not there, or can't be removed.
-    """
-    if name not in stored():  # a path, perhaps
-        raise CacheError(f"{name!r} is not in the cache; see: snzoo cache list")
-    with cache.locked(name) as folder:
-        shutil.rmtree(folder)
-
-
-def pin(path: Path) -> list[str]:
-    """Write the recorded checksums into a manifest, where it has none; returns the names.
-
-    Raises:
-        ManifestError: ``path`` is no manifest.
-        FileError: it can't be written.
-    """
-    models = load_manifest(path).models
-    document = json.loads(path.read_text(encoding="utf-8"))
-    pinned = []
-    for name, entry in models.items():
-        digest = cache.recorded().get(name)
-        if digest and entry.file and not entry.file.has_checksum:
-            document["models"][name]["file"] |= {"sha256": digest.sha256, "size": digest.size}
-            pinned.append(name)
-    if pinned:
-        write_json(path, document)
-    return pinned
-
-
-def _weights_file(entry: Entry) -> File:
-    """The file of an entry, if snzoo may and can read it."""
+def _readable_file(entry: Entry) -> File:
+    """Return the file of an entry if snzoo is able and allowed to read it."""
     file = entry.file
     if file is None:
         raise CheckpointError(
@@ -172,12 +154,12 @@ def _weights_file(entry: Entry) -> File:
 
 
 def _recorded(entry: Entry) -> Digest | None:
-    """The digest of the first use, where it is what counts."""
+    """Return the digest of the first use, which counts only if none was published."""
     published = entry.file is not None and entry.file.has_checksum
-    return None if published else cache.recorded().get(entry.name)
+    return None if published else recorded_checksums().get(entry.name)
 
 
-def _bundled(file: File) -> Path:
+def _check_bundled(file: File) -> Path:
     assert file.bundled is not None
     path = Path(__file__).parents[1] / file.bundled
     try:
@@ -187,77 +169,116 @@ def _bundled(file: File) -> Path:
     return path
 
 
-def _cached(entry: Entry) -> Path | None:
-    """The cached file, if it is whole and was made from the right published file."""
-    path = cache.folder_of(entry.name) / WEIGHTS
-    stamp = cache.read_stamp(entry.name)
-    assert entry.file is not None
-    if stamp is None:
-        return None
+def _choose_action(
+    file: File, recorded: Digest | None, stamp: Stamp | None, found: tuple[int, int] | None
+) -> Literal["use", "hash", "download"]:
+    """Decide what to do with a cached file of the given size and modification time, if any."""
+    if stamp is None or found is None:
+        return "download"
     try:
-        stamp.source.check(entry.file, _recorded(entry))
+        stamp.source.check(file, recorded)
+    except ChecksumError:
+        return "download"  # it was made from another file
+    return "use" if found == (stamp.weights.size, stamp.mtime_ns) else "hash"
+
+
+def _find_cached(entry: Entry) -> Path | None:
+    """Return the cached file if it is whole and was made from the right published file."""
+    assert entry.file is not None
+    path, stamp = cache.folder_of(entry.name) / WEIGHTS, read_stamp(entry.name)
+    try:
         stat = path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (stamp.weights.size, stamp.mtime_ns):
-            return path
+    except OSError:
+        return None
+    found = stat.st_size, stat.st_mtime_ns
+    action = _choose_action(entry.file, _recorded(entry), stamp, found)
+    if stamp is None or action == "download":
+        return None
+    if action == "hash":  # it was copied or touched
         if Digest.of(path) != stamp.weights:
             return None
-    except (OSError, ChecksumError):
-        return None
-    # Copied or touched, but whole: spare the next process the hash, where nobody is at work.
-    with suppress(OSError), cache.lock_of(entry.name).acquire(timeout=0):
-        if cache.read_stamp(entry.name) == stamp:
-            cache.write_stamp(entry.name, replace(stamp, mtime_ns=stat.st_mtime_ns))
+        # Spare the next process the hash, unless another one is at work.
+        with suppress(OSError), cache.lock_of(entry.name).acquire(timeout=0):
+            if read_stamp(entry.name) == stamp:
+                write_stamp(entry.name, replace(stamp, mtime_ns=stat.st_mtime_ns))
     return path
 
 
-def _download(entry: Entry, part: Path, layout: Layout) -> Path:
-    from snzoo.weights.download import Request, download  # requests: of no use to a full cache
-
-    file = _weights_file(entry)
-    if file.format == "keras" and not find_spec("h5py"):  # before the download, not after it
-        raise CheckpointError(f"{entry.name} is an HDF5 file; to read it: pip install h5py")
-    request = Request(
-        part=part,
-        title=entry.name,
-        size=file.size,
-        accept=lambda path: _install(entry, path, layout),
-        resume_blind=file.has_checksum,
+def _download(entry: Entry, part: Path, layout: Layout) -> Verified:
+    """Download the file of an entry from the first URL that returns the right one."""
+    file = _readable_file(entry)
+    if file.format == "keras":  # before the download, not after it
+        require_packages("h5py", extra="keras", purpose=f"{entry.name}, an HDF5 file,")
+    failures: list[str] = []
+    error: SnzooError = DownloadError("no URL is known")
+    for url in file.urls:
+        try:
+            return _download_from(url, entry, part, layout)
+        except (DownloadError, ChecksumError, CheckpointError) as failure:
+            error = failure
+            failures.append(f"{urlsplit(url).hostname}: {failure}")
+    # Two URLs on one host may fail alike; their reason is named once.
+    reasons = "; ".join(dict.fromkeys(failures)) or str(error)
+    pages = " or ".join(file.pages or file.urls)
+    raise type(error)(
+        f"{entry.name}: {reasons}; download it by hand from {pages}, "
+        f"then: snzoo import FILE --model {entry.name}"
     )
+
+
+def _download_from(url: str, entry: Entry, part: Path, layout: Layout) -> Verified:
+    from snzoo.weights.download import Request, download  # imports requests
+
+    file = _readable_file(entry)
+    request = Request(url, part, entry.name, file.size, resume_blind=file.has_checksum)
+    resumed = download(request)
     try:
-        return download(file.urls, request)
-    except (DownloadError, ChecksumError, CheckpointError) as error:
-        pages = " or ".join(file.pages or file.urls)
-        raise type(error)(
-            f"{entry.name}: {error}; download it by hand from {pages}, "
-            f"then: snzoo import FILE --model {entry.name}"
-        ) from None
+        return _verify_part(entry, part, layout)
+    except (ChecksumError, CheckpointError):
+        if not resumed:
+            raise
+    download(request)  # two versions may have been mixed: from the start
+    return _verify_part(entry, part, layout)
 
 
-def _install(entry: Entry, path: Path, layout: Layout) -> Path:
-    """Published file → verified safetensors in the cache; the caller holds the lock."""
-    file = _weights_file(entry)
-    known = _recorded(entry)
+def _verify_part(entry: Entry, part: Path, layout: Layout) -> Verified:
+    try:
+        return _verify_file(entry, part, layout)
+    except (ChecksumError, CheckpointError):
+        discard(part)
+        raise
+
+
+def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
+    """Check a published file, and return its tensors in the layout of the network."""
+    file = _readable_file(entry)
     digest = Digest.of(path, md5=file.md5 is not None)
-    digest.check(file, known)
+    digest.check(file, _recorded(entry))
+    wanted = layout()
+    state = conform_state_dict(
+        read_state_dict(path, max_bytes=HEADROOM * nbytes_of(wanted)),
+        wanted,
+        where=path.name,
+        exact_dtypes=not file.has_checksum,
+    )
     # Without a checksum, whatever else is known of the file must agree.
-    state = match(read_state(path), layout(), where=path.name, exact_dtypes=not file.has_checksum)
     check_fingerprint(state, file.fingerprint, where=path.name)
     if not file.has_checksum:
         check_whole(path, state)
+    return Verified(state, digest)
 
-    folder = cache.folder_of(entry.name)
-    weights, partial = folder / WEIGHTS, folder / "weights.partial"
-    with cache.writing(partial):
-        try:
-            save_file(state, partial)
-            partial.chmod(folder.stat().st_mode & 0o666)  # readable by whom the folder is
-            with open(partial, "rb") as written:  # on the disk before its name is
-                os.fsync(written.fileno())
-            stamp = Stamp(digest, Digest.of(partial), partial.stat().st_mtime_ns)
-            partial.replace(weights)
-        finally:
-            partial.unlink(missing_ok=True)
-        if not file.has_checksum and known is None:
-            cache.record(entry.name, digest)
-        cache.write_stamp(entry.name, stamp)
-    return weights
+
+def _install(entry: Entry, verified: Verified) -> Path:
+    """Write verified tensors into the cache, whose lock the caller holds."""
+    file = _readable_file(entry)
+    path = cache.folder_of(entry.name) / WEIGHTS
+    with cache.writing(path):
+        for orphan in path.parent.glob(".snzoo-*"):  # of a process that was killed
+            orphan.unlink()
+        with atomic_path(path) as temporary:
+            write_safetensors(temporary, verified.state)
+            weights = Digest.of(temporary)
+        if not file.has_checksum and _recorded(entry) is None:
+            record_checksum(entry.name, verified.digest)
+        write_stamp(entry.name, Stamp(verified.digest, weights, path.stat().st_mtime_ns))
+    return path

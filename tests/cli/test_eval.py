@@ -15,8 +15,8 @@ import torch
 import snzoo
 from snzoo.cli import main
 from snzoo.data.imagenet import real_labels
+from snzoo.evaluation.records import unfinished_runs
 from snzoo.evaluation.results import parse_results
-from snzoo.weights.cache import unfinished_runs
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "snzoo" / "demo" / "photos"

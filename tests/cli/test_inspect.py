@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 
 from snzoo.cli import main
 from snzoo.gates import read_gates
-from snzoo.weights import read_state
+from snzoo.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
 DEMO = "resnet18v1_sn_clothing"
 GATES = {
-    "net.0.mean_weight": torch.tensor([1.0, 2.0, 3.0]).log(),
-    "net.0.var_weight": torch.tensor([0.0, 0.0, 0.0]),
-    "net.1.mean_weight": torch.tensor([4.0, 1.0]).log(),
-    "net.1.var_weight": torch.tensor([1.0, 1.0]),
+    "sub.0.mean_weight": torch.tensor([1.0, 2.0, 3.0]).log(),
+    "sub.0.var_weight": torch.tensor([0.0, 0.0, 0.0]),
+    "sub.1.mean_weight": torch.tensor([4.0, 1.0]).log(),
+    "sub.1.var_weight": torch.tensor([1.0, 1.0]),
 }
 
 
@@ -51,10 +51,10 @@ def test_bars_and_figures_are_the_shares(file, capsys):
     assert main(["inspect", str(file)]) == 0
     _, _, first, second, average, *_ = capsys.readouterr().out.splitlines()
     assert first.split() == [
-        *("net.0", "IILLLLLBBBBBBB", "17", "33", "50", "IIIIILLLLBBBBB", "33", "33", "33"),
+        *("sub.0", "IILLLLLBBBBBBB", "17", "33", "50", "IIIIILLLLBBBBB", "33", "33", "33"),
     ]
     assert second.split() == [
-        *("net.1", "IIIIIIIIIIILLL", "80", "20", "-", "IIIIIIILLLLLLL", "50", "50", "-"),
+        *("sub.1", "IIIIIIIIIIILLL", "80", "20", "-", "IIIIIIILLLLLLL", "50", "50", "-"),
     ]
     assert [average.split()[i] for i in (2, 3, 4, 6, 7, 8)] == ["48", "27", "25", "42", "42", "17"]
 
@@ -89,9 +89,9 @@ def test_json_of_several_names_and_files(file, tmp_path, capsys):
     assert made == folder | {"model": str(file)} and folder["model"] == str(tmp_path)
     even = [0.333333, 0.333333, 0.333333]
     shares = {"kinds": ["IN", "LN", "BN"], "mean": [0.166667, 0.333333, 0.5], "var": even}
-    assert made["layers"][0] == {"name": "net.0", **shares}
+    assert made["layers"][0] == {"name": "sub.0", **shares}
     assert made["average"]["mean"] == [0.483333, 0.266667, 0.25]
-    state = read_state(ROOT / "snzoo" / "demo" / f"{DEMO}.safetensors")
+    state = read_state_dict(ROOT / "snzoo" / "demo" / f"{DEMO}.safetensors")
     last = read_gates(state, where="demo")[-1]
     assert demo["model"] == DEMO and demo["layers"][-1]["var"] == pytest.approx(last.var, abs=1e-6)
 
@@ -119,7 +119,7 @@ def test_the_chart_comes_beside_the_text(file, tmp_path, capsys):
         (["none/x"], ["can't read none/x"]),
         ([""], ["no model named ''"]),
         (["bn.pth"], ["bn.pth has no SN layer", "snzoo list --norm sn"]),
-        (["half.pth"], ["half.pth: net.0.mean_weight has no net.0.var_weight"]),
+        (["half.pth"], ["half.pth: sub.0.mean_weight has no sub.0.var_weight"]),
         (["x.txt"], ["can't read x.txt"]),
         ([DEMO, "--output", "x.pdf"], ["x.pdf", ".svg, .png, .html"]),
         ([DEMO, "--output", "none/x.svg"], ["none/x.svg", "folder that you may write"]),
@@ -130,7 +130,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, argument
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SNZOO_OFFLINE", "1")
     torch.save({"bn1.weight": torch.ones(3)}, "bn.pth")
-    torch.save({"net.0.mean_weight": torch.ones(3)}, "half.pth")
+    torch.save({"sub.0.mean_weight": torch.ones(3)}, "half.pth")
     torch.save(GATES, "w.svg")
     (tmp_path / "x.txt").write_text("no weights")
     assert main(["inspect", *arguments]) == 1
@@ -148,7 +148,7 @@ def test_without_matplotlib_there_is_text_and_what_to_install(file, tmp_path):
     )
     command = [sys.executable, "-c", code, file, tmp_path / "x.svg"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "net.0" in done.stdout and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "sub.0" in done.stdout and done.stderr.count("\n") == 1
     assert "charts need matplotlib: pip install matplotlib" in done.stderr
     assert not (tmp_path / "x.svg").exists()
 

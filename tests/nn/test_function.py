@@ -9,8 +9,9 @@ import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
-from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d, cpu
-from snzoo.nn.function import switch_norm
+from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn.backends import cpu
+from snzoo.nn.functional import switch_norm
 
 LAYERS = {2: SwitchNorm1d, 3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
 SHAPES = [(1, 1), (3, 5), (3, 5, 1), (2, 3, 7), (1, 1, 1, 1), (2, 1, 3, 5), (1, 6, 3, 3)]
@@ -42,7 +43,7 @@ def make(shape, *, training=True, using_bn=True, dtype=torch.float64):
 
 def plain(layer, x):
     """The reference, differentiated by autograd."""
-    return switch_norm(x, *layer.parameters_and_recipe())[0]
+    return switch_norm(x, *layer.tensors_and_config())[0]
 
 
 def relative(actual, expected):
@@ -170,8 +171,8 @@ def test_a_parameter_may_depend_on_the_input():
         weight = x.square().mean((0, 2, 3)).view(1, 4, 1, 1)
         y = torch.func.functional_call(layer, {"weight": weight}, x) if normalize else None
         if y is None:
-            parameters, recipe = layer.parameters_and_recipe()
-            y = switch_norm(x, parameters._replace(weight=weight), recipe)[0]
+            tensors, config = layer.tensors_and_config()
+            y = switch_norm(x, tensors._replace(weight=weight), config)[0]
         (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
         return torch.autograd.grad(first.square().sum(), x)[0]
 

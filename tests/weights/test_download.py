@@ -1,9 +1,7 @@
 """Bad networks, bad servers, bad disks: each ends in one plain line or in the right file."""
 
-import shutil
 import signal
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -12,9 +10,9 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from snzoo import http
 from snzoo.weights import download
 
 BY_HAND = ("download it by hand from https://example.org/made", "snzoo import FILE --model made")
@@ -251,7 +249,7 @@ def test_a_server_that_breaks_http_is_given_up(
     zoo, state, content, monkeypatch, raw_url, behave, words
 ):
     patience = 0.3 if behave in (silent, stalling) else 10
-    monkeypatch.setattr(download, "TIMEOUT", (10, patience))
+    monkeypatch.setattr(http, "TIMEOUT", (10, patience))
     zoo.publish(known=False, urls=[raw_url(behave)])
     zoo.refuses(zoo.run("fetch", "made"), words, "gave up after 4 attempts", *BY_HAND)
 
@@ -293,37 +291,6 @@ def test_where_every_mirror_fails_each_reason_is_named(zoo, mirrors, content):
     first.answers(first.reply(404))
     second.answers(second.file(b"x" * len(content)))
     zoo.refuses(zoo.run("fetch", "made"), "HTTP 404", "; localhost: sha256 is", *BY_HAND)
-
-
-@pytest.fixture
-def https(tmp_path, monkeypatch):
-    """A server whose certificate requests trusts."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificate")
-    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
-    subprocess.run(command, check=True, capture_output=True)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with HTTPServer(host="localhost", ssl_context=context) as server:
-        yield server
-
-
-def test_https_never_gives_way_to_http(zoo, mirror, state, content, https):
-    good = https.url_for("/made.pth")
-    https.expect_request("/made.pth").respond_with_handler(mirror.file(content))
-    https.expect_request("/moved").respond_with_handler(mirror.reply(302, Location=good))
-    https.expect_request("/plain").respond_with_handler(mirror.reply(302, Location=mirror.url))
-    zoo.publish(content, urls=[https.url_for("/plain")])
-    for answer in (mirror.file(content), mirror.reply(302, Location=good)):  # not even on the way
-        mirror.answers(answer)
-        zoo.refuses(zoo.run("fetch", "made"), "redirected from https to http; refused", *BY_HAND)
-        assert len(mirror.seen) == 1
-
-    zoo.publish(content, urls=[https.url_for("/moved")])
-    zoo.holds(state, zoo.run("fetch", "made"))
 
 
 def wait_until(condition):

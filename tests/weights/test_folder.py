@@ -211,3 +211,13 @@ def test_a_file_in_the_way_is_named(folder, network):
     (folder / "config.json").mkdir()
     with pytest.raises(CheckpointError, match=f"^can't write {folder}: Is a directory"):
         snzoo.save_pretrained(network, folder, classes=CLASSES)
+
+
+def test_saving_again_keeps_the_modes(tmp_path):
+    model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2)
+    snzoo.save_pretrained(model, tmp_path, classes=["a", "b"])
+    files = list(tmp_path.iterdir())
+    for file in files:
+        file.chmod(0o600)
+    snzoo.save_pretrained(model, tmp_path, classes=["a", "b"])
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from snzoo.errors import CheckpointError
+from snzoo.errors import CheckpointError, MissingPackageError
 from snzoo.models.architectures import ARCHITECTURES
 from snzoo.models.build import build
-from snzoo.weights import match, read_state
+from snzoo.weights import conform_state_dict, read_state_dict
 
 BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}
 
@@ -91,9 +91,9 @@ def logits(network):
 @torch.no_grad()
 def test_logits_are_those_of_a_network_with_biases_and_the_eps_of_keras(tmp_path):
     reference = randomize(with_biases())
-    state = read_state(write_h5(tmp_path / "full.h5", reference))
+    state = read_state_dict(write_h5(tmp_path / "full.h5", reference))
     network = build(ARCHITECTURES["resnet50v1_bn"], stride_on="1x1").eval()
-    network.load_state_dict(match(state, network.state_dict(), where="full.h5"))
+    network.load_state_dict(conform_state_dict(state, network.state_dict(), where="full.h5"))
     expected = logits(reference)
     scale = expected.abs().max()
     assert (logits(network) - expected).abs().max() <= 1e-6 * scale
@@ -116,13 +116,16 @@ def file(narrow, tmp_path):
 
 @pytest.mark.parametrize("shape", [{"within": "model_weights"}, {"dense": "predictions"}])
 def test_files_of_whole_models_and_of_later_versions_are_read(narrow, file, tmp_path, shape):
-    expected, found = read_state(file), read_state(write_h5(tmp_path / "x.h5", narrow, **shape))
+    expected, found = (
+        read_state_dict(file),
+        read_state_dict(write_h5(tmp_path / "x.h5", narrow, **shape)),
+    )
     assert len(expected) == 5 * len(layers()) + 2 and found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_a_keras_file_is_fetched_by_its_md5(zoo, file):
-    content, state = file.read_bytes(), read_state(file)
+    content, state = file.read_bytes(), read_state_dict(file)
     md5 = hashlib.md5(content).hexdigest()
     entry = {"known": False, "architecture": "resnet50v1_bn", "format": "keras"}
     zoo.publish(content, md5="0" * 32, **entry)
@@ -130,7 +133,7 @@ def test_a_keras_file_is_fetched_by_its_md5(zoo, file):
 
     zoo.publish(content, md5=md5, **entry)
     assert zoo.run("fetch", "made").status == 0
-    cached = read_state(zoo.weights)
+    cached = read_state_dict(zoo.weights)
     assert all(torch.equal(cached[key], state[key]) for key in state)
     assert all(cached[key] == 0 for key in cached.keys() - state.keys())
 
@@ -168,7 +171,7 @@ def cut(path):
 def test_another_or_a_broken_file_is_refused(file, change, words):
     change(file)
     with pytest.raises(CheckpointError, match=re.escape(words)) as caught:
-        read_state(file)
+        read_state_dict(file)
     assert str(file) in str(caught.value)
 
 
@@ -178,10 +181,10 @@ def test_another_network_of_keras_is_refused(file):
         opened.move("conv5_block3_3_bn", "conv5_block4_3_bn")
     layout = build(ARCHITECTURES["resnet50v1_bn"], width=8, num_classes=3).state_dict()
     with pytest.raises(CheckpointError, match=r"missing: layer4\.2\.conv3.*unexpected: layer4\.3"):
-        match(read_state(file), layout, where=file)
+        conform_state_dict(read_state_dict(file), layout, where=file)
 
 
 def test_without_h5py_the_message_says_what_to_install(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(CheckpointError, match="pip install h5py"):
-        read_state(file)
+    with pytest.raises(MissingPackageError, match=r"snzoo\[keras\].*h5py"):
+        read_state_dict(file)

@@ -116,7 +116,9 @@ def test_damaged_weights_are_not_used_without_a_network(cached, mirror, monkeypa
     cached.refuses(cached.run("fetch", "made"), "HTTP 500", "snzoo import", keeps=before)
     monkeypatch.setenv("SNZOO_OFFLINE", "1")
     result = cached.run("fetch", "made")
-    cached.refuses(result, "not whole there", "SNZOO_OFFLINE=1", "snzoo fetch made", keeps=before)
+    cached.refuses(
+        result, "missing or damaged", "SNZOO_OFFLINE=1", "snzoo fetch made", keeps=before
+    )
 
 
 def test_a_file_that_is_published_anew_replaces_the_old(cached, mirror, saved, state, other):
@@ -156,7 +158,7 @@ def test_verify_finds_weights_of_another_file(cached, other):
 @pytest.mark.parametrize("name", ["made", "resnet18v1_sn"])
 def test_verify_of_what_is_not_stored_says_so(zoo, content, name):
     zoo.publish(content)
-    zoo.refuses(zoo.run("verify", name), f"{name} is not stored", "snzoo fetch")
+    zoo.refuses(zoo.run("verify", name), f"{name}: it is not stored", f"snzoo fetch {name}")
     assert zoo.run("verify").status == 0
 
 
@@ -247,7 +249,7 @@ def test_a_published_checksum_is_not_recorded(cached):
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"made": "x"}', '{"made": {"sha": "0"}}'])
 def test_damaged_records_are_never_taken_for_none(recorded, state, content, broken):
     whole, kept = checksums(recorded).read_bytes(), recorded.kept()
-    words = ["recorded checksums", str(checksums(recorded)), "mend that file"]
+    words = ["recorded checksums", str(checksums(recorded)), "repair that file"]
     checksums(recorded).write_text(broken)
     recorded.refuses(recorded.run("fetch", "made"), *words, keeps=kept)
     recorded.run("cache", "prune", "made")
@@ -296,13 +298,68 @@ def test_pin_leaves_a_file_that_is_no_manifest_alone(recorded, tmp_path):
         assert file.read_text() == text
 
 
-def test_a_published_md5_is_enough(zoo, state, content, monkeypatch):
-    monkeypatch.setenv("SNZOO_REQUIRE_CHECKSUM", "1")
-    zoo.publish(content, known=False, md5=hashlib.md5(content).hexdigest())
-    zoo.holds(state, zoo.run("fetch", "made"))
-
-
 def test_safetensors_are_fetched_as_they_are(zoo, state, tmp_path):
     save_file(state, tmp_path / "made.safetensors")
     zoo.publish((tmp_path / "made.safetensors").read_bytes(), format="safetensors")
     zoo.holds(state, zoo.run("fetch", "made"))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_what_trainers_save_is_fetched(zoo, saved, state, zipped):
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}
+    zoo.publish(saved(wrapped, _use_new_zipfile_serialization=zipped), known=False)
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+# What is wrong with a file without a published checksum → what the message says.
+UNFIT = {
+    "another shape": (lambda s: s | {"fc.bias": torch.zeros(9)}, "fc.bias is (9,), not (3,)"),
+    "another width": (lambda s: s | {"fc.bias": s["fc.bias"].half()}, "fc.bias is torch.float16"),
+    "not a number": (lambda s: s | {"fc.bias": s["fc.bias"] * torch.nan}, "not finite: fc.bias"),
+    "not a state dict": (lambda s: list(s.values()), "holds no state dict but a list"),
+}
+
+
+@pytest.mark.parametrize("change, words", UNFIT.values(), ids=UNFIT)
+def test_a_file_that_does_not_fit_is_neither_kept_nor_recorded(
+    zoo, saved, state, content, tmp_path, change, words
+):
+    (tmp_path / "made.pth").write_bytes(saved(change(state)))
+    zoo.publish((tmp_path / "made.pth").read_bytes(), known=False)
+    zoo.refuses(zoo.run("fetch", "made"), words, "download it by hand", "snzoo import FILE")
+    zoo.refuses(zoo.run("import", tmp_path / "made.pth"), "made.pth is not the file of made", words)
+    assert not zoo.part.exists() and not checksums(zoo).exists()
+
+    zoo.publish(content, known=False)
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+def test_a_flipped_bit_is_found_by_its_crc_without_a_checksum(zoo, content):
+    damaged = bytearray(content)
+    damaged[len(damaged) // 2] ^= 1
+    zoo.publish(bytes(damaged), known=False)
+    zoo.refuses(zoo.run("fetch", "made"), "is damaged: wrong CRC", "download it by hand")
+
+
+def test_published_values_are_compared(zoo, content, state):
+    key = "layer1.0.sn2.mean_weight"
+    published = [round(value, 4) for value in state[key].tolist()]
+    zoo.publish(content, known=False, fingerprint={key: published[::-1]})
+    zoo.refuses(zoo.run("fetch", "made"), key, f"published: {published[::-1]}", "snzoo import")
+    zoo.publish(content, known=False, fingerprint={key: published})
+    zoo.holds(state, zoo.run("fetch", "made"))
+
+
+def test_what_a_killed_process_left_is_removed(cached, mirror, content, state):
+    (cached.folder / ".snzoo-0123456789abcdef").touch()
+    damage(cached.weights)
+    mirror.answers(mirror.file(content))
+    cached.holds(state, cached.run("fetch", "made"))
+    assert sorted(path.name for path in cached.folder.iterdir()) == [
+        "stamp.json",
+        "weights.safetensors",
+    ]
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(cached):
+    assert cached.weights.stat().st_mode & 0o777 == cached.folder.stat().st_mode & 0o666

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import snzoo
-from snzoo.nn import SwitchNorm2d, function
-from snzoo.nn.reference import Parameters, Recipe, mix
+from snzoo.nn import SwitchNorm2d, backends
+from snzoo.nn.functional import Config, LayerTensors, mix
 
-gpu = pytest.importorskip("snzoo.nn.gpu", reason="needs Triton")
+triton = pytest.importorskip("snzoo.nn.backends.triton", reason="needs Triton")
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -52,7 +52,7 @@ dtypes = pytest.mark.parametrize("dtype", [FLOAT, HALF, BRAIN])
 def constants_of_the_case(request, monkeypatch):
     if "constants" in request.fixturenames:
         for name, value in request.getfixturevalue("constants").items():
-            monkeypatch.setattr(gpu, name, value)
+            monkeypatch.setattr(triton, name, value)
 
 
 def laid_out(x, layout):
@@ -79,7 +79,7 @@ def assert_near(actual, expected, *, rounding=0.0):
 @layouts
 def test_moments(shape, dtype, constants, layout):
     x = random(*shape, dtype=dtype, layout=layout, mean=0.5, std=2)
-    mean, var = gpu.moments(x)
+    mean, var = triton.moments(x)
     assert mean.dtype == var.dtype == FLOAT
     assert mean.is_contiguous() and var.is_contiguous()
     assert_near(mean, x.double().mean(2))
@@ -91,7 +91,7 @@ def test_moments(shape, dtype, constants, layout):
 @pytest.mark.parametrize("shape, constants", FAR)
 def test_moments_far_from_zero(shape, constants, layout):
     x = random(*shape, layout=layout, mean=1e3)
-    mean, var = gpu.moments(x)
+    mean, var = triton.moments(x)
     expected = x.double().var(2, correction=0)
     assert_near(mean, x.double().mean(2))
     assert ((var - expected).abs() <= 3e-5 * expected).all()
@@ -102,7 +102,7 @@ def test_moments_far_from_zero(shape, constants, layout):
 @pytest.mark.parametrize("shape, constants", FAR)
 def test_equal_values_vary_by_nothing(shape, constants, layout):
     x = laid_out(torch.full(shape, 123456.7, device=DEVICE), layout)
-    mean, var = gpu.moments(x)
+    mean, var = triton.moments(x)
     assert (mean == x[:, :, 0]).all() and not var.any()
 
 
@@ -111,17 +111,17 @@ def test_equal_values_vary_by_nothing(shape, constants, layout):
 @pytest.mark.parametrize("constants", [MANY_TILES, MANY_PARTS])
 def test_float64_is_kept(constants, layout):
     x, g = (random(1, 9, 70, dtype=DOUBLE, layout=layout, mean=3) for _ in range(2))
-    mean, var = gpu.moments(x)
+    mean, var = triton.moments(x)
     assert_near(mean, x.mean(2))
     assert_near(var, x.var(2, correction=0))
     scale, bias = random(1, 9, dtype=DOUBLE), random(9, dtype=DOUBLE)
     centered = x - mean[:, :, None]
     y = centered * scale[:, :, None] + bias[:, None]
-    assert_near(gpu.affine(x, mean, scale, bias), y)
-    sums = gpu.gradient_sums(g, x, mean)
+    assert_near(triton.affine(x, mean, scale, bias), y)
+    sums = triton.gradient_sums(g, x, mean)
     assert_near(sums[0], g.sum(2))
     assert_near(sums[1], (g * centered).sum(2))
-    dx = gpu.input_gradient(g, x, mean, scale, mean, var)
+    dx = triton.input_gradient(g, x, mean, scale, mean, var)
     assert_near(dx, scale[:, :, None] * g + mean[:, :, None] * centered + var[:, :, None])
 
 
@@ -131,7 +131,7 @@ def test_float64_is_kept(constants, layout):
 def test_affine(shape, dtype, constants, layout):
     x = random(*shape, dtype=dtype, layout=layout)
     mean, scale, bias = random(*shape[:2]), random(*shape[:2]), random(shape[1], dtype=dtype)
-    y = gpu.affine(x, mean, scale, bias)
+    y = triton.affine(x, mean, scale, bias)
     assert y.dtype == dtype and y.stride() == x.stride()
     expected = (x - mean.double()[:, :, None]) * scale[:, :, None] + bias[:, None]
     assert_near(y, expected, rounding=torch.finfo(dtype).eps)
@@ -144,7 +144,7 @@ def test_affine(shape, dtype, constants, layout):
 def test_affine_with_shortcut(layout, dtype, relu):
     x, shortcut = (random(2, 9, 35, dtype=dtype, layout=layout) for _ in range(2))
     mean, scale, bias = random(2, 9), random(2, 9), random(9)
-    y = gpu.affine(x, mean, scale, bias, shortcut, relu)
+    y = triton.affine(x, mean, scale, bias, shortcut, relu)
     expected = (x - mean.double()[:, :, None]) * scale[:, :, None] + bias[:, None]
     expected = expected + shortcut
     expected = expected.relu() if relu else expected
@@ -156,7 +156,7 @@ def test_affine_with_shortcut(layout, dtype, relu):
 def test_relu_keeps_nan(dtype):
     x = torch.tensor([[[float("nan"), -1.0, 2.0, float("inf")]]], device=DEVICE, dtype=dtype)
     zero, one = torch.zeros(1, 1, device=DEVICE), torch.ones(1, 1, device=DEVICE)
-    y = gpu.affine(x, zero, one, zero[0], relu=True)
+    y = triton.affine(x, zero, one, zero[0], relu=True)
     assert torch.equal(y.nan_to_num(7.0), x.relu().nan_to_num(7.0))
 
 
@@ -167,7 +167,7 @@ def test_gradient_sums(shape, dtype, constants, layout):
     x = random(*shape, dtype=dtype, layout=layout, mean=3)
     g = random(*shape, dtype=BRAIN, layout="contiguous")
     mean = random(*shape[:2], mean=3)
-    sum_g, sum_gx = gpu.gradient_sums(g, x, mean)
+    sum_g, sum_gx = triton.gradient_sums(g, x, mean)
     assert sum_g.dtype == sum_gx.dtype == FLOAT
     assert_near(sum_g / shape[2], g.double().mean(2))
     centered = x.double() - mean.double()[:, :, None]
@@ -181,7 +181,7 @@ def test_input_gradient(shape, dtype, constants, layout):
     x = random(*shape, dtype=dtype, layout=layout, mean=3)
     g = random(*shape, dtype=dtype, layout="channels_last")
     rows = [random(*shape[:2]) for _ in range(4)]
-    dx = gpu.input_gradient(g, x, *rows)
+    dx = triton.input_gradient(g, x, *rows)
     assert dx.dtype == dtype and dx.stride() == x.stride()
     mean, a, b, c = (row.double()[:, :, None] for row in rows)
     expected = a * g.double() + b * (x.double() - mean) + c
@@ -193,17 +193,17 @@ def test_input_gradient(shape, dtype, constants, layout):
 def test_gradients_may_be_expanded(layout):
     x, mean = random(2, 5, 7, layout=layout), random(2, 5)
     g = torch.ones((), device=DEVICE).expand(2, 5, 7)
-    sum_g, _ = gpu.gradient_sums(g, x, mean)
+    sum_g, _ = triton.gradient_sums(g, x, mean)
     assert (sum_g == 7).all()
     one, zero = torch.ones(2, 5, device=DEVICE), torch.zeros(2, 5, device=DEVICE)
-    assert (gpu.input_gradient(g, x, mean, one, zero, zero) == 1).all()
+    assert (triton.input_gradient(g, x, mean, one, zero, zero) == 1).all()
 
 
 @run
 def test_other_shapes_are_refused():
     x, row = random(2, 5, 7), random(2, 5)
     with pytest.raises(ValueError, match=r"shape of x, \(2, 5, 7\), got \(2, 5, 1\)"):
-        gpu.affine(x, row, row, row[0], shortcut=random(2, 5, 1))
+        triton.affine(x, row, row, row[0], shortcut=random(2, 5, 1))
 
 
 @run
@@ -225,11 +225,11 @@ def test_coefficients(shape, dtype, parameter, constants, instance, bn):
     running = [random(shape[1], dtype=parameter), random(shape[1], dtype=parameter).abs()]
     running = running if bn else [None, None]
     gates = [random(instance + 1 + bn, dtype=parameter, std=3) for _ in range(2)]
-    parameters = Parameters(weight, weight, *gates, *running)
-    recipe = Recipe(instance, False, 1e-5)
-    mean, scale = gpu.coefficients(mean_in, var_in, parameters, recipe, 3)
+    tensors = LayerTensors(weight, weight, *gates, *running)
+    config = Config(instance, False, 1e-5)
+    mean, scale = triton.coefficients(mean_in, var_in, tensors, config, 3)
     assert mean.dtype == scale.dtype == dtype
-    right = mix(mean_in.double(), var_in.double(), parameters.flat(DOUBLE), recipe, 3)
+    right = mix(mean_in.double(), var_in.double(), tensors.flat(DOUBLE), config, 3)
     assert_near(mean, right.mean)
     expected = weight.double() * (right.var + 1e-5).rsqrt()
     assert_near(scale, expected, rounding=1e-5 if dtype == FLOAT else 1e-13)
@@ -240,8 +240,8 @@ def test_coefficients(shape, dtype, parameter, constants, instance, bn):
 def test_layer_statistics_far_from_zero(shape):
     mean_in, var_in = random(*shape, mean=1e3), torch.zeros(shape, device=DEVICE)
     weight, gate = torch.ones(shape[1], device=DEVICE), torch.ones(1, device=DEVICE)
-    parameters = Parameters(weight, weight, gate, gate)
-    _, scale = gpu.coefficients(mean_in, var_in, parameters, Recipe(False, False, 0.0), 1)
+    tensors = LayerTensors(weight, weight, gate, gate)
+    _, scale = triton.coefficients(mean_in, var_in, tensors, Config(False, False, 0.0), 1)
     expected = mean_in.double().var(1, keepdim=True).rsqrt().expand(shape)
     assert ((scale - expected).abs() <= 1e-5 * expected).all()
 
@@ -266,18 +266,18 @@ def test_a_network_is_that_of_the_plain_formula(name, memory_format, monkeypatch
         return [logits, *(parameter.grad for parameter in fresh.parameters())]
 
     launched = set()
-    launch = gpu._launch
+    launch = triton._launch
 
     def record(kernel, *arguments, **more):
         launched.add((kernel.__name__, more.get("RELU")))
         launch(kernel, *arguments, **more)
 
-    monkeypatch.setattr(gpu, "_launch", record)
+    monkeypatch.setattr(triton, "_launch", record)
     actual = results()
     kernels = {(name, None) for name in ("moments", "coefficients", "gradient_sums")}
     # In inference with the ReLU, in training without.
     assert launched >= kernels | {("affine", True), ("affine", False), ("input_gradient", None)}
-    monkeypatch.setattr(function, "_passes", lambda x: None)
+    monkeypatch.setattr(backends, "select", lambda x: None)
     for value, expected in zip(actual, results(), strict=True):
         assert (value - expected).abs().max() <= 1e-3 * expected.abs().max()
 
@@ -287,12 +287,12 @@ def test_a_device_that_triton_can_not_use_gets_the_plain_formula(monkeypatch, ca
     def broken(*args, **kwargs):
         raise RuntimeError("Failed to find C compiler\nand more")
 
-    function._gpu.cache_clear()
-    monkeypatch.setattr(gpu, "_launch", broken)
+    backends._load_triton.cache_clear()
+    monkeypatch.setattr(triton, "_launch", broken)
     x, layer = random(2, 6, 5, 5), SwitchNorm2d(6).to(DEVICE).eval()
     with torch.inference_mode():
         y = layer(x), layer(x)
-    function._gpu.cache_clear()
+    backends._load_triton.cache_clear()
     monkeypatch.undo()
     assert torch.allclose(y[1], layer(x), atol=1e-5)
     (record,) = caplog.records
@@ -310,9 +310,9 @@ def test_offsets_are_64_bits(layout):
         x = x.view(1, positions, 2).transpose(1, 2)
     x[0, 1, -1] = 1000
     row = torch.ones(1, 2, device="cuda")
-    y = gpu.affine(x, 0 * row, 2 * row, 0 * row[0])
+    y = triton.affine(x, 0 * row, 2 * row, 0 * row[0])
     assert y[0, 1, -1] == 2000 and y[0].sum(dtype=FLOAT) == 2000
-    mean, _ = gpu.moments(x)
+    mean, _ = triton.moments(x)
     assert mean[0, 0] == 0 and abs(mean[0, 1] * positions - 1000) < 1
 
 
@@ -329,18 +329,18 @@ def test_compiles_for_hopper(layout, dtype, monkeypatch, tmp_path):
         assembly[kernel.__name__] = for_hopper(kernel, warps, arguments, more)
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(gpu, "_launch", compile_only)
+    monkeypatch.setattr(triton, "_launch", compile_only)
     x = laid_out(torch.empty(1, 64, 28 * 28 * 12, dtype=dtype), layout)
-    mean, _ = gpu.moments(x)
-    monkeypatch.setattr(gpu, "PART", 1)
-    gpu.moments(x)  # now in parts
-    gpu.affine(x, mean, mean, mean[0], x, relu=True)
-    gpu.gradient_sums(x, x, mean)
-    gpu.input_gradient(x, x, mean, mean, mean, mean)
+    mean, _ = triton.moments(x)
+    monkeypatch.setattr(triton, "PART", 1)
+    triton.moments(x)  # now in parts
+    triton.affine(x, mean, mean, mean[0], x, relu=True)
+    triton.gradient_sums(x, x, mean)
+    triton.input_gradient(x, x, mean, mean, mean, mean)
     channel, gates = torch.empty(64, dtype=dtype), torch.empty(3, dtype=dtype)
     for running in ((), (channel, channel)):
-        parameters = Parameters(channel, channel, gates, gates, *running)
-        gpu.coefficients(mean, mean, parameters, Recipe(True, False, 1e-5), 1)
+        tensors = LayerTensors(channel, channel, gates, gates, *running)
+        triton.coefficients(mean, mean, tensors, Config(True, False, 1e-5), 1)
     assert len(assembly) == 6
     for name in ("moments", "affine", "gradient_sums", "input_gradient"):
         vector = "v2.b64" if dtype == DOUBLE else "v4.b32"

@@ -1,53 +1,55 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Triton kernels of Switchable Normalization; :mod:`snzoo.nn.gpu` says what they are given.
+"""Triton kernels of Switchable Normalization, launched by :mod:`snzoo.nn.backends.triton`.
 
-A program covers tiles of R channels × B positions of one sample; the layout of ``x``
-decides only the shape of the tile and which of its axes has the unit stride.
+A program covers tiles of R channels × B positions of one sample. The layout of ``x``,
+channels LAST or not, decides only the shape of the tile and which axis has the unit stride.
 """
 
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from triton import language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-# Sizes are not specialized on: a 1 would become a constant, without a tensor's methods, and each
-# that 16 divides a compilation. What the loads need to know of divisibility is layout.vector.
+# Triton must not specialize on sizes: a 1 would become a constant, without a tensor's methods, and
+# each size that 16 divides would be compiled anew. The loads learn divisibility from VECTOR.
 _SIZES = ["C", "P", "blocks", "parts", "tiles", "span"]
 
 
 @triton.jit
 def _place(blocks, parts, R: tl.constexpr):
-    """This program's sample, first channel and part of the positions."""
+    """Return this program's sample, first channel and part of the positions."""
     block, part = tl.program_id(0) // parts, tl.program_id(0) % parts
-    # In 64 bits, and with them every offset: N·C·P may be over 2³¹.
+    # 64 bits here make every offset 64 bits: N·C·P may exceed 2³¹.
     return (block // blocks).to(tl.int64), block % blocks * R, part.to(tl.int64)
 
 
 @triton.jit
 def _rows(n, c, C, R: tl.constexpr):
-    """Offsets into (N, C) of the R channels from c on, and which there are."""
+    """Return the offsets into (N, C) of R channels from c on, and a mask of those that exist."""
     c += tl.arange(0, R)
     return n * C + c, c < C
 
 
 @triton.jit
-def _tile(n, c, p, C, P, B: tl.constexpr, LAYOUT: tl.constexpr):
-    """Offsets of the R × B elements from channel c and position p on, and which there are."""
-    c += tl.arange(0, LAYOUT.r)[:, None]
+def _tile(
+    n, c, p, C, P, LAST: tl.constexpr, VECTOR: tl.constexpr, R: tl.constexpr, B: tl.constexpr
+):
+    """Return the offsets of R × B elements from channel c and position p on, and their mask."""
+    c += tl.arange(0, R)[:, None]
     p += tl.arange(0, B)[None, :]
-    # Rounding down changes nothing, but tells the compiler how many elements go together.
-    if LAYOUT.channels_last:
-        C = C // LAYOUT.vector * LAYOUT.vector
+    # Rounding down changes nothing, but tells the compiler how many elements load together.
+    if LAST:
+        C = C // VECTOR * VECTOR
         offsets = (n * P + p) * C + c
     else:
-        P = P // LAYOUT.vector * LAYOUT.vector
+        P = P // VECTOR * VECTOR
         offsets = (n * C + c) * P + p
     return offsets, (c < C) & (p < P)
 
 
 @triton.jit
 def _include(mean, m2, value, seen):
-    """Welford's step, each element for itself: ``value`` joins ``seen`` earlier ones.
+    """Take Welford's step for each element: ``value`` joins ``seen`` earlier ones.
 
-    Written so that the first value, of which ``mean`` knows nothing, is taken over exactly.
+    The form makes the mean of the first value exactly that value.
     """
     kept = tl.cast(seen, mean.dtype)
     kept = kept / (kept + 1)
@@ -57,33 +59,45 @@ def _include(mean, m2, value, seen):
 
 @triton.jit
 def _join(mean, within, share, AXIS: tl.constexpr):
-    """Chan's formula: mean and variance of groups of these means and shares of all values.
+    """Return the mean and variance of groups with these means and shares of all values (Chan).
 
     ``within`` is what each group's variance about its own mean adds to the variance.
     """
     joint = tl.sum(mean * share, AXIS, keep_dims=True)
-    # Shares are rounded: without this, equal and large means would seem to differ.
+    # Shares are rounded: without this step, equal and large means would seem to differ.
     joint += tl.sum((mean - joint) * share, AXIS, keep_dims=True)
     spread = mean - joint
     return joint, tl.sum(within + spread * spread * share, AXIS, keep_dims=True)
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def moments(x, mean, var, C, P, blocks, parts, LAYOUT: tl.constexpr, tiles, factor: tl.float64):
-    """Mean and variance · factor of each part of the positions, (N, parts, C)."""
+def moments(
+    x,
+    mean,
+    var,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    tiles,
+    factor: tl.float64,
+):
+    """Store the mean and variance · factor of each part of the positions, (N, parts, C)."""
     wide: tl.constexpr = mean.dtype.element_ty
-    R: tl.constexpr = LAYOUT.r
-    B: tl.constexpr = LAYOUT.b
     n, c, part = _place(blocks, parts, R)
     first = part * tiles * B
     # Distances from a first value are small where |mean| ≫ std, and round to smaller errors.
-    column, known = _tile(n, c, first, C, P, 1, LAYOUT)
+    column, known = _tile(n, c, first, C, P, LAST, VECTOR, R, 1)
     origin = tl.load(x + column, mask=known, other=0).to(wide)
     average, m2 = tl.zeros((R, B), wide), tl.zeros((R, B), wide)
     for k in range(tiles):
-        offsets, there = _tile(n, c, first + k * B, C, P, B, LAYOUT)
+        offsets, there = _tile(n, c, first + k * B, C, P, LAST, VECTOR, R, B)
         value = tl.load(x + offsets, mask=there).to(wide) - origin
-        # What is not there is taken for the mean so far, and so changes nothing.
+        # An element that does not exist is replaced by the mean so far, which changes nothing.
         average, m2 = _include(average, m2, tl.where(there, value, average), k)
     count = tl.minimum(P - first, tiles * B)
     seen = ((count - tl.arange(0, B)[None, :] + B - 1) // B).to(wide)
@@ -109,7 +123,7 @@ def merge(
     R: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """The parts, each of ``span`` positions but for a shorter last one, as one: (N, C)."""
+    """Join the parts, of ``span`` positions each and a shorter last one, into (N, C)."""
     n, c, _ = _place(blocks, 1, R)
     part = tl.arange(0, PARTS)[:, None].to(tl.int64)
     channel = c + tl.arange(0, R)[None, :]
@@ -124,24 +138,24 @@ def merge(
 
 
 @triton.jit
-def _share(gates, kind, KINDS: tl.constexpr, wide: tl.constexpr):
-    """``softmax(gates)[kind]``."""
-    kinds = tl.arange(0, 4)
-    gate = tl.load(gates + kinds, mask=kinds < KINDS, other=float("-inf")).to(wide)
-    gate = tl.exp(gate - tl.max(gate, 0))
-    return tl.sum(tl.where(kinds == kind, gate, 0), 0) / tl.sum(gate, 0)
+def _share(logits, i, NUM_GATES: tl.constexpr, wide: tl.constexpr):
+    """Return ``softmax(logits)[i]``."""
+    gates = tl.arange(0, 4)
+    logit = tl.load(logits + gates, mask=gates < NUM_GATES, other=float("-inf")).to(wide)
+    share = tl.exp(logit - tl.max(logit, 0))
+    return tl.sum(tl.where(gates == i, share, 0), 0) / tl.sum(share, 0)
 
 
 @triton.jit
-def _mix(own, ln, running, c, C, gates, INSTANCE: tl.constexpr, KINDS: tl.constexpr):
-    """A statistic of the channels c: IN's if mixed in, then LN's, then BN's if there is one."""
+def _mix(own, ln, running, c, C, logits, INSTANCE: tl.constexpr, NUM_GATES: tl.constexpr):
+    """Return the mixed statistic of the channels c: of IN if mixed in, LN, and BN if mixed in."""
     wide: tl.constexpr = own.dtype.element_ty
-    mixed = ln * _share(gates, INSTANCE, KINDS, wide)
+    mixed = ln * _share(logits, INSTANCE, NUM_GATES, wide)
     if INSTANCE:
-        mixed += tl.load(own + c, mask=c < C) * _share(gates, 0, KINDS, wide)
+        mixed += tl.load(own + c, mask=c < C) * _share(logits, 0, NUM_GATES, wide)
     if running is not None:
         value = tl.load(running + c, mask=c < C).to(wide)
-        mixed += value * _share(gates, INSTANCE + 1, KINDS, wide)
+        mixed += value * _share(logits, INSTANCE + 1, NUM_GATES, wide)
     return mixed
 
 
@@ -150,8 +164,8 @@ def coefficients(
     mean_in,
     var_in,
     weight,
-    mean_gates,
-    var_gates,
+    mean_logits,
+    var_logits,
     running_mean,
     running_var,
     mean,
@@ -161,7 +175,7 @@ def coefficients(
     eps: tl.float64,
     ln_factor: tl.float64,
     INSTANCE: tl.constexpr,
-    KINDS: tl.constexpr,
+    NUM_GATES: tl.constexpr,
     B: tl.constexpr,
 ):
     wide: tl.constexpr = mean_in.dtype.element_ty
@@ -177,8 +191,8 @@ def coefficients(
     var_ln = (var_ln * ln_factor).to(wide)
     for k in range(tiles):
         c = k * B + tl.arange(0, B)
-        m = _mix(mean_in + row, mean_ln, running_mean, c, C, mean_gates, INSTANCE, KINDS)
-        v = _mix(var_in + row, var_ln, running_var, c, C, var_gates, INSTANCE, KINDS)
+        m = _mix(mean_in + row, mean_ln, running_mean, c, C, mean_logits, INSTANCE, NUM_GATES)
+        v = _mix(var_in + row, var_ln, running_var, c, C, var_logits, INSTANCE, NUM_GATES)
         gain = tl.load(weight + c, mask=c < C).to(wide)
         tl.store(mean + row + c, m, mask=c < C)
         tl.store(scale + row + c, gain * tl.rsqrt((v + eps).to(wide)), mask=c < C)
@@ -186,11 +200,25 @@ def coefficients(
 
 @triton.jit(do_not_specialize=_SIZES)
 def affine(
-    x, mean, scale, bias, shortcut, y, C, P, blocks, parts, LAYOUT: tl.constexpr, RELU: tl.constexpr
+    x,
+    mean,
+    scale,
+    bias,
+    shortcut,
+    y,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    RELU: tl.constexpr,
 ):
-    n, c, part = _place(blocks, parts, LAYOUT.r)
-    offsets, there = _tile(n, c, part * LAYOUT.b, C, P, LAYOUT.b, LAYOUT)
-    rows, known = _rows(n, c, C, LAYOUT.r)
+    n, c, part = _place(blocks, parts, R)
+    offsets, there = _tile(n, c, part * B, C, P, LAST, VECTOR, R, B)
+    rows, known = _rows(n, c, C, R)
     value = tl.load(x + offsets, mask=there).to(mean.dtype.element_ty)
     value -= tl.load(mean + rows, mask=known)[:, None]
     value *= tl.load(scale + rows, mask=known)[:, None]
@@ -198,22 +226,35 @@ def affine(
     if shortcut is not None:
         value += tl.load(shortcut + offsets, mask=there).to(value.dtype)
     if RELU:
-        value = tl.where(value < 0, 0, value)  # NaN is not below 0, and stays
+        value = tl.where(value < 0, 0, value)  # keeps NaN, which is not below 0
     tl.store(y + offsets, value.to(y.dtype.element_ty), mask=there)
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def gradient_sums(x, g, mean, sum_g, sum_gx, C, P, blocks, parts, LAYOUT: tl.constexpr, tiles):
-    """The sums over each part of the positions, (N, parts, C)."""
+def gradient_sums(
+    x,
+    g,
+    mean,
+    sum_g,
+    sum_gx,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    tiles,
+):
+    """Store the sums over each part of the positions, (N, parts, C)."""
     wide: tl.constexpr = mean.dtype.element_ty
-    R: tl.constexpr = LAYOUT.r
-    B: tl.constexpr = LAYOUT.b
     n, c, part = _place(blocks, parts, R)
     rows, known = _rows(n, c, C, R)
     average = tl.load(mean + rows, mask=known, other=0)[:, None]
     total_g, total_gx = tl.zeros((R, B), wide), tl.zeros((R, B), wide)
     for k in range(tiles):
-        offsets, there = _tile(n, c, (part * tiles + k) * B, C, P, B, LAYOUT)
+        offsets, there = _tile(n, c, (part * tiles + k) * B, C, P, LAST, VECTOR, R, B)
         gradient = tl.load(g + offsets, mask=there, other=0).to(wide)
         value = tl.load(x + offsets, mask=there, other=0).to(wide)
         total_g += gradient
@@ -224,10 +265,26 @@ def gradient_sums(x, g, mean, sum_g, sum_gx, C, P, blocks, parts, LAYOUT: tl.con
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def input_gradient(x, g, mean, a, b, c, dx, C, P, blocks, parts, LAYOUT: tl.constexpr):
-    n, channel, part = _place(blocks, parts, LAYOUT.r)
-    offsets, there = _tile(n, channel, part * LAYOUT.b, C, P, LAYOUT.b, LAYOUT)
-    rows, known = _rows(n, channel, C, LAYOUT.r)
+def input_gradient(
+    x,
+    g,
+    mean,
+    a,
+    b,
+    c,
+    dx,
+    C,
+    P,
+    blocks,
+    parts,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+):
+    n, channel, part = _place(blocks, parts, R)
+    offsets, there = _tile(n, channel, part * B, C, P, LAST, VECTOR, R, B)
+    rows, known = _rows(n, channel, C, R)
     value = tl.load(x + offsets, mask=there).to(mean.dtype.element_ty)
     value -= tl.load(mean + rows, mask=known)[:, None]
     value = value * tl.load(b + rows, mask=known)[:, None] + tl.load(c + rows, mask=known)[:, None]

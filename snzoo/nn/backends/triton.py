@@ -1,9 +1,8 @@
-"""Passes over whole activations on a GPU: launches of the kernels in :mod:`snzoo.nn.kernels`.
+"""The GPU backend: launches of the kernels in :mod:`snzoo.nn.backends.triton_kernels`.
 
-``x`` is (N, C, *positions) of any floating type, contiguous or channels last. ``grad`` and
-``shortcut`` have its shape and any layout; results of its shape have its type and layout.
-*Wide* is float32, or float64 for float64 ``x``: the type of all (N, C) tensors, and of all
-arithmetic. Each pass reads its large tensors once and writes its result once.
+``x`` is of any floating dtype. ``grad`` and ``shortcut`` have its shape and any layout. All
+arithmetic is wide. Each pass reads its large tensors once and writes its result once.
+:class:`snzoo.nn.backends.Backend` says what the functions do.
 """
 
 import math
@@ -13,40 +12,40 @@ import torch
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
-from snzoo.nn import kernels
-from snzoo.nn.reference import Parameters, Recipe
+from snzoo.nn.backends import triton_kernels as kernels
+from snzoo.nn.backends._layout import to_dense
+from snzoo.nn.functional import Config, LayerTensors, num_positions
 
 # Elements of a tile: 16 for each of the 128 threads of four warps. These are two 16-byte loads
 # in half precision and four in float32, and leave registers for two running sums of each.
 TILE = 2048
-# Channels of a tile that is channels last: 128 bytes side by side, a cache line, or more.
+# Channels of a tile of a channels-last tensor: 128 bytes side by side, a cache line, or more.
 LINE = 64
-# Reductions with fewer programs than this, what an H100's 132 multiprocessors hold at a time,
-# are split over the positions, into parts of no fewer tiles than this: merging costs a launch.
+# An H100's 132 multiprocessors hold so many programs at a time. A reduction with fewer is split
+# over the positions, into parts of at least PART tiles, because merging them costs a launch.
 PROGRAMS = 1024
 PART = 4
+
+prepare = to_dense
 
 
 def infer(
     x: Tensor,
-    parameters: Parameters,
-    recipe: Recipe,
+    tensors: LayerTensors,
+    config: Config,
     shortcut: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """The layer in evaluation mode, in three launches, and what follows it."""
-    parameters = parameters.flat()
-    positions = x.shape[2:].numel()
-    mean, var = moments(x, recipe.variance_factor(positions))
-    mean, scale = coefficients(mean, var, parameters, recipe, positions)
-    return affine(x, mean, scale, parameters.bias, shortcut, relu)
+    """Normalize, add and rectify in three launches."""
+    x, tensors = prepare(x), tensors.flat()
+    positions = num_positions(x)
+    mean, var = moments(x, config.variance_factor(positions))
+    mean, scale = coefficients(mean, var, tensors, config, positions)
+    return affine(x, mean, scale, tensors.bias, shortcut, relu)
 
 
 def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(N, C) mean, and biased variance times ``factor``, over the positions.
-
-    Accurate where |mean| ≫ std too.
-    """
+    """Compute the moments accurately, also where |mean| ≫ std."""
     n, c, p = _sizes(x)
     plan = _plan(x, split=True)
     means, variances = _wide(x, n, plan.parts, c), _wide(x, n, plan.parts, c)
@@ -62,26 +61,26 @@ def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     parts = triton.next_power_of_2(plan.parts)
     r = min(triton.next_power_of_2(c), max(TILE // parts, 1))
     blocks = triton.cdiv(c, r)
-    scalars = (c, p, blocks, plan.parts, plan.tiles * plan.layout.b, factor, r, parts)
+    scalars = (c, p, blocks, plan.parts, plan.tiles * plan.b, factor, r, parts)
     _launch(kernels.merge, n * blocks, _warps(r * parts), means, variances, mean, var, *scalars)
     return mean, var
 
 
 def coefficients(
-    mean: Tensor, var: Tensor, parameters: Parameters, recipe: Recipe, positions: int
+    mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, positions: int
 ) -> tuple[Tensor, Tensor]:
-    """(N, C) mixed mean of evaluation mode, and ``weight / sqrt(mixed variance + eps)``.
+    """Return the mixed mean of evaluation mode, and ``weight / sqrt(mixed variance + eps)``.
 
-    ``mean`` and ``var`` are those of IN; ``parameters`` may be of any floating type.
+    ``mean`` and ``var`` (N, C) are those of IN; ``tensors`` may be of any floating dtype.
     """
     n, c = mean.shape
     mean, var = mean.contiguous(), var.contiguous()
     mixed, scale = torch.empty_like(mean), torch.empty_like(mean)
-    weight, _, mean_weight, var_weight, *running = parameters
+    weight, _, mean_weight, var_weight, *running = tensors
     pointers = (mean, var, weight, mean_weight, var_weight, *running, mixed, scale)
     b = min(triton.next_power_of_2(c), TILE)
-    factor = recipe.pooled_factor(c * positions)
-    scalars = (c, triton.cdiv(c, b), recipe.eps, factor, int(recipe.instance))
+    factor = config.pooled_factor(c * positions)
+    scalars = (c, triton.cdiv(c, b), config.eps, factor, int(config.instance))
     _launch(kernels.coefficients, n, _warps(b), *pointers, *scalars, len(mean_weight), b)
     return mixed, scale
 
@@ -94,9 +93,9 @@ def affine(
     shortcut: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """``(x - mean) * scale + bias``, where asked for with ``+ shortcut`` and then ReLU.
+    """Return ``(x - mean) * scale + bias``, with ``+ shortcut`` and then ReLU if asked for.
 
-    ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating type.
+    ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating dtype.
     """
     y = torch.empty_like(x)
     shortcut = None if shortcut is None else _laid_out_like(x, shortcut)
@@ -106,7 +105,6 @@ def affine(
 
 
 def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C) sums over the positions of ``grad`` and of ``grad * (x - mean)``."""
     plan = _plan(x, split=True)
     n, c, _ = _sizes(x)
     sum_g, sum_gx = _wide(x, n, plan.parts, c), _wide(x, n, plan.parts, c)
@@ -120,31 +118,26 @@ def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor
 def input_gradient(
     grad: Tensor, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor
 ) -> Tensor:
-    """``a * grad + b * (x - mean) + c``, the coefficients (N, C) like ``mean``."""
     dx = torch.empty_like(x)
     rows = (row.contiguous() for row in (mean, a, b, c))
     _cover(kernels.input_gradient, _plan(x, split=False), x, _laid_out_like(x, grad), *rows, dx)
     return dx
 
 
-class _Layout(NamedTuple):
-    channels_last: bool
-    vector: int  # so many elements along the unit stride start together and end together
-    r: int
-    b: int
-
-
 class _Plan(NamedTuple):
-    """Each sample has ``blocks`` (of channels) × ``parts`` programs, of ``tiles`` tiles each."""
+    """Each sample has ``blocks`` (of channels) × ``parts`` programs of ``tiles`` tiles each."""
 
     blocks: int
     parts: int
     tiles: int
-    layout: _Layout
+    channels_last: bool
+    vector: int  # divides the number of elements along the unit stride, so they load together
+    r: int  # channels of a tile
+    b: int  # positions of a tile
 
 
 def _plan(x: Tensor, *, split: bool) -> _Plan:
-    """One tile a program; or, to reduce, only as many programs as the whole device needs."""
+    """Give each program one tile; with ``split``, for a reduction, just fill the device."""
     n, c, p = _sizes(x)
     channels_last = _is_channels_last(x)
     positions, channels = triton.next_power_of_2(p), triton.next_power_of_2(c)
@@ -154,15 +147,15 @@ def _plan(x: Tensor, *, split: bool) -> _Plan:
     parts = max(min(PROGRAMS // (n * blocks), tiles // PART), 1) if split else tiles
     each = triton.cdiv(tiles, parts)
     vector = math.gcd(c if channels_last else p, 16)
-    return _Plan(blocks, triton.cdiv(tiles, each), each, _Layout(channels_last, vector, r, b))
+    return _Plan(blocks, triton.cdiv(tiles, each), each, channels_last, vector, r, b)
 
 
 def _cover(kernel: Any, plan: _Plan, x: Tensor, *pointers: Tensor | None, **more: float) -> None:
     n, c, p = _sizes(x)
-    blocks, parts, _, layout = plan
-    # An element loaded alone needs an address and a mask of its own: fewer of them a thread.
-    warps = _warps(layout.r * layout.b, each=16 if layout.vector >= 8 else 8)
-    rest = (*pointers, c, p, blocks, parts, layout)
+    blocks, parts, _, channels_last, vector, r, b = plan
+    # Elements loaded one by one need an address and a mask each: give a thread fewer of them.
+    warps = _warps(r * b, each=16 if vector >= 8 else 8)
+    rest = (*pointers, c, p, blocks, parts, channels_last, vector, r, b)
     _launch(kernel, n * blocks * parts, warps, x, *rest, **more)
 
 
@@ -177,13 +170,13 @@ def _launch(kernel: Any, programs: int, warps: int, x: Any, *rest: Any, **more: 
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
-    return x.shape[0], x.shape[1], x.shape[2:].numel()
+    return x.shape[0], x.shape[1], num_positions(x)
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    if x.movedim(1, -1).is_contiguous():  # like all of a single position
+    if x.movedim(1, -1).is_contiguous():  # as is every tensor of a single position
         return True
-    assert x.is_contiguous(), f"neither of the two layouts: strides {x.stride()}"
+    assert x.is_contiguous(), f"neither contiguous nor channels last: strides {x.stride()}"
     return False
 
 

@@ -1,0 +1,88 @@
+"""The private symbols of torch that snzoo uses, and what happens in a version without them.
+
+torch has no public names for these. A symbol that is absent is ``None`` here, and the plain
+formula of :mod:`snzoo.nn.functional` then takes the place of whatever needs the symbol.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+def _find(path: str) -> Any:
+    """Return ``torch.<path>``, or None where a part of it is absent."""
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+_is_jit_tracing = _find("jit.is_tracing")
+_are_transforms_active = _find("_C._are_functorch_transforms_active")
+_count_dispatch_modes = _find("_C._len_torch_dispatch_stack")
+_is_batched_tensor = _find("_C._functorch.is_legacy_batchedtensor")
+_OBSERVERS_UNKNOWN = None in (
+    _is_jit_tracing,
+    _are_transforms_active,
+    _count_dispatch_modes,
+    _is_batched_tensor,
+)
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = [_find(f"nn.modules.module._global{name}") for name in _HOOKS]
+
+# What the CPU backend is made of.
+unsafe_view = _find("ops.aten._unsafe_view")
+native_batch_norm_backward = _find("ops.aten.native_batch_norm_backward")
+native_group_norm = _find("native_group_norm")
+batch_norm_update_stats = _find("batch_norm_update_stats")
+HAS_CPU_OPERATIONS = None not in (
+    unsafe_view,
+    native_batch_norm_backward,
+    native_group_norm,
+    batch_norm_update_stats,
+)
+
+
+def is_traced(x: Any) -> bool:
+    """Return whether a compiler, an exporter or a transform looks at the operations on ``x``.
+
+    It must be given plain differentiable operations, and none that write in place.
+    """
+    return (
+        type(x) not in (Tensor, nn.Parameter)  # FakeTensor, DTensor, torch.fx.Proxy, ...
+        or torch.compiler.is_compiling()
+        or _OBSERVERS_UNKNOWN
+        or _is_jit_tracing()
+        or _are_transforms_active()
+        or _count_dispatch_modes() > 0
+        or getattr(forward_ad, "_current_level", 0) >= 0
+    )
+
+
+def is_jit_tracing() -> bool:
+    """Return whether ``torch.jit.trace`` runs, in which the sizes of a shape are tensors."""
+    return _is_jit_tracing is not None and bool(_is_jit_tracing())
+
+
+def is_batched_gradient(grad: Tensor) -> bool:
+    """Return whether ``grad`` is several gradients: ``is_grads_batched``, or vmap of backward."""
+    # A compiler would not understand the questions.
+    return not torch.compiler.is_compiling() and (
+        _are_transforms_active() or _is_batched_tensor(grad)
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether calling ``module`` does more than its class's ``forward``."""
+    # Read from the instance: nn.Module.__getattr__ is slow where an attribute is absent.
+    own = vars(module)
+    if "forward" in own:
+        return True
+    for name, hooks in zip(_HOOKS, _GLOBAL_HOOKS, strict=True):
+        # None: this version of torch keeps its hooks elsewhere.
+        if hooks is None or hooks or own.get(name, True):
+            return True
+    return False

@@ -1,0 +1,96 @@
+"""The backends: passes over whole activations, and which of them serves an input.
+
+In all of them ``x`` is (N, C, *positions); (N, C) is a single position. *Wide* is float32, or
+float64 for float64 ``x``: the dtype of all statistics and coefficients, which are (N, C).
+"""
+
+import logging
+import os
+from functools import cache
+from typing import Protocol
+
+# Not "import torch": in this package, torch is the module of that name.
+from torch import OutOfMemoryError, Tensor, device, zeros
+
+from snzoo.nn._compat import is_traced
+from snzoo.nn.backends import cpu
+from snzoo.nn.functional import Config, LayerTensors
+
+# Triton reads it when the kernels are defined: they run on CPU tensors then, for tests.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class Passes(Protocol):
+    """The passes that training is made of; a module has these functions.
+
+    ``prepare`` gives the form of ``x`` that the others take. Their results of the shape of
+    ``x`` have its dtype and its layout; ``grad`` has its shape, dtype and layout.
+    """
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return ``x`` contiguous or channels last, in a dtype that the passes compute with."""
+
+    def moments(self, x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the wide mean and ``factor`` × the biased variance over positions, (N, C)."""
+
+    def affine(self, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        """Return ``(x - mean) * scale + bias`` for (N, C) ``mean``, ``scale`` and (C,) ``bias``."""
+
+    def gradient_sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``sum(grad)`` and ``sum(grad * (x - mean))`` over positions, (N, C) each."""
+
+    def input_gradient(
+        self, grad: Tensor, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor
+    ) -> Tensor:
+        """Return ``a * grad + b * (x - mean) + c``; the coefficients are (N, C)."""
+
+
+class Backend(Passes, Protocol):
+    """What serves a device: the passes of training, and a whole layer in evaluation mode."""
+
+    def infer(
+        self,
+        x: Tensor,
+        tensors: LayerTensors,
+        config: Config,
+        shortcut: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        """Return the layer's output, or with ``relu`` the ReLU of it [+ ``shortcut``].
+
+        ``x`` has any strides and any floating dtype, which the output has too. ``shortcut``
+        has the shape, dtype and device of ``x``.
+        """
+
+
+def select(x: Tensor) -> Backend | None:
+    """Return the backend that serves ``x``, or None where the plain formula does.
+
+    A backend can't be used where a compiler or a transform looks on, and isn't faster on tiny
+    inputs.
+    """
+    if is_traced(x):
+        return None
+    if x.is_cpu and not _INTERPRETED:
+        return cpu if cpu.supports(x) else None
+    return _load_triton(x.device) if x.is_cuda or x.is_cpu else None
+
+
+@cache
+def _load_triton(where: device) -> Backend | None:
+    """Return the Triton backend; None, with a warning, where it can't run there."""
+    try:
+        from snzoo.nn.backends import triton
+    except ImportError:  # no Triton
+        return None
+    try:
+        triton.moments(zeros(1, 1, 1, device=where))  # Triton needs a C compiler too
+    except OutOfMemoryError:  # says nothing about Triton
+        raise
+    except Exception as error:  # what a compiler, a driver or an old device may raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        logging.getLogger("snzoo").warning(
+            "SwitchNorm is slow on %s: Triton can't be used (%s)", where, reason
+        )
+        return None
+    return triton

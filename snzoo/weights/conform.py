@@ -1,0 +1,131 @@
+"""Check a state dict against a network's layout and against what was published of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from snzoo.errors import CheckpointError
+from snzoo.weights.pytorch import GATHER, find_damage
+from snzoo.weights.safetensors import ALIGNMENT
+from snzoo.weights.wrappers import StateDict, is_sharded, name_some
+
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
+def conform_state_dict(
+    state: Mapping[str, Tensor],
+    layout: Mapping[str, Tensor],
+    *,
+    where: str | Path,
+    exact_dtypes: bool = False,
+) -> StateDict:
+    """Return ``state`` in the order and the dtypes of ``layout``, each tensor with its own memory.
+
+    Args:
+        layout: the network's state dict; its tensors may be on the meta device. Each key must be
+            in ``state``, no other, with the same shape. ``num_batches_tracked`` may be missing:
+            old files of batch norm lack it, and no result depends on it.
+        where: the file, for messages.
+        exact_dtypes: refuse floating-point tensors of another width instead of converting them.
+
+    Raises:
+        CheckpointError: the message names the keys that are missing, unexpected or different.
+    """
+    if any(is_sharded(value) for value in state.values()):
+        raise CheckpointError(f"{where} is {GATHER}")
+    missing = [k for k in layout if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in layout]
+    problems = [
+        name_some("missing", missing),
+        name_some("unexpected", unexpected),
+        name_some("different", _differences(state, layout, exact_dtypes)),
+    ]
+    if any(problems):
+        found = "; ".join(filter(None, problems))
+        hint = _how_to_strip(missing, unexpected)
+        raise CheckpointError(f"{where} does not fit the network: {found}{hint}")
+    seen: set[int] = set()
+    return {
+        key: _own(state[key], seen).to(like.dtype)
+        if key in state
+        else torch.zeros_like(like, device="cpu")
+        for key, like in layout.items()
+    }
+
+
+def nbytes_of(layout: Mapping[str, Tensor]) -> int:
+    """Return the size in bytes of a network's tensors."""
+    return sum(tensor.nbytes for tensor in layout.values())
+
+
+def check_fingerprint(
+    state: Mapping[str, Tensor], fingerprint: Mapping[str, tuple[float, ...]], *, where: str | Path
+) -> None:
+    """Compare some tensors with their published values, to 4 decimals.
+
+    Raises:
+        CheckpointError: one of them differs.
+    """
+    for key, values in fingerprint.items():
+        found = state[key].flatten().tolist() if key in state else []
+        if len(found) != len(values) or not all(  # "not all", because NaN is near nothing
+            abs(a - b) <= 1e-4 for a, b in zip(found, values, strict=True)
+        ):
+            shown = [round(value, 4) for value in found[:3]]
+            raise CheckpointError(f"{where}: {key} is {shown}, published: {list(values)}")
+
+
+def check_whole(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Look for damage in a file without a checksum.
+
+    Raises:
+        CheckpointError: a CRC of a zip file is wrong, or a value is not finite.
+    """
+    if damaged := find_damage(path):
+        raise CheckpointError(f"{path.name} is damaged: wrong CRC of {damaged}")
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise CheckpointError(f"{path.name}: {name_some('not finite', broken)}")
+
+
+def _differences(
+    state: Mapping[str, Tensor], layout: Mapping[str, Tensor], exact_dtypes: bool
+) -> list[str]:
+    differences = []
+    for key in layout.keys() & state.keys():
+        found, like = state[key], layout[key]
+        if found.shape != like.shape:
+            differences.append(f"{key} is {tuple(found.shape)}, not {tuple(like.shape)}")
+        elif found.dtype != like.dtype and (
+            exact_dtypes or not {found.dtype, like.dtype} <= FLOATS
+        ):
+            differences.append(f"{key} is {found.dtype}, not {like.dtype}")
+    return sorted(differences)
+
+
+def _how_to_strip(missing: list[str], unexpected: list[str]) -> str:
+    """Return what to do if the missing keys are there with a prefix."""
+    for key in unexpected if missing else []:
+        prefix = key.removesuffix(missing[0])
+        if prefix != key and prefix.endswith("."):
+            return (
+                f"; its keys begin with {prefix!r}: save {{k.removeprefix({prefix!r}): v for k, v "
+                f"in state_dict.items() if k.startswith({prefix!r})}}"
+            )
+    return ""
+
+
+def _own(tensor: Tensor, seen: set[int]) -> Tensor:
+    """Return a tensor with aligned memory of its own; shared memory can't be saved or trained.
+
+    The last bits of a matrix product may depend on the alignment, as mapped files show.
+    """
+    storage = tensor.untyped_storage()
+    alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+    seen.add(storage.data_ptr())
+    if alone and tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
