@@ -1,7 +1,7 @@
-"""Images → batches of pixels, made by threads while the network works on the batch before.
+"""Read photos into batches of pixels, with threads that work ahead of the network.
 
-The batches of a set of images are fixed by their numbers, so that they are the same, and
-with them every rounding of the network, however a run is divided, interrupted or resumed.
+Each batch is determined by its number alone. A divided, interrupted or resumed run therefore
+computes the same batches, with the same rounding in the network.
 """
 
 from __future__ import annotations
@@ -20,27 +20,31 @@ from snzoo.data import loops
 from snzoo.data.decode import Pixels
 from snzoo.data.pixels import load_pixels, load_window
 from snzoo.data.resample import Window, resize_windows
-from snzoo.data.samples import Samples
-from snzoo.errors import DataError
+from snzoo.data.sources import Photos
+from snzoo.errors import DataError, DownloadError, SnzooError
 from snzoo.manifest import Preprocessing
 
-WORTH_COMPILING = 1000  # images; with fewer, the second of compiling is not regained
+WORTH_COMPILING = 1000  # images; for fewer, compiling takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``pixels`` uint8 (n, 3, H, W) of the images at ``indices``; ``errors`` of the others.
+    """A batch: ``pixels`` uint8 (n, 3, H, W) of the photos at ``indices``.
 
-    The pixels are overwritten when the second batch after this one is asked for.
+    ``errors`` holds the error of each other photo. The pixels are overwritten when the second
+    batch after this one is requested.
     """
 
     indices: list[int]
     pixels: Tensor
-    errors: dict[int, DataError]
+    errors: dict[int, SnzooError]
 
 
 def resizer(images: int, resize_on: torch.device | None) -> str:
-    """What resizes so many images: ``torch``, ``numba`` or ``pillow``, all to the same bits."""
+    """Return what resizes this many images: ``torch``, ``numba`` or ``pillow``.
+
+    All three compute the same bits.
+    """
     if resize_on:
         return "torch"
     return "numba" if loops.HAS_NUMBA and images >= WORTH_COMPILING else "pillow"
@@ -51,77 +55,80 @@ def count_batches(images: int, batch_size: int) -> int:
 
 
 def read_batches(
-    samples: Samples,
+    photos: Photos,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
     workers: int,
     numbers: Sequence[int] | None = None,
     resize_on: torch.device | None = None,
+    upright: bool = False,
     approximate: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of ``samples``, in their order, a few of them ahead of the consumer.
+    """Yield the batches of ``photos``, in their order, while threads read a few more ahead.
 
-    The decoders release the GIL, and so do the loops that resize: threads do for processes.
+    Threads suffice, because the decoders and the loops that resize release the GIL.
 
     Args:
-        numbers: which batches (default: all); batch n has the images from n · batch_size on.
-        resize_on: the device that resizes and holds the pixels (default: the threads do).
-        approximate: see :func:`~snzoo.data.pixels.load_pixels`.
+        photos: :class:`~snzoo.data.samples.Samples`, :class:`~snzoo.data.sources.PhotoList`, or
+            anything with their ``__len__``, ``read`` and ``locate``.
+        numbers: which batches (default: all); batch n has the photos from n · batch_size on.
+        resize_on: the device that resizes and holds the pixels (default: the threads resize).
+        upright: turn photos as their EXIF orientation says; evaluations do not.
+        approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
     """
     if numbers is None:
-        numbers = range(count_batches(len(samples), batch_size))
-    batch_size = min(batch_size, len(samples))
+        numbers = range(count_batches(len(photos), batch_size))
+    batch_size = max(1, min(batch_size, len(photos)))
     ahead = min(1 - (-workers // batch_size), len(numbers))  # enough for all workers
-    compiled = resizer(len(samples), resize_on) == "numba"
+    compiled = resizer(len(photos), resize_on) == "numba"
     if compiled:
         loops.load()  # once, before the threads need them
     side = preprocessing.crop
     buffers = None if resize_on else np.empty((ahead + 2, batch_size, side, side, 3), np.uint8)
+    options = {"upright": upright, "approximate": approximate}
 
-    def read(index: int, out: Pixels | None) -> Window | DataError | None:
+    def read(index: int, out: Pixels | None) -> Window | SnzooError | None:
         try:
-            content, name = samples.read(index), samples.locate(index)
+            photo, name = photos.read(index), photos.locate(index)
             if out is None:
-                return load_window(content, preprocessing, name=name, approximate=approximate)
-            out[...] = load_pixels(
-                content, preprocessing, name=name, approximate=approximate, compiled=compiled
-            )
-        except DataError as error:
+                return load_window(photo, preprocessing, name=name, **options)
+            out[...] = load_pixels(photo, preprocessing, name=name, compiled=compiled, **options)
+        except (DataError, DownloadError) as error:
             return error
         return None
 
-    def start(step: int, number: int) -> _Waiting:
+    def start(step: int, number: int) -> _Pending:
         buffer = None if buffers is None else buffers[step % len(buffers)]
         first = number * batch_size
-        indices = range(first, min(first + batch_size, len(samples)))
+        indices = range(first, min(first + batch_size, len(photos)))
         outs = [None] * len(indices) if buffer is None else list(buffer[: len(indices)])
         tasks = [pool.submit(read, i, out) for i, out in zip(indices, outs, strict=True)]
-        return _Waiting(indices, tasks, buffer)
+        return _Pending(indices, tasks, buffer)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="snzoo-decode") as pool:
         try:
             started = (start(step, number) for step, number in enumerate(numbers))
-            waiting = deque(islice(started, ahead))
-            while waiting:
-                waiting.extend(islice(started, 1))
-                yield _collect(waiting.popleft(), resize_on)
+            pending = deque(islice(started, ahead))
+            while pending:
+                pending.extend(islice(started, 1))
+                yield _collect(pending.popleft(), resize_on)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A batch that threads are at work on; they write into ``buffer`` where there is one."""
+class _Pending:
+    """A batch that threads are reading, into ``buffer`` unless a device resizes."""
 
     indices: range
-    tasks: list[Future[Window | DataError | None]]
+    tasks: list[Future[Window | SnzooError | None]]
     buffer: Pixels | None
 
 
-def _collect(batch: _Waiting, resize_on: torch.device | None) -> Batch:
+def _collect(batch: _Pending, resize_on: torch.device | None) -> Batch:
     results = {i: task.result() for i, task in zip(batch.indices, batch.tasks, strict=True)}
-    errors = {i: result for i, result in results.items() if isinstance(result, DataError)}
+    errors = {i: result for i, result in results.items() if isinstance(result, SnzooError)}
     good = [i for i in results if i not in errors]
     windows = [result for result in results.values() if isinstance(result, Window)]
     if batch.buffer is not None:

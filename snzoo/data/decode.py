@@ -1,70 +1,139 @@
-"""The content of an image file → 8-bit RGB.
+"""Decode photos to 8-bit RGB, as Pillow's ``open`` and ``convert("RGB")`` do.
 
-The reference is Pillow: open → convert("RGB"), no EXIF rotation. Where simplejpeg is
-installed (extra ``[fast]``) it decodes JPEG, to the same bits, and leaves to Pillow
-whatever it hesitates over.
+If simplejpeg is installed (extra ``[fast]``), it decodes JPEG to the same bits. Pillow decodes
+all other formats, and each JPEG file that simplejpeg does not accept.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import os
 from importlib.metadata import version
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from snzoo.errors import DataError
+from snzoo.data.sources import read_file
+from snzoo.errors import DataError, UnexpectedArgumentError, first_line
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+# The content of an image file, its path, a PIL image of any mode, or its pixels:
+Photo = bytes | str | os.PathLike[str] | Image.Image | Pixels
 
 HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
-LARGEST_JPEG = 1 << 26  # pixels; above, Pillow judges whether it is a decompression bomb
+LARGEST_JPEG = 1 << 26  # pixels; for larger ones Pillow checks for a decompression bomb
+# What turns a photo upright, by its EXIF orientation (1 is upright):
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(
-    content: bytes, *, name: str = "an image", shrink_to: int | None = None
+    photo: Photo, *, name: str | None = None, shrink_to: int | None = None, upright: bool = False
 ) -> Image.Image | Pixels:
-    """The pixels of :func:`load_image`, as an array where simplejpeg made them.
+    """Return the pixels of a photo, as an array where no PIL image is needed.
 
     Args:
-        shrink_to: scale JPEG down while it is decoded, to no less than so many pixels a
-            side, with a fast transform and upsampling: an approximation.
+        name: what errors call the photo (default: its path, or "an image").
+        shrink_to: scale a JPEG file down while decoding, to at least this many pixels per side,
+            with a fast transform and fast upsampling. This is an approximation.
+        upright: turn the photo as its EXIF orientation says, like ``ImageOps.exif_transpose``.
+            An array has no orientation. The reference evaluation does not turn photos.
 
     Raises:
-        DataError: see :func:`load_image`.
+        DataError: the photo cannot be read, is not an image, is damaged or cut short, does not
+            have 8 bits per channel, or is so large that it may be a decompression bomb.
+        UnexpectedArgumentError: ``photo`` has another type.
     """
-    pixels = _decode_jpeg(content, shrink_to) if HAS_SIMPLEJPEG else None
-    return load_image(content, name=name, shrink_to=shrink_to) if pixels is None else pixels
+    if isinstance(photo, (str, os.PathLike)):
+        name = name or os.fspath(photo)
+        photo = read_file(photo)
+    name = name or "an image"
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+            raise DataError(
+                f"can't read {name}: expected a uint8 array of shape (height, width, 3), "
+                f"got {photo.dtype} {photo.shape}"
+            )
+        return photo
+    if isinstance(photo, Image.Image):
+        return _convert(photo, name, upright)
+    if not isinstance(photo, bytes):
+        raise UnexpectedArgumentError(
+            "a photo is a path, the content of an image file (bytes), a PIL image or a uint8 "
+            f"array (height, width, 3), got {type(photo).__name__}"
+        )
+    pixels = _decode_jpeg(photo, shrink_to) if HAS_SIMPLEJPEG else None
+    if pixels is None:
+        return load_image(photo, name=name, shrink_to=shrink_to, upright=upright)
+    if upright:
+        with Image.open(io.BytesIO(photo)) as image:  # reads the header only
+            turn = _find_turn(image)
+        if turn is not None:
+            return Image.fromarray(pixels).transpose(turn)
+    return pixels
 
 
 def load_image(
-    content: bytes, *, name: str = "an image", shrink_to: int | None = None
+    content: bytes,
+    *,
+    name: str = "an image",
+    shrink_to: int | None = None,
+    upright: bool = False,
 ) -> Image.Image:
-    """Decode completely with Pillow, the reference; ``name`` the image in errors.
+    """Decode the content of an image file with Pillow alone; see :func:`decode`.
 
     Raises:
-        DataError: it is no image, is damaged or cut short, or is so large that it looks
-            like a decompression bomb.
+        DataError: see :func:`decode`.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow clips them to white
-                raise ValueError(f"pixels of mode {image.mode}, not 8 bits; convert it first")
             if shrink_to:
                 image.draft(None, (shrink_to, shrink_to))
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        reason = str(error) or type(error).__name__
+            return _convert(image, name, upright)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises exceptions of many types for damaged files
+        reason = first_line(error)
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image that Pillow knows"
         raise DataError(f"can't read {name}: {reason}") from None
 
 
+def _convert(image: Image.Image, name: str, upright: bool) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # Pillow would clip 16 or 32 bits to white
+        raise DataError(
+            f"can't read {name}: pixels of mode {image.mode}, not 8 bits; convert it first"
+        )
+    try:
+        converted = image.convert("RGB")
+    except Exception as error:  # Pillow raises exceptions of many types for damaged files
+        raise DataError(f"can't read {name}: {first_line(error)}") from None
+    turn = _find_turn(image) if upright else None
+    return converted if turn is None else converted.transpose(turn)
+
+
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data tells no orientation
+        return None
+
+
 def _decode_jpeg(content: bytes, shrink_to: int | None) -> Pixels | None:
-    """None where Pillow has to decide: no JPEG, CMYK, damaged in any way, or very large."""
+    """Decode with simplejpeg; return None for what Pillow has to judge.
+
+    That is: another format, CMYK, any damage, and more than ``LARGEST_JPEG`` pixels.
+    """
     import simplejpeg
 
     side, fast = shrink_to or 0, shrink_to is not None
@@ -81,6 +150,6 @@ def _decode_jpeg(content: bytes, shrink_to: int | None) -> Pixels | None:
 
 
 def decoder() -> str:
-    """Name and version of what decodes JPEG, for the record of an evaluation."""
+    """Return the name and version of the JPEG decoder, for the record of an evaluation."""
     package = "simplejpeg" if HAS_SIMPLEJPEG else "pillow"
     return f"{package} {version(package)}"

@@ -6,6 +6,7 @@ resize of the shorter side → center crop → normalization.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from snzoo.data import loops, resample
-from snzoo.data.decode import Pixels, decode
+from snzoo.data.decode import Photo, Pixels, decode
 from snzoo.data.resample import Window
 from snzoo.errors import DataError
 from snzoo.manifest import Preprocessing
@@ -57,24 +58,28 @@ def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Imag
 
 
 def load_pixels(
-    content: bytes,
+    photo: Photo,
     preprocessing: Preprocessing,
     *,
-    name: str = "an image",
+    name: str | None = None,
+    upright: bool = False,
     approximate: bool = False,
     compiled: bool = False,
 ) -> Pixels:
-    """The content of an image file → uint8 RGB (crop, crop, 3), still without normalization.
+    """Return the resized and cropped pixels, uint8 RGB (crop, crop, 3), not yet normalized.
 
     Args:
-        name: what errors call the image.
+        photo: the content of an image file, a path, a PIL image, or a uint8 array (H, W, 3).
+        name: what errors call the photo (default: its path, or "an image").
+        upright: turn the photo as its EXIF orientation says; evaluations do not.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
-        compiled: resize with loops compiled by numba: as exact, faster, after a second.
+        compiled: resize with loops that numba compiles in about a second. They are faster than
+            Pillow and as exact.
 
     Raises:
-        DataError: see :func:`~snzoo.data.decode.load_image` and :func:`geometry`.
+        DataError: see :func:`~snzoo.data.decode.decode` and :func:`geometry`.
     """
-    image, fit = _decode(content, preprocessing, name, approximate)
+    image, fit = _decode(photo, preprocessing, name, upright, approximate)
     if not compiled:
         return np.asarray(_by_pillow(image, fit))
     pixels = np.asarray(image)
@@ -84,18 +89,18 @@ def load_pixels(
 
 
 def load_window(
-    content: bytes,
+    photo: Photo,
     preprocessing: Preprocessing,
     *,
-    name: str = "an image",
+    name: str | None = None,
+    upright: bool = False,
     approximate: bool = False,
 ) -> Window:
-    """What :func:`~snzoo.data.resample.resize_windows` makes the same pixels of, on a GPU.
+    """Return what :func:`~snzoo.data.resample.resize_windows` computes the same pixels from.
 
-    Raises:
-        DataError: see :func:`load_pixels`.
+    The arguments and errors are those of :func:`load_pixels`.
     """
-    image, fit = _decode(content, preprocessing, name, approximate)
+    image, fit = _decode(photo, preprocessing, name, upright, approximate)
     pixels = np.asarray(image)
     plan = resample.plan(_size(pixels), *fit)
     if plan.down_first or max(t.weights.shape[1] for t in (plan.across, plan.down)) > MOST_TAPS:
@@ -153,9 +158,12 @@ def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -
 
 
 def _decode(
-    content: bytes, preprocessing: Preprocessing, name: str, approximate: bool
+    photo: Photo, preprocessing: Preprocessing, name: str | None, upright: bool, approximate: bool
 ) -> tuple[Image.Image | Pixels, Geometry]:
-    image = decode(content, name=name, shrink_to=preprocessing.resize if approximate else None)
+    if name is None:
+        name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else "an image"
+    shrink_to = preprocessing.resize if approximate else None
+    image = decode(photo, name=name, shrink_to=shrink_to, upright=upright)
     try:
         size = _size(image) if isinstance(image, np.ndarray) else image.size
         return image, geometry(size, resize=preprocessing.resize, crop=preprocessing.crop)

@@ -1,8 +1,9 @@
-"""An image behind a URL."""
+"""Fetch images from URLs."""
 
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import requests
 
@@ -18,10 +19,10 @@ def is_url(source: str) -> bool:
 
 
 def fetch_image(url: str) -> bytes:
-    """The content behind an http(s) URL.
+    """Return the content at an http(s) URL.
 
     Raises:
-        DownloadError: there is none, or more than ``LARGEST`` bytes.
+        DownloadError: there is none, or it is larger than ``LARGEST``.
         OfflineError: ``SNZOO_OFFLINE=1``.
     """
     if not url.lower().startswith(("http://", "https://")):
@@ -31,6 +32,9 @@ def fetch_image(url: str) -> bytes:
     try:
         with requests.get(url, stream=True, timeout=TIMEOUT) as response:
             response.raise_for_status()
+            hops = {urlsplit(hop.url).scheme for hop in (*response.history, response)}
+            if urlsplit(url).scheme == "https" and hops != {"https"}:
+                raise DownloadError(f"can't fetch {url}: redirected from https to http; refused")
             content = bytearray()
             for chunk in response.iter_content(1 << 16):
                 content += chunk

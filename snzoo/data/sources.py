@@ -14,9 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from snzoo.data.remote import fetch_image, is_url
 from snzoo.errors import DataError, printable
+
+if TYPE_CHECKING:
+    from snzoo.data.decode import Photo
 
 LARGEST = 256 << 20  # bytes of an image
 COMPRESSED = {
@@ -25,6 +29,49 @@ COMPRESSED = {
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+
+
+class Photos(Protocol):
+    """Photos by index, for :func:`~snzoo.data.batches.read_batches`.
+
+    Many threads may call its methods at once.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of photos."""
+
+    def read(self, index: int) -> Photo:
+        """Return a photo, as :func:`~snzoo.data.pixels.load_pixels` takes it.
+
+        Raises:
+            DataError: it cannot be read; the message names it.
+        """
+
+    def locate(self, index: int) -> str:
+        """Return what errors call the photo."""
+
+
+@dataclass(frozen=True)
+class PhotoList:
+    """Photos in any of the forms of :data:`~snzoo.data.decode.Photo`, and http(s) URLs."""
+
+    photos: Sequence[Photo]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def read(self, index: int) -> Photo:
+        """Return a photo; fetch it if it is a URL.
+
+        Raises:
+            DownloadError: see :func:`~snzoo.data.remote.fetch_image`.
+        """
+        photo = self.photos[index]
+        return fetch_image(photo) if isinstance(photo, str) and is_url(photo) else photo
+
+    def locate(self, index: int) -> str:
+        photo = self.photos[index]
+        return os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else f"image {index}"
 
 
 class Source(Protocol):
@@ -65,8 +112,8 @@ class Files:
         return stamp_of(self.root / name for name in self.names)
 
 
-def read_file(path: Path) -> bytes:
-    """The whole content of an image file.
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the whole content of an image file.
 
     Raises:
         DataError: it can't be read, is no regular file, or larger than ``LARGEST``.
@@ -76,7 +123,7 @@ def read_file(path: Path) -> bytes:
         if not S_ISREG(status.st_mode):
             raise ValueError("not a regular file")  # a pipe would be waited for without end
         check_size(status.st_size)
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"can't read {printable(str(path))}: {one_line(error)}") from None
 

@@ -10,6 +10,8 @@ from snzoo.data import batches as module
 from snzoo.data.batches import read_batches
 from snzoo.data.pixels import load_pixels
 from snzoo.data.samples import find_samples
+from snzoo.data.sources import PhotoList
+from snzoo.errors import DownloadError
 
 RGB = snzoo.get_info("resnet50v1_sn").preprocessing
 DEVICES = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
@@ -73,6 +75,22 @@ def test_many_images_are_resized_by_compiled_loops_to_the_same_pixels(samples, m
     monkeypatch.setattr(module.loops, "HAS_NUMBA", False)
     assert module.resizer(1_000_000, None) == "pillow"
     assert module.resizer(1, torch.device("cuda")) == "torch"
+
+
+def test_photos_in_any_form_make_one_batch(samples, tmp_path):
+    path = tmp_path / "03.png"
+    image = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    photos = [path, str(path), path.read_bytes(), image, np.asarray(image)]
+    photos += [tmp_path / "turned.png", tmp_path / "04.png", "ftp://x/y.png"]
+    (batch,) = read_batches(PhotoList(photos), RGB, batch_size=99, workers=2, upright=True)
+    assert batch.indices == list(range(6)) and list(batch.errors) == [6, 7]
+    assert all(torch.equal(pixels, expected(samples, 3)) for pixels in batch.pixels)
+    assert f"can't read {tmp_path}/04.png: not an image" in str(batch.errors[6])
+    assert isinstance(batch.errors[7], DownloadError)
+    assert list(read_batches(PhotoList([]), RGB, batch_size=4, workers=2)) == []
 
 
 def test_leaving_early_stops_the_threads(samples):

@@ -6,11 +6,12 @@ import random
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from snzoo.data import decode as module
 from snzoo.data.decode import decode, load_image
-from snzoo.errors import DataError
+from snzoo.errors import DataError, UnexpectedArgumentError
 
 
 def photo(width, height, seed=0):
@@ -99,10 +100,43 @@ def test_other_modes_are_converted_as_pillow_does(mode):
     assert np.array_equal(decode(content), Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def test_exif_rotation_is_not_applied():
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_photos_are_turned_upright_only_on_request(tmp_path, orientation, form):
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    assert np.asarray(decode(encoded(photo(300, 260), exif=exif))).shape == (260, 300, 3)
+    exif[0x0112] = orientation
+    content = encoded(photo(30, 26), form, exif=exif)
+    (tmp_path / "x").write_bytes(content)
+    image = Image.open(io.BytesIO(content))
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    for same in (content, tmp_path / "x", str(tmp_path / "x"), image):
+        assert np.array_equal(decode(same), image)
+        assert np.array_equal(decode(same, upright=True), upright)
+    assert np.array_equal(decode(upright, upright=True), upright)
+
+
+def test_damaged_exif_data_leaves_a_photo_as_it_is():
+    content = encoded(photo(30, 26), exif=b"Exif\0\0" + b"XX\0\7" * 9)
+    assert np.asarray(decode(content, upright=True)).shape == (26, 30, 3)
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (np.zeros((3, 9, 9), np.uint8), r"got uint8 \(3, 9, 9\)"),
+        (np.zeros((9, 9, 3), np.float32), "got float32"),
+        (np.zeros((0, 9, 3), np.uint8), r"got uint8 \(0, 9, 3\)"),
+        (Image.new("F", (9, 9)), "pixels of mode F, not 8 bits"),
+    ],
+)
+def test_photos_of_other_shapes_and_modes_are_refused(value, message):
+    with pytest.raises(DataError, match=f"can't read .*{message}"):
+        decode(value)
+
+
+def test_a_photo_of_another_type_is_refused():
+    with pytest.raises(UnexpectedArgumentError, match=r"a photo is a path, .*, got Tensor"):
+        decode(torch.zeros(9, 9, 3))
 
 
 SIXTEEN_BITS = Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256))
