@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from snzoo.data import find_images
 from snzoo.data.imagenet import names_of
 from snzoo.data.pixels import load_pixels
 from snzoo.data.remote import fetch_image, is_url
-from snzoo.data.samples import find_images
 from snzoo.data.sources import read_file
 from snzoo.errors import DataError
 from snzoo.evaluation.network import Network, check_finite

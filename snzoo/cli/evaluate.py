@@ -213,7 +213,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _check_inputs_survive(args: argparse.Namespace) -> None:
-    from snzoo.data.layouts import is_image
+    from snzoo.data import is_image
 
     for output in filter(None, (args.json, args.predictions)):
         check_survives(output, args.weights)

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from snzoo.data.sources import check_size, one_line, stamp_of
-from snzoo.errors import DataError, printable
+from snzoo.data.sources import check_size, describe_error, stamp_of
 
 # Bounds, since their encoding can hide any size in a few bytes:
 MOST_ROWS = 10_000_000
@@ -43,7 +42,7 @@ class Parquet:
                 first = len(names) - before
                 self._rows += [(path, first + row, group, row) for row in range(len(labels))]
                 self.labels += labels
-                names += (printable(name or "") for name in image_paths)
+                names += (name or "" for name in image_paths)
         self.paths = tuple(names)
         self.class_count = _class_count(paths[0])
         counts = Counter(names)
@@ -61,11 +60,11 @@ class Parquet:
             check_size(len(content))
             return content
         except Exception as error:  # pyarrow's own, and Python's, on damaged files
-            raise DataError(f"can't read {self.locate(index)}: {one_line(error)}") from None
+            raise describe_error(self.locate(index), error) from None
 
     def locate(self, index: int) -> str:
         path, row, *_ = self._rows[index]
-        return f"{printable(str(path))}, row {row}"
+        return f"{path}, row {row}"
 
     def stamp(self) -> str:
         return stamp_of(dict.fromkeys(path for path, *_ in self._rows))
@@ -107,7 +106,7 @@ def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str |
                 images = table["image"].to_pylist() if len(columns) > 1 else [None] * len(labels)
                 yield labels, [image and image["path"] for image in images]
     except Exception as error:  # pyarrow's own, and Python's, on damaged files
-        raise DataError(f"can't read {path}: {one_line(error)}") from None
+        raise describe_error(path, error) from None
 
 
 def _class_count(path: Path) -> int | None:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from snzoo.data import imagenet
-from snzoo.data.samples import find_images, find_samples
+from snzoo.data import find_images, imagenet
+from snzoo.data.samples import find_samples
 from snzoo.errors import DataError
 
 CLOTHES = ("hat", "t-shirt")
