@@ -7,9 +7,11 @@ A tree has two levels, and names of folders end in a slash: ``n01440764/``, ``n0
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from snzoo.data import imagenet
 from snzoo.data.archives import Member, read_member
@@ -35,10 +37,11 @@ class LabeledNames:
     description: str
 
 
-def class_indices(classes: Classes) -> dict[str, int]:
+@cache
+def class_indices(classes: Classes) -> Mapping[str, int]:
     """Return the class index of each folder name: of wnids, or of the classes' names."""
     names = imagenet.wnids() if isinstance(classes, str) else classes
-    return {name: index for index, name in enumerate(names)}
+    return MappingProxyType({name: index for index, name in enumerate(names)})
 
 
 def label_tree(
@@ -227,7 +230,7 @@ def label_shards(
             raise DataError(f"{photo}: no {key[1]}.cls tells its class")
         labels.append(_read_class_index(class_files[key], classes))
     if not photos:
-        raise DataError(f"{found} hold .cls files and no image")
+        raise DataError(f"no image in {found}")
     counts = Counter(photo.name for photo in photos.values())
     names = tuple(
         photo.name if counts[photo.name] == 1 else f"{photo.path.name}/{photo.name}"

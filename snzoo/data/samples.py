@@ -162,7 +162,7 @@ def _read_text(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:
             file.seek(0)
             table = read_table(file, classes, path=path)
     except UnicodeDecodeError:
-        raise DataError(f"{path} is neither a folder, an archive nor text; {ACCEPTED}") from None
+        raise DataError(f"{path} is neither a tar, a zip nor text in UTF-8; {ACCEPTED}") from None
     if kaggle:
         return _find_solved(path, table)
     description = f"{len(table):,} images listed in {path.name}"

@@ -35,7 +35,7 @@ def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
     parse, has_header = _choose_format(first[1], path)
     index = class_indices(classes)
     if isinstance(classes, str):
-        index = class_indices(imagenet.class_names()) | index
+        index = {**class_indices(imagenet.class_names()), **index}
     count = len(class_indices(classes))
     table: dict[str, int] = {}
     for number, line in chain([] if has_header else [first], lines):

@@ -276,7 +276,7 @@ def test_malformed_lists_name_the_line(tmp_path, text, message):
 def test_binary_files_and_missing_paths_are_refused(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(DataError, match=r"neither a folder, an archive nor text; snzoo takes "):
+    with pytest.raises(DataError, match=r"neither a tar, a zip nor text in UTF-8; snzoo takes "):
         find_samples(path)
     with pytest.raises(DataError, match="does not exist"):
         find_samples(tmp_path / "none")
