@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from snzoo.data import loops
 from snzoo.data.decode import Pixels
 from snzoo.data.pixels import load_pixels, load_window
-from snzoo.data.resample import Window, resize_windows
+from snzoo.data.resample import Window, is_exact, resize_windows
 from snzoo.data.sources import Photos
 from snzoo.errors import DataError, DownloadError, SnzooError
 from snzoo.manifest import Preprocessing
@@ -46,8 +46,9 @@ def resizer(images: int, resize_on: torch.device | None) -> str:
     All three compute the same bits.
     """
     if resize_on:
-        return "torch"
-    return "numba" if loops.HAS_NUMBA and images >= WORTH_COMPILING else "pillow"
+        return "torch" if is_exact(resize_on) else "pillow"
+    worthwhile = loops.HAS_NUMBA and images >= WORTH_COMPILING
+    return "numba" if worthwhile and is_exact(None) else "pillow"
 
 
 def count_batches(images: int, batch_size: int) -> int:
@@ -73,7 +74,8 @@ def read_batches(
         photos: :class:`~snzoo.data.samples.Samples`, :class:`~snzoo.data.sources.PhotoList`, or
             anything with their ``__len__``, ``read`` and ``locate``.
         numbers: which batches (default: all); batch n has the photos from n · batch_size on.
-        resize_on: the device that resizes and holds the pixels (default: the threads resize).
+        resize_on: the device that resizes and holds the pixels (default: the threads resize, for
+            the CPU).
         upright: turn photos as their EXIF orientation says; evaluations do not.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
     """
@@ -81,11 +83,10 @@ def read_batches(
         numbers = range(count_batches(len(photos), batch_size))
     batch_size = max(1, min(batch_size, len(photos)))
     ahead = min(1 - (-workers // batch_size), len(numbers))  # enough for all workers
-    compiled = resizer(len(photos), resize_on) == "numba"
-    if compiled:
-        loops.load()  # once, before the threads need them
+    how = resizer(len(photos), resize_on)  # compiles, before the threads need it
+    device = resize_on if how == "torch" else None
     side = preprocessing.crop
-    buffers = None if resize_on else np.empty((ahead + 2, batch_size, side, side, 3), np.uint8)
+    buffers = None if device else np.empty((ahead + 2, batch_size, side, side, 3), np.uint8)
     options = {"upright": upright, "approximate": approximate}
 
     def read(index: int, out: Pixels | None) -> Window | SnzooError | None:
@@ -93,6 +94,7 @@ def read_batches(
             photo, name = photos.read(index), photos.locate(index)
             if out is None:
                 return load_window(photo, preprocessing, name=name, **options)
+            compiled = how == "numba"
             out[...] = load_pixels(photo, preprocessing, name=name, compiled=compiled, **options)
         except (DataError, DownloadError) as error:
             return error
@@ -112,21 +114,22 @@ def read_batches(
             pending = deque(islice(started, ahead))
             while pending:
                 pending.extend(islice(started, 1))
-                yield _collect(pending.popleft(), resize_on)
+                batch = _collect(pending.popleft(), device)
+                yield replace(batch, pixels=batch.pixels.to(resize_on)) if resize_on else batch
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch that threads are reading, into ``buffer`` unless a device resizes."""
+    """A batch that threads are reading, into ``buffer`` where there is one."""
 
     indices: range
     tasks: list[Future[Window | SnzooError | None]]
     buffer: Pixels | None
 
 
-def _collect(batch: _Pending, resize_on: torch.device | None) -> Batch:
+def _collect(batch: _Pending, device: torch.device | None) -> Batch:
     results = {i: task.result() for i, task in zip(batch.indices, batch.tasks, strict=True)}
     errors = {i: result for i, result in results.items() if isinstance(result, SnzooError)}
     good = [i for i in results if i not in errors]
@@ -135,8 +138,8 @@ def _collect(batch: _Pending, resize_on: torch.device | None) -> Batch:
         pixels = torch.from_numpy(batch.buffer[: len(results)])
         if errors:
             pixels = pixels[[i - batch.indices[0] for i in good]]
-    elif windows and resize_on:
-        pixels = resize_windows(windows, resize_on)
+    elif windows and device:
+        pixels = resize_windows(windows, device)
     else:
         pixels = torch.empty((0, 1, 1, 3), dtype=torch.uint8)
     return Batch(good, pixels.permute(0, 3, 1, 2), errors)

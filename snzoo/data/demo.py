@@ -1,4 +1,4 @@
-"""The bundled demo photos, verified like any other file before they are used."""
+"""The bundled demo photos, verified before they are used."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from snzoo.data.layouts import Classes
+from snzoo.data.labels import Classes
 from snzoo.data.samples import Samples, find_samples
 from snzoo.errors import ChecksumError
 from snzoo.manifest import Photos
 
 
 def demo_samples(photos: Photos, classes: Classes) -> Samples:
-    """The photos of the manifest's ``demo``, labeled.
+    """Return the photos of the manifest's ``demo``, labeled.
 
     Raises:
-        ChecksumError: they are not the ones the manifest names.
+        ChecksumError: they are not those that the manifest names.
     """
     folder = Path(__file__).parents[1] / photos.bundled
     if tree_digest(folder) != photos.sha256:
@@ -27,7 +27,7 @@ def demo_samples(photos: Photos, classes: Classes) -> Samples:
 
 
 def tree_digest(folder: Path) -> str:
-    """sha256 of the sorted lines ``sha256 relative/path`` of all files below ``folder``."""
+    """Return the sha256 of the sorted lines ``sha256 relative/path`` of the files in a tree."""
     lines = (
         f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*"), key=lambda path: path.as_posix())

@@ -24,15 +24,15 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?\.[A-Za-z]+",
 
 @cache
 def wnids() -> tuple[str, ...]:
-    """The 1,000 WordNet ids, sorted: their positions are the class indices."""
+    """Return the 1,000 WordNet ids, sorted. Their positions are the class indices."""
     return tuple(line.split(" ", 1)[0] for line in _synsets())
 
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """The first name of each class, e.g. ``tench``, in the order of :func:`wnids`.
+    """Return the first name of each class, e.g. ``tench``, in the order of :func:`wnids`.
 
-    Two names stand for two classes each (crane, maillot); those have their wnid beside them.
+    Two names belong to two classes each (crane, maillot); the wnid is appended to them.
     """
     names = [line.split(" ", 1)[1].split(",")[0] for line in _synsets()]
     twice = {name for name, count in Counter(names).items() if count > 1}
@@ -41,32 +41,32 @@ def class_names() -> tuple[str, ...]:
 
 
 def names_of(classes: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The classes' names, ImageNet's for ``"imagenet-1k"``."""
+    """Return the names of the classes; ImageNet's for ``"imagenet-1k"``."""
     return class_names() if isinstance(classes, str) else classes
 
 
 @cache
 def validation_labels() -> array[int]:
-    """Class index of ILSVRC2012_val_00000001 … 00050000 (16-bit little-endian on disk)."""
+    """Return the class indices of ILSVRC2012_val_00000001 … 00050000."""
     return _numbers("imagenet_val_labels.u16")
 
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """The ReaL class indices of ILSVRC2012_val_00000001 … 00050000.
+    """Return the ReaL class indices of ILSVRC2012_val_00000001 … 00050000.
 
-    3,163 photos have none: no class was found to fit them. On disk: the count of an image's
-    labels, then the labels, for one image after the other (16-bit little-endian).
+    3,163 photos have none, because no class fits them. The file holds, for each photo in turn,
+    the number of its labels and then the labels (16-bit little-endian).
     """
     numbers = iter(_numbers("imagenet_real_labels.u16"))
     return tuple(tuple(next(numbers) for _ in range(count)) for count in numbers)
 
 
 def real_labels_of(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """The ReaL labels of validation photos.
+    """Return the ReaL labels of validation photos.
 
     Raises:
-        DataError: a name is not of the validation set.
+        DataError: a name is not that of a validation photo.
     """
     numbers = [validation_number(name) for name in names]
     if None in numbers:
@@ -78,26 +78,34 @@ def real_labels_of(names: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def validation_number(name: str) -> int | None:
-    """1 to 50,000 for the name or path of a validation photo, None for any other name."""
+    """Return the number, 1 to 50,000, in the name or path of a validation photo, else None."""
     found = VALIDATION_NAME.fullmatch(name.rpartition("/")[2])
     number = int(found[1]) if found else 0
     return number if 1 <= number <= VALIDATION_IMAGES else None
 
 
 def validation_wnid(name: str) -> str | None:
-    """The wnid in the name of a validation photo, where there is one (Hugging Face's form)."""
+    """Return the wnid in the name of a validation photo, if it has one (Hugging Face's form)."""
     found = VALIDATION_NAME.fullmatch(name.rpartition("/")[2])
     return found[2] if found else None
 
 
 def training_wnid(name: str) -> str | None:
-    """The wnid that the name of a training photo begins with (``n01440764_10026.JPEG``)."""
+    """Return the wnid at the start of a training photo's name (``n01440764_10026.JPEG``)."""
     found = re.match(r"(n\d{8})_", name.rpartition("/")[2], re.ASCII)
     return found[1] if found and found[1] in wnids() else None
 
 
+def find_label(name: str) -> int | None:
+    """Return the class index that a photo's name tells: a validation number or a wnid."""
+    if number := validation_number(name):
+        return validation_labels()[number - 1]
+    wnid = training_wnid(name)
+    return wnids().index(wnid) if wnid else None
+
+
 def describe(label: int) -> str:
-    """A class for people: ``n01440764 (tench)``."""
+    """Return a class as users read it: ``n01440764 (tench)``."""
     return f"{wnids()[label]} ({class_names()[label].split(' (')[0]})"
 
 
@@ -106,11 +114,11 @@ def is_number(text: str) -> bool:
 
 
 def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) -> bool:
-    """Whether these are exactly the 50,000 ImageNet-1k validation photos.
+    """Return whether these are exactly the 50,000 ImageNet-1k validation photos.
 
     Raises:
-        DataError: a validation photo is there twice, or its label (or the wnid in its name) is
-            not the published one.
+        DataError: a validation photo occurs twice, or a label contradicts the published one or
+            the wnid in the name.
     """
     truth, ids = validation_labels(), wnids()
     numbers = [validation_number(name) for name in names]
@@ -120,7 +128,7 @@ def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) 
             claimed = training_wnid(name)
             if claimed and claimed != ids[label]:
                 raise DataError(
-                    f"{where}: the name of {name} is of class {claimed}, its label of {ids[label]}"
+                    f"{where}: {name} is named after class {claimed}, but labeled {ids[label]}"
                 )
             continue
         wnid = validation_wnid(name)
@@ -143,10 +151,10 @@ def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) 
 
 
 def check_ground_truth(lines: Iterable[tuple[int, str]], *, path: Path) -> None:
-    """Hold the devkit's ``ILSVRC2012_validation_ground_truth.txt`` against the bundled labels.
+    """Compare the devkit's ``ILSVRC2012_validation_ground_truth.txt`` with the bundled labels.
 
-    Its ILSVRC ids (1 to 1,000) are no class indices, but each must stand for the same one in all
-    50,000 lines.
+    Its ILSVRC ids (1 to 1,000) are not class indices, but each id must stand for the same class
+    in all 50,000 lines.
 
     Raises:
         DataError: a line contradicts the bundled labels, or there are not 50,000 ids.
@@ -175,7 +183,7 @@ def check_ground_truth(lines: Iterable[tuple[int, str]], *, path: Path) -> None:
                 f"{describe(label)}, since in the lines before {before}"
             )
     if number != len(truth):
-        raise DataError(f"{path} must have {len(truth):,} lines, one a validation photo")
+        raise DataError(f"{path} must have {len(truth):,} lines, one per validation photo")
 
 
 def _numbers(file: str) -> array[int]:

@@ -1,258 +1,163 @@
-"""Names → labels: what a tree of names, a list or a table says about the classes of images.
+"""What lies at a path: a tree of photos, archives, parquet files, or a text file that lists photos.
 
-Names alone decide, so that a folder and a tar of the same tree are labeled alike. A tree is the
-names of two levels, folders with a slash at the end: ``n01440764/``, ``n01440764/a.JPEG``.
+Only the names of files and folders are looked at here; ``labels`` reads what they mean.
 """
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from posixpath import splitext
-from typing import TextIO
+from typing import Literal
 
-from snzoo.data import imagenet
-from snzoo.data.sources import Member
+from snzoo.data.labels import Classes, class_indices
+from snzoo.data.photos import is_image, list_names
 from snzoo.errors import DataError
 
-# What Pillow opens and people keep photos in; other files are counted, not taken for photos.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
-SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found"}
-LONGEST_LINE = 1 << 16
-SOLUTION_HEADER = ["ImageId", "PredictionString"]  # of Kaggle's LOC_val_solution.csv
+VALIDATION_FOLDERS = ("val", "validation")
+VALIDATION_TAR = "ILSVRC2012_img_val.tar"
+KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC/val"
+SOLUTION = "LOC_val_solution.csv"
+SOLUTION_FOLDERS = (".", "val", KAGGLE_FOLDER)
+# .tar.gz and .tgz are archives too: that they are compressed is said when they are opened.
+ARCHIVE = re.compile(r"\.(zip|tar(\.\w+)?|t(gz|bz2?|xz|zst))$", re.IGNORECASE)
+SHARD = re.compile(r"(?:(.*?)[-_.])?\d+(?:-of-(\d+))?(?:-[0-9a-f]{8,})?\.(?:parquet|tar)", re.ASCII)
+RANGE = re.compile(r"(.*)\{(\d{1,9})\.\.(\d{1,9})\}(.*)", re.ASCII)
+MOST_SHARDS = 100_000
 
-Classes = str | tuple[str, ...]  # "imagenet-1k", or the names of the classes
+Kind = Literal["folder", "archives", "parquet", "text"]
 
 
 @dataclass(frozen=True)
-class Labeled:
-    """``labels[i]`` is the class index of ``names[i]``."""
+class Layout:
+    """Where photos were found, and how they are stored.
 
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    description: str
+    ``paths`` are one folder, one text file, or one or several archives or parquet files.
+    ``found`` is what a description adds to the path that the user gave, e.g. ``val/``.
+    """
 
+    kind: Kind
+    paths: tuple[Path, ...]
+    found: str = ""
 
-def class_indices(classes: Classes) -> dict[str, int]:
-    """What folders are named by → class index."""
-    names = imagenet.wnids() if isinstance(classes, str) else classes
-    return {name: index for index, name in enumerate(names)}
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the system's own rather than the user's."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS
+    @property
+    def where(self) -> Path:
+        """The path that errors name."""
+        return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
 
 
-def is_image(name: str) -> bool:
-    return splitext(name)[1].lower() in SUFFIXES
+def find_layout(path: Path, classes: Classes) -> Layout:
+    """Return the first layout that is found at ``path``.
 
-
-def label_tree(tree: Collection[str], classes: Classes, *, where: str, of: str = "") -> Labeled:
-    """Label class folders, or flat validation photos, by their names.
-
-    Args:
-        where: the path of the tree, for errors.
-        of: the part of the path that was found rather than given, for the description.
+    In a folder, loose photos go before packed ones, and the folder before those in it.
 
     Raises:
-        DataError: nothing there can be labeled; the message says what was found.
+        DataError: nothing is there, or several things between which only the user can choose.
+        OSError: a folder cannot be read.
     """
-    images = sorted((name for name in tree if is_image(name)), key=lambda name: name.split("/"))
-    folders = sorted({name.split("/", 1)[0] for name in tree if "/" in name})
-    top = sum(name.endswith("/") and name.count("/") == 1 for name in tree)
-    flat = not folders or _is_flat(images, folders, classes)
-    ignored = len(tree) - len(images) - (0 if flat else top)
-    label = _label_flat if flat else _label_folders
-    labels, found = label(images, folders, classes, where)
-    of = f" of {of}" if of else ""
-    left_out = f" ({ignored:,} other files or folders left out)" if ignored else ""
-    return Labeled(tuple(images), labels, f"{found[0]}{of}{found[1]}{left_out}")
+    if path.is_dir():
+        for find in (_find_loose, _find_packed):
+            for folder, name in _places(path):
+                if layout := find(folder, name, classes):
+                    return layout
+        folder, name = list(_places(path))[-1]
+        return Layout("folder", (folder,), name)
+    if path.is_file():
+        return Layout(_kind_of(path.name), (path,), path.name)
+    if path.exists():  # reading a pipe could wait forever
+        raise DataError(f"can't read {path}: not a regular file")
+    paths = _expand(path)
+    kinds = {_kind_of(path.name) for path in paths}
+    if len(kinds) > 1 or "text" in kinds:
+        raise DataError(f"{path} must stand for tar files or for parquet files only")
+    return Layout(kinds.pop(), paths, f"{len(paths)} shards")
 
 
-def _is_flat(images: list[str], folders: list[str], classes: Classes) -> bool:
-    """Whether validation photos lie beside folders that are of something else."""
-    index = class_indices(classes)
-    return (
-        isinstance(classes, str)
-        and bool(images)
-        and all("/" not in name and imagenet.validation_number(name) for name in images)
-        and not any(folder in index or imagenet.is_number(folder) for folder in folders)
-    )
+def solution_folder(path: Path) -> Path | None:
+    """Return where the photos of a Kaggle solution file in ``path`` lie."""
+    for folder in (path / name for name in SOLUTION_FOLDERS):
+        if folder.is_dir() and any(name.endswith(".JPEG") for name in list_names(folder)):
+            return folder
+    return None
 
 
-def _label_folders(
-    images: list[str], folders: list[str], classes: Classes, where: str
-) -> tuple[tuple[int, ...], tuple[str, str]]:
-    index = class_indices(classes)
-    if unknown := [folder for folder in folders if folder not in index]:
-        raise DataError(_why_not(images, folders, unknown, classes, where))
-    if loose := [name for name in images if "/" not in name]:
+def _kind_of(name: str) -> Kind:
+    if name.endswith(".parquet"):
+        return "parquet"
+    return "archives" if ARCHIVE.search(name) else "text"
+
+
+def _places(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folders to look into, and what a description calls them."""
+    yield path, ""
+    names = [name for name in VALIDATION_FOLDERS if (path / name).is_dir()]
+    if len(names) > 1:
+        raise DataError(f"{path} holds {' and '.join(names)}; name the one to use")
+    for name in (*names, KAGGLE_FOLDER):
+        if (path / name).is_dir():
+            yield path / name, f"{name}/"
+
+
+def _find_loose(folder: Path, name: str, classes: Classes) -> Layout | None:
+    """Find class folders, Kaggle's validation set, or photos directly in the folder."""
+    names, index = list_names(folder), class_indices(classes)
+    if any(item.endswith("/") and item[:-1] in index for item in names):
+        return Layout("folder", (folder,), name)
+    if SOLUTION in names and solution_folder(folder):
+        return Layout("text", (folder / SOLUTION,))
+    return Layout("folder", (folder,), name) if any(map(is_image, names)) else None
+
+
+def _find_packed(folder: Path, name: str, classes: Classes) -> Layout | None:
+    """Find shards, in the folder or its ``data/``, or the tar of ImageNet's validation set."""
+    for place in filter(Path.is_dir, (folder, folder / "data")):
+        for suffix in (".parquet", ".tar"):
+            if layout := _find_shards(place, suffix, f" of {name}" if name else ""):
+                return layout
+    tar = folder / VALIDATION_TAR
+    return Layout("archives", (tar,), name + VALIDATION_TAR) if tar.is_file() else None
+
+
+def _find_shards(folder: Path, suffix: str, of: str) -> Layout | None:
+    """Find the shards of the validation split, or of the only one."""
+    splits: dict[str, list[str]] = {}
+    counts: dict[str, set[int]] = {}
+    for name in sorted(list_names(folder)):
+        match = SHARD.fullmatch(name)
+        if name.endswith(suffix) and (match or suffix == ".parquet"):
+            split = (match[1] or "") if match else name.removesuffix(suffix)
+            splits.setdefault(split, []).append(name)
+            counts.setdefault(split, set()).add(int(match[2] or 0) if match else 0)
+    if not splits:
+        return None
+    chosen = [s for s in splits if re.fullmatch(r"(.*[-_.])?val(idation)?", s)] or list(splits)
+    if len(chosen) > 1:
         raise DataError(
-            f"{where} holds class folders and {len(loose)} images beside them, e.g. "
-            f"{loose[0]}; move one or the other away"
+            f"{folder} holds {suffix} files of {len(splits)} splits ({', '.join(splits)}), not "
+            "one that is named validation; name the file to use"
         )
-    if not images:
-        raise DataError(f"the {len(folders)} class folders in {where} hold no image")
-    labels = tuple(index[name.split("/", 1)[0]] for name in images)
-    part = f" of {len(index):,}" if len(folders) < len(index) else ""
-    return labels, (f"{len(images):,} images in {len(folders):,}{part} class folders", "")
+    split, kind = chosen[0], suffix[1:]
+    names, (count, *more) = splits[split], counts[split]
+    if more or len(names) > count > 0:
+        raise DataError(f"{folder} mixes {split} shards of different counts; move some away")
+    part = f"{len(names)} of {count}" if len(names) < count else f"{len(names)}"
+    found = f"{part} {split or kind} shards{of}"
+    return Layout(_kind_of(names[0]), tuple(folder / name for name in names), found)
 
 
-def _why_not(
-    images: list[str], folders: list[str], unknown: list[str], classes: Classes, where: str
-) -> str:
-    imagenet_1k = isinstance(classes, str)
-    expected = "wnids (n01440764 …)" if imagenet_1k else f"classes ({', '.join(classes)})"
-    shown = ", ".join(unknown[:3]) + (" …" if len(unknown) > 3 else "")
-    message = (
-        f"{where}: {len(unknown)} of {len(folders)} folders are not named by {expected}: {shown}"
-    )
-    if imagenet_1k and all(map(imagenet.is_number, unknown)):
-        for folder, name in (image.split("/", 1) for image in images if "/" in image):
-            number = imagenet.validation_number(name)
-            if number and imagenet.is_number(folder):
-                label = imagenet.validation_labels()[number - 1]
-                if int(folder) != label:
-                    return (
-                        f"{message}; folder {folder} holds photos of {imagenet.describe(label)}: "
-                        "these numbers are not class indices; name folders by wnid"
-                    )
-    if all(map(imagenet.is_number, unknown)):
-        by = "wnid" if imagenet_1k else "class"
-        return f"{message}; numbers alone don't tell whose order they follow: name folders by {by}"
-    for name in ("val", "validation", "test", "train"):
-        if name in unknown and Path(where).is_dir():
-            return f"{message}; did you mean {Path(where) / name}?"
-    return message
-
-
-def _label_flat(
-    images: list[str], folders: list[str], classes: Classes, where: str
-) -> tuple[tuple[int, ...], tuple[str, str]]:
-    if not images:
-        raise DataError(f"{where} holds neither class folders nor images")
-    if not isinstance(classes, str):
-        raise DataError(
-            f"{where} holds {len(images)} images without class folders ({', '.join(classes)}), "
-            "so nothing tells their classes"
-        )
-    numbers = [imagenet.validation_number(name) for name in images]
-    if None in numbers:
-        raise DataError(
-            f"{where} holds {len(images)} images without wnid folders, and the name "
-            f"{images[numbers.index(None)]} is not of the form "
-            "ILSVRC2012_val_00000001.JPEG (to 00050000), so nothing tells its class"
-        )
-    truth = imagenet.validation_labels()
-    labels = tuple(truth[number - 1] for number in numbers if number)
-    part = "" if len(images) == len(truth) else f" (a part: {len(images):,} of {len(truth):,})"
-    return labels, (f"{len(images):,} flat validation images", part)
-
-
-def read_list(lines: Iterable[tuple[int, str]], classes: Classes, *, path: Path) -> Labeled:
-    """Label by lines ``path index``.
-
-    Raises:
-        DataError: a line is not of this form, or names an image again.
-    """
-    found: dict[str, int] = {}
-    count = len(class_indices(classes))
-    for number, line in lines:
-        if not line.strip():
-            continue
-        *rest, index = line.strip().rsplit(maxsplit=1)
-        if not rest or not imagenet.is_number(index) or int(index) >= count:
-            raise DataError(
-                f"{path}, line {number}: expected 'path index' with an index from 0 to "
-                f"{count - 1}, got {line.strip()[:80]!r}"
-            )
-        if rest[0] in found:
-            raise DataError(f"{path}, line {number}: {rest[0]!r} is listed before")
-        found[rest[0]] = int(index)
-    if not found:
-        raise DataError(f"{path} lists no image")
-    return Labeled(
-        tuple(found), tuple(found.values()), f"{len(found):,} images listed in {path.name}"
-    )
-
-
-def read_solution(
-    lines: Iterable[tuple[int, str]], classes: Classes, *, path: Path
-) -> dict[str, int]:
-    """File name → class index, by the lines of Kaggle's ``LOC_val_solution.csv``.
-
-    A line is an image's id and its boxes, each with the same wnid: ``id,wnid x1 y1 x2 y2 …``.
-
-    Raises:
-        DataError: a line is not of this form, or names an image again.
-    """
-    index = class_indices(classes)
-    found: dict[str, int] = {}
-    rows = csv.reader((line for _, line in lines), strict=True)
-    try:
-        for row in rows:
-            if not row or row == SOLUTION_HEADER:
-                continue
-            image, prediction = row if len(row) == 2 else ("", "")
-            wnids = set(prediction.split()[::5])
-            if not re.fullmatch(r"[\w.-]+", image, re.ASCII) or len(wnids) != 1:
-                reason = "expected 'ImageId,wnid x1 y1 x2 y2 …' with one wnid"
-            elif not wnids <= index.keys():
-                reason = f"{wnids.pop()[:80]!r} is no class"
-            elif f"{image}.JPEG" in found:
-                reason = f"{image} is listed before"
-            else:
-                found[f"{image}.JPEG"] = index[wnids.pop()]
-                continue
-            raise DataError(f"{path}, line {rows.line_num}: {reason}")
-    except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: {error}") from None
-    if not found:
-        raise DataError(f"{path} lists no image")
-    return found
-
-
-def numbered_lines(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, from 1; none of them fills the memory.
-
-    Raises:
-        DataError: a line is far too long for a path or a table's row.
-    """
-    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), ""), 1):
-        if len(line) == LONGEST_LINE and not line.endswith("\n"):
-            raise DataError(f"{path}, line {number}: {LONGEST_LINE:,} characters or more")
-        yield number, line
-
-
-def tar_tree(members: Iterable[Member], classes: Classes, *, where: str) -> dict[str, Member]:
-    """The tree of a tar's members, without the folder that all of them may lie in.
-
-    Raises:
-        DataError: an image is no regular file, or is there twice.
-    """
-    split = [([part for part in m.name.split("/") if part not in ("", ".")], m) for m in members]
-    split = [(parts, m) for parts, m in split if parts and not any(map(is_hidden, parts))]
-    index = class_indices(classes)
-    while (
-        len(first := {parts[0] for parts, _ in split}) == 1
-        and not (common := next(iter(first))).isdecimal()
-        and common not in index
-        and all(len(parts) > 1 or m.name.endswith("/") for parts, m in split)
-    ):
-        split = [(parts[1:], m) for parts, m in split if len(parts) > 1]
-    tree: dict[str, Member] = {}
-    for parts, member in split:
-        name = "/".join(parts[:2])
-        if len(parts) > 2 or member.name.endswith("/"):
-            tree[f"{name}/"] = member
-        elif is_image(name) and member.flaw:
-            raise DataError(f"{where}: {member.name} is {member.flaw}; pack the photos themselves")
-        elif is_image(name) and name in tree:
-            raise DataError(f"{where} holds {member.name} twice")
-        else:
-            tree[name] = member
-    return tree
+def _expand(path: Path) -> tuple[Path, ...]:
+    """Return the files that ``NAME-{0000..0063}.tar`` or ``NAME-*.tar`` stands for."""
+    if match := RANGE.fullmatch(path.name):
+        before, first, last, after = match.groups()
+        numbers = range(int(first), min(int(last), int(first) + MOST_SHARDS) + 1)
+        paths = [path.with_name(f"{before}{i:0{len(first)}}{after}") for i in numbers]
+        missing = [path for path in paths if not path.is_file()]
+    else:
+        names = list_names(path.parent) if path.parent.is_dir() else []
+        paths = [path.with_name(name) for name in sorted(names) if fnmatchcase(name, path.name)]
+        missing = []
+    if missing or not paths:
+        raise DataError(f"{missing[0] if missing else path} does not exist")
+    return tuple(paths)

@@ -1,4 +1,4 @@
-"""The inner loops over pixels, compiled by numba (extra ``[fast]``)."""
+"""Inner loops over pixels, compiled by numba (extra ``[fast]``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 
 class Loops(NamedTuple):
-    """:func:`_across`, :func:`_down` and :func:`_look_up`, compiled; they release the GIL."""
+    """The compiled loops. They release the GIL."""
 
     across: Any
     down: Any
@@ -29,25 +29,25 @@ class Loops(NamedTuple):
 
 @cache
 def load() -> Loops:
-    """Compile the loops, or take them from where Python keeps its own compiled code."""
+    """Compile the loops, or load them from ``__pycache__``."""
     import numba
 
     def compiled(function: Callable[..., None]) -> Any:
         try:
             return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder to keep it in
+        except RuntimeError:  # no folder to cache it in
             return numba.njit(nogil=True)(function)
 
     return Loops(compiled(_across), compiled(_down), compiled(_look_up))
 
 
 def are_loaded() -> bool:
-    """Whether :func:`load` was called: then it costs nothing to use them."""
+    """Return whether :func:`load` was called, so that using the loops costs nothing more."""
     return load.cache_info().currsize > 0
 
 
 def _across(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
-    """Rows (H, W, 3) → (H, w, 3): weighted sums of neighbors in the row, four at a time."""
+    """Resize rows, (H, W, 3) → (H, w, 3): weighted sums of neighbors in a row, four at a time."""
     width = out.shape[1]
     total = np.empty(3 * width, np.int32)
     for y in range(out.shape[0]):
@@ -70,7 +70,7 @@ def _across(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
 
 
 def _down(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
-    """Columns (H, W, 3) → (h, W, 3): weighted sums of rows, four at a time."""
+    """Resize columns, (H, W, 3) → (h, W, 3): weighted sums of rows, four at a time."""
     size = 3 * out.shape[1]
     total = np.empty(size, np.int32)
     for y in range(out.shape[0]):
@@ -93,7 +93,7 @@ def _down(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
 
 
 def _look_up(pixels: Bytes, table: Floats, out: Floats) -> None:
-    """Pixels (3, H, W) → float32: the value of each channel's 256 in ``table`` (3, 256)."""
+    """Convert pixels (3, H, W) to float32 by the ``table`` (3, 256) of each channel's values."""
     for c in range(3):
         for y in range(pixels.shape[1]):
             for x in range(pixels.shape[2]):

@@ -1,4 +1,4 @@
-"""Images in parquet files, as Hugging Face keeps them (extra ``[parquet]``)."""
+"""Photos in parquet files in Hugging Face's form (extra ``[parquet]``)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from snzoo.data.sources import check_size, one_line, stamp_of
-from snzoo.errors import DataError, printable
+from snzoo.data.sources import check_size, describe_error, stamp_of
+from snzoo.environment import require_packages
 
-# Bounds, since their encoding can hide any size in a few bytes:
+# Limits, because the encoding can hide any size in a few bytes:
 MOST_ROWS = 10_000_000
 LARGEST_GROUP = 4 << 30  # bytes of a row group
-# Row groups to keep; two even where they are larger, since readers may be around a border:
+# Row groups to keep. Two are kept even if they are larger, because threads may read around a
+# border:
 CACHED = 256 << 20  # bytes
 MOST_GROUPS = 16
 
 
 class Parquet:
-    """Images of parquet files: a column ``image`` of ``bytes`` and ``path``, and ``label``.
+    """Photos of parquet files with the columns ``image`` (``bytes`` and ``path``) and ``label``.
 
-    ``labels`` and ``paths`` ("" where there is none) are read at once, the content by row group
-    when it is asked for. Row groups are kept for the images after it, so reading in order reads
-    each of them once. ``class_count`` is that of the file's metadata, where they tell.
+    ``labels`` and ``paths`` ("" if there is none) are read at once. Contents are read by row
+    group, and the last groups are kept, so that reading in order reads each of them once.
+    ``class_count`` is the number of classes, if the metadata tells it.
 
     Raises:
-        DataError: pyarrow is missing, or a file is no parquet file with these columns.
+        DataError: a file is not a parquet file with these columns.
+        MissingPackageError: pyarrow is not installed.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        require_packages("pyarrow", extra="parquet", purpose=f"reading {paths[0]}")
         self._lock = threading.Lock()
         self._groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
         self._rows: list[tuple[Path, int, int, int]] = []  # file, row in it, group, row in that
@@ -43,7 +46,7 @@ class Parquet:
                 first = len(names) - before
                 self._rows += [(path, first + row, group, row) for row in range(len(labels))]
                 self.labels += labels
-                names += (printable(name or "") for name in image_paths)
+                names += (name or "" for name in image_paths)
         self.paths = tuple(names)
         self.class_count = _class_count(paths[0])
         counts = Counter(names)
@@ -60,21 +63,21 @@ class Parquet:
                 raise ValueError("it has no bytes")
             check_size(len(content))
             return content
-        except Exception as error:  # pyarrow's own, and Python's, on damaged files
-            raise DataError(f"can't read {self.locate(index)}: {one_line(error)}") from None
+        except Exception as error:  # of pyarrow or Python, for damaged files
+            raise describe_error(self.locate(index), error) from None
 
     def locate(self, index: int) -> str:
         path, row, *_ = self._rows[index]
-        return f"{printable(str(path))}, row {row}"
+        return f"{path}, row {row}"
 
     def stamp(self) -> str:
         return stamp_of(dict.fromkeys(path for path, *_ in self._rows))
 
     def _group(self, path: Path, group: int) -> Any:
-        """The image bytes of a row group, as an arrow array."""
+        """Return the contents of a row group, as an arrow array."""
         from pyarrow import compute
 
-        with self._lock:  # while it is read too, so that no other thread reads the same
+        with self._lock:  # also while reading, so that no other thread reads the same
             key = path, group
             if key not in self._groups:
                 with _open_parquet(path) as file:
@@ -90,7 +93,7 @@ class Parquet:
 
 
 def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str | None]]]:
-    """The labels, and the paths of the images, of each row group."""
+    """Yield the labels and the paths of each row group."""
     try:
         with _open_parquet(path) as file:
             columns = _columns(file.schema_arrow)
@@ -106,8 +109,8 @@ def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str |
                 labels = table["label"].to_pylist()
                 images = table["image"].to_pylist() if len(columns) > 1 else [None] * len(labels)
                 yield labels, [image and image["path"] for image in images]
-    except Exception as error:  # pyarrow's own, and Python's, on damaged files
-        raise DataError(f"can't read {path}: {one_line(error)}") from None
+    except Exception as error:  # of pyarrow or Python, for damaged files
+        raise describe_error(path, error) from None
 
 
 def _class_count(path: Path) -> int | None:
@@ -120,17 +123,15 @@ def _class_count(path: Path) -> int | None:
 
 
 def _open_parquet(path: Path) -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError("parquet needs pyarrow: python -m pip install pyarrow") from None
+    from pyarrow import parquet
+
     if not path.is_file():
         raise ValueError("not a regular file")
     return parquet.ParquetFile(path, page_checksum_verification=True)
 
 
 def _columns(schema: Any) -> list[str]:
-    """The columns to label by, once those to read from are known to be there."""
+    """Return the columns to label by, after checking that those to read are there."""
     import pyarrow as pa
 
     fields = {field.name: field.type for field in schema}

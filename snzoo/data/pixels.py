@@ -1,7 +1,7 @@
-"""An image file → the pixels that the reference transform gives, to the last bit.
+"""Compute the pixels that the reference transform gives, to the last bit.
 
-The reference: Pillow open → convert("RGB"), no EXIF rotation → bilinear antialiased
-resize of the shorter side → center crop → normalization.
+The reference opens a photo with Pillow, converts it to RGB without EXIF rotation, resizes the
+shorter side (bilinear, antialiased), crops the center, and normalizes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from snzoo.errors import DataError
 from snzoo.manifest import Preprocessing
 
 LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
-MOST_TAPS = 16  # images over 7 times the size are resized before they go to a GPU
+MOST_TAPS = 16  # images of more than 7 times the size are resized before they go to a GPU
 
 
 class Geometry(NamedTuple):
@@ -33,7 +33,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
-    """Shorter side → ``resize`` pixels, then the central ``crop`` × ``crop`` of them.
+    """Resize the shorter side to ``resize`` pixels, then take the central ``crop`` × ``crop``.
 
     Raises:
         DataError: the image is so narrow that resizing it would fill the memory.
@@ -49,7 +49,7 @@ def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
 
 
 def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
-    """What :func:`geometry` says, by Pillow: the reference.
+    """Resize and crop as :func:`geometry` says, with Pillow, the reference.
 
     Raises:
         DataError: see :func:`geometry`.
@@ -80,7 +80,7 @@ def load_pixels(
         DataError: see :func:`~snzoo.data.decode.decode` and :func:`geometry`.
     """
     image, fit = _decode(photo, preprocessing, name, upright, approximate)
-    if not compiled:
+    if not (compiled and resample.is_exact(None)):
         return np.asarray(_by_pillow(image, fit))
     pixels = np.asarray(image)
     out = np.empty((preprocessing.crop, preprocessing.crop, 3), np.uint8)
@@ -98,7 +98,8 @@ def load_window(
 ) -> Window:
     """Return what :func:`~snzoo.data.resample.resize_windows` computes the same pixels from.
 
-    The arguments and errors are those of :func:`load_pixels`.
+    The arguments and errors are those of :func:`load_pixels`. Whether they are exact on a device
+    is for the caller to check, see :func:`~snzoo.data.resample.is_exact`.
     """
     image, fit = _decode(photo, preprocessing, name, upright, approximate)
     pixels = np.asarray(image)
@@ -114,7 +115,7 @@ def normalize(
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """uint8 RGB (N, 3, H, W) → the float32 input of a network, on the same device."""
+    """Convert uint8 RGB (N, 3, H, W) to the float32 input of a network, on the same device."""
     if preprocessing.channel_order == "BGR":
         pixels = pixels.flip(1)
     x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
@@ -127,20 +128,19 @@ def normalize(
 
 @lru_cache(maxsize=32)
 def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, ...]:
-    """White, mean and std, copied to the device once.
+    """Copy white, mean and std to the device, once.
 
-    White is a tensor too: on a GPU, division by a Python number is multiplication by its
-    rounded inverse.
+    White is a tensor, because a GPU divides by a Python number by multiplying with its rounded
+    inverse.
     """
     values = (255 / preprocessing.scale,), preprocessing.mean, preprocessing.std
     return tuple(torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in values)
 
 
 def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -> None:
-    """The same a channel at a time, which stays in the cache, and in one thread.
+    """Normalize one channel at a time, which stays in the cache, in one thread.
 
-    The threads that PyTorch would use for each step wait for one another while the
-    processor is busy decoding.
+    While the cores are busy decoding, PyTorch's threads would wait for one another at each step.
     """
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     white = np.float32(255 / preprocessing.scale)

@@ -1,46 +1,61 @@
-"""Pillow's bilinear resize in integers, for the pixels of the crop alone.
+"""Pillow's bilinear resize in integers, computed for the pixels of the crop alone.
 
-Pillow resizes 8-bit images in two passes, first along the rows and then along the
-columns (from version 13 on, the other way about where that is much less work), with
-22-bit integer weights and rounding to 8 bits after each. Here only the pixels of the crop
-are computed, by two pieces of code that the tests hold to Pillow's: loops compiled by
-numba for one image on the CPU (extra ``[fast]``), tensor operations for a batch on a GPU.
+Pillow resizes 8-bit images in two passes, along the rows and then along the columns, with
+22-bit integer weights and rounding to 8 bits after each pass. From version 13 on, it starts with
+the columns if that is much less work. Two implementations compute the same bits: loops that
+numba compiles, for one image on the CPU (extra ``[fast]``), and tensor operations, for a batch on
+a GPU. :func:`is_exact` compares them with the installed Pillow before they are used.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from snzoo.data import loops
 from snzoo.data.decode import Pixels
 from snzoo.data.loops import BITS, HALF, Ints
+from snzoo.errors import first_line
 
-MOST_ROWS = 1 << 15  # of windows at a time on a GPU, which take about half a gigabyte
+MOST_ROWS = 1 << 15  # of windows that a GPU resizes at a time, in about half a gigabyte
 DOWN_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
+BILINEAR = Image.Resampling.BILINEAR
+# Sizes (width, height) to compare with Pillow: smaller, larger, and around the place where Pillow
+# changes the order of the passes.
+CHECKED = (
+    ((500, 375), (341, 256)),  # enough pixels to notice weights that are rounded otherwise
+    ((20, 31), (37, 50)),
+    ((40, 200), (33, 185)),
+    ((40, 200), (33, 186)),
+    ((40, 200), (33, 90)),
+    ((40, 200), (50, 190)),
+)
+logger = logging.getLogger("snzoo")
 
 
 class Taps(NamedTuple):
     """Output pixel i is the sum over k of ``weights[i, k]`` · input pixel ``first[i] + k``."""
 
     first: Ints  # (n,), ascending
-    weights: Ints  # (n, K), K a multiple of 4: the loops take four at a time
+    weights: Ints  # (n, K); K is a multiple of 4, because the loops take four at a time
 
     @property
     def span(self) -> slice:
-        """The input pixels that are looked at (those beyond the end have weight zero)."""
+        """The input pixels that are used; those beyond the end have weight zero."""
         return slice(int(self.first[0]), int(self.first[-1]) + self.weights.shape[1])
 
     def shifted(self) -> Taps:
-        """The same for an input that begins with the span."""
+        """Return the taps for an input that begins with the span."""
         return self._replace(first=self.first - self.first[0])
 
 
@@ -54,9 +69,9 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=512)
 def taps(length: int, resized: int, start: int, stop: int) -> Taps:
-    """What makes the output pixels from ``start`` to ``stop`` of ``length`` → ``resized``.
+    """Return the taps of output pixels ``start`` to ``stop`` of a side ``length`` → ``resized``.
 
-    The order of the floating-point operations is Pillow's: the integers depend on it.
+    The order of the floating-point operations is Pillow's, because the integers depend on it.
     """
     if length == resized:
         return identity(start, stop)
@@ -76,7 +91,7 @@ def taps(length: int, resized: int, start: int, stop: int) -> Taps:
 
 
 def identity(start: int, stop: int) -> Taps:
-    """Every pixel as it is: Pillow leaves such a pass out."""
+    """Return taps that keep every pixel, for a pass that Pillow leaves out."""
     weights = np.zeros((stop - start, 4), np.int32)
     weights[:, 0] = 1 << BITS
     return Taps(np.arange(start, stop, dtype=np.int32), weights)
@@ -87,7 +102,7 @@ def _multiple_of_4(number: int) -> int:
 
 
 def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, int, int]) -> Plan:
-    """``size`` → ``resized`` (width, height), of which ``box`` (left, top, right, bottom)."""
+    """Plan to resize ``size`` to ``resized`` (width, height) and cut out ``box`` (as in Pillow)."""
     left, top, right, bottom = box
     fewer_columns, fewer_rows = size[0] - resized[0], size[1] - resized[1]
     return Plan(
@@ -98,7 +113,7 @@ def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, i
 
 
 def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
-    """One image (H, W, 3) into ``out`` (h, w, 3), by loops that numba compiles on first use."""
+    """Resize and crop an image (H, W, 3) into ``out`` (h, w, 3) with the compiled loops."""
     across, down, _ = loops.load()
     (x, y), (height, width, _) = (plan.across, plan.down), out.shape
     pixels = _reaching(pixels, y.span.stop, x.span.stop)
@@ -115,16 +130,49 @@ def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
 
 
 def _reaching(pixels: Pixels, rows: int, columns: int) -> Pixels:
-    """The image, with zeros where small ones end before the last of four taps."""
+    """Pad small images with zeros, so that they reach the last of four taps."""
     missing = max(0, rows - pixels.shape[0]), max(0, columns - pixels.shape[1])
     if not any(missing):
         return pixels
     return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)))
 
 
+@cache
+def is_exact(device: torch.device | None) -> bool:
+    """Return whether a resampler gives the pixels of the installed Pillow, on small test images.
+
+    If it does not, or cannot run at all, this logs one warning; callers then use Pillow.
+
+    Args:
+        device: that of the tensor operations; None for the loops.
+    """
+    rng, reason = np.random.default_rng(0), None
+    try:
+        for size, resized in CHECKED:
+            image = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            box = (2, 1, resized[0] - 1, resized[1] - 2)
+            expected = np.asarray(Image.fromarray(image).resize(resized, BILINEAR).crop(box))
+            how = plan(size, resized, box)
+            out = np.empty_like(expected)
+            if device is None:
+                resize_and_crop(image, how, out)
+            elif not how.down_first:  # Pillow resizes the others
+                out = resize_windows([cut(image, how)], device)[0].cpu().numpy()
+            else:
+                continue
+            if not np.array_equal(out, expected):
+                reason = f"its pixels differ from those of Pillow {PIL.__version__}"
+    except Exception as error:  # e.g. numba refuses a newer NumPy
+        reason = first_line(error)
+    if reason:
+        name = f"the tensor resampler on {device}" if device else "the resampler of numba"
+        logger.warning("%s is not used: %s; Pillow resizes instead, which is slower", name, reason)
+    return reason is None
+
+
 @dataclass(frozen=True)
 class Window:
-    """The part of an image that its crop is made of, and how, across first."""
+    """The part of an image that its crop depends on, and the taps, across first."""
 
     pixels: Pixels  # (rows, columns, 3), contiguous
     across: Taps
@@ -132,18 +180,18 @@ class Window:
 
 
 def cut(pixels: Pixels, plan: Plan) -> Window:
-    """The window of an image whose plan goes across first."""
+    """Return the window of an image whose plan goes across first."""
     part = np.ascontiguousarray(pixels[plan.down.span, plan.across.span])
     return Window(part, plan.across.shifted(), plan.down.shifted())
 
 
 def whole(pixels: Pixels) -> Window:
-    """The window of what is already resized and cropped."""
+    """Return the window of an image that is already resized and cropped."""
     return Window(pixels, identity(0, pixels.shape[1]), identity(0, pixels.shape[0]))
 
 
 def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
-    """Windows → uint8 (n, h, w, 3) on ``device``."""
+    """Resize and crop windows to uint8 (n, h, w, 3) on ``device``."""
     groups: list[list[Window]] = []
     rows = MOST_ROWS
     for window in windows:
@@ -155,7 +203,7 @@ def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
 
 
 def _resize_group(windows: Sequence[Window], device: torch.device) -> Tensor:
-    """Both passes, over all windows at once."""
+    """Run both passes over all windows at once."""
     data = torch.empty(
         sum(w.pixels.size for w in windows), dtype=torch.uint8, pin_memory=device.type == "cuda"
     )
@@ -173,7 +221,7 @@ def _resize_group(windows: Sequence[Window], device: torch.device) -> Tensor:
 
 
 def _stack(all_taps: Sequence[Taps], device: torch.device) -> tuple[Tensor, Tensor]:
-    """``first`` int64 (n, m) and ``weights`` int32 (n, m, K), zero-padded to the largest K."""
+    """Return ``first`` int64 (n, m) and ``weights`` int32 (n, m, K), padded to the largest K."""
     first = np.stack([taps.first for taps in all_taps]).astype(np.int64)
     size = max(taps.weights.shape[1] for taps in all_taps)
     weights = np.zeros((*first.shape, size), np.int32)
@@ -183,16 +231,16 @@ def _stack(all_taps: Sequence[Taps], device: torch.device) -> tuple[Tensor, Tens
 
 
 def _on(device: torch.device, array: NDArray[Any]) -> Tensor:
-    """The array on the device: on a GPU by pinned memory, so that Python need not wait."""
+    """Copy an array to the device; to a GPU through pinned memory, without waiting."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _weighted_sum(table: Tensor, first: Tensor, weights: Tensor, image: Tensor | slice) -> Tensor:
-    """uint8: for each of ``first`` the rounded sum of K rows of ``table`` from there on.
+    """Return, as uint8, the rounded weighted sum of K rows of ``table`` from each of ``first`` on.
 
     Args:
-        image: whose ``weights`` (n, m, K) each row of ``first`` takes.
+        image: the image in ``weights`` (n, m, K) of each row of ``first``.
     """
     total = torch.full(
         (*first.shape, *table.shape[1:]), HALF, dtype=torch.int32, device=table.device

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from snzoo.data import is_image
 from snzoo.data.demo import demo_samples
 from snzoo.data.imagenet import real_labels_of
-from snzoo.data.layouts import is_image
 from snzoo.data.samples import Samples, find_samples
 from snzoo.errors import ArgumentError, FileError, UnknownModelError
 from snzoo.evaluation.config import EvaluationConfig

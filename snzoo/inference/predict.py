@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from snzoo.data import find_images
 from snzoo.data.batches import read_batches
 from snzoo.data.decode import Photo
 from snzoo.data.imagenet import names_of
 from snzoo.data.remote import is_url
-from snzoo.data.samples import find_images
 from snzoo.data.sources import PhotoList
 from snzoo.errors import ArgumentError, SnzooError
 from snzoo.inference.network import (

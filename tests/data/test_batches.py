@@ -7,8 +7,10 @@ from PIL import Image
 
 import snzoo
 from snzoo.data import batches as module
+from snzoo.data import resample
 from snzoo.data.batches import read_batches
 from snzoo.data.pixels import load_pixels
+from snzoo.data.resample import is_exact
 from snzoo.data.samples import find_samples
 from snzoo.data.sources import PhotoList
 from snzoo.errors import DownloadError
@@ -66,15 +68,70 @@ def test_pixels_stay_until_the_second_batch_after_theirs_is_asked_for(samples):
         before = batch
 
 
-def test_many_images_are_resized_by_compiled_loops_to_the_same_pixels(samples, monkeypatch):
+@pytest.fixture
+def unchecked():
+    """Forgets which resamplers were compared with Pillow, before and after a test."""
+    is_exact.cache_clear()
+    yield
+    is_exact.cache_clear()
+
+
+def wrong_rounding(monkeypatch):
+    def taps(*sides):
+        first, weights = exact(*sides)
+        return resample.Taps(first, weights - (weights > 0))
+
+    exact = resample.taps
+    monkeypatch.setattr(resample, "taps", taps)
+
+
+def another_order(monkeypatch):
+    monkeypatch.setattr(resample, "DOWN_FIRST", not resample.DOWN_FIRST)
+
+
+def broken(monkeypatch):
+    monkeypatch.setattr(resample.loops, "load", lambda: 1 / 0)
+    monkeypatch.setattr(resample, "_resize_group", lambda *_: 1 / 0)
+
+
+@pytest.mark.parametrize("harm", [None, wrong_rounding, another_order, broken])
+@pytest.mark.parametrize("resize_on", [None, *DEVICES], ids=str)
+def test_a_resampler_that_differs_from_pillow_is_not_used(
+    samples, unchecked, monkeypatch, caplog, harm, resize_on
+):
     monkeypatch.setattr(module, "WORTH_COMPILING", 5)
-    assert module.resizer(len(samples), None) == "numba"
-    for batch in read_batches(samples, RGB, batch_size=4, workers=2):
+    used = "torch" if resize_on else "numba"
+    if harm:
+        harm(monkeypatch)
+        used = "pillow"
+    for batch in read_batches(samples, RGB, batch_size=4, workers=2, resize_on=resize_on):
         for index, pixels in zip(batch.indices, batch.pixels, strict=True):
-            assert torch.equal(pixels, expected(samples, index))
+            assert torch.equal(pixels.cpu(), expected(samples, index))
+    assert module.resizer(len(samples), resize_on) == used
+    assert [r.name for r in caplog.records] == ["snzoo"] * bool(harm)
+    assert all("is not used" in r.getMessage() for r in caplog.records)
+
+
+def test_few_images_are_resized_by_pillow(monkeypatch):
+    assert module.resizer(10, None) == "pillow"
     monkeypatch.setattr(module.loops, "HAS_NUMBA", False)
     assert module.resizer(1_000_000, None) == "pillow"
-    assert module.resizer(1, torch.device("cuda")) == "torch"
+
+
+def test_photos_in_any_form_make_one_batch(samples, tmp_path):
+    path = tmp_path / "03.png"
+    image = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    photos = [path, str(path), path.read_bytes(), image, np.asarray(image)]
+    photos += [tmp_path / "turned.png", tmp_path / "04.png", "ftp://x/y.png"]
+    (batch,) = read_batches(PhotoList(photos), RGB, batch_size=99, workers=2, upright=True)
+    assert batch.indices == list(range(6)) and list(batch.errors) == [6, 7]
+    assert all(torch.equal(pixels, expected(samples, 3)) for pixels in batch.pixels)
+    assert f"can't read {tmp_path}/04.png: not an image" in str(batch.errors[6])
+    assert isinstance(batch.errors[7], DownloadError)
+    assert list(read_batches(PhotoList([]), RGB, batch_size=4, workers=2)) == []
 
 
 def test_photos_in_any_form_make_one_batch(samples, tmp_path):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from snzoo.data import imagenet
-from snzoo.data.samples import find_images, find_samples
+from snzoo.data.samples import find_samples
 from snzoo.errors import DataError
 
 CLOTHES = ("hat", "t-shirt")
@@ -27,8 +27,10 @@ def labels(samples):
 
 def test_a_part_of_the_wnid_folders_keeps_its_class_indices(touch):
     path = touch("n15075141/b.JPEG", "n01443537/a.JPEG", "n01443537/.hidden.jpg", "n15075141/x.txt")
+    touch("n01443537/Thumbs.db", "lost+found/x", "__MACOSX/._a.JPEG", "@eaDir/a.JPEG")
     samples = find_samples(path)
     assert labels(samples) == {"n01443537/a.JPEG": 1, "n15075141/b.JPEG": 999}
+    assert samples.classes_present == (1, 999)
     assert (
         samples.description
         == "2 images in 2 of 1,000 class folders (1 other files or folders left out)"
@@ -40,10 +42,25 @@ def test_class_folders_follow_the_order_of_the_classes(touch):
     assert labels(samples) == {"hat/2.png": 0, "t-shirt/1.png": 1}
 
 
-def test_flat_validation_files_are_labeled_by_number_and_a_part_is_said_to_be_one(touch):
-    samples = find_samples(touch("ILSVRC2012_val_00000002.JPEG", "ILSVRC2012_val_00050000.JPEG"))
-    assert samples.labels == (970, imagenet.validation_labels()[49_999])
-    assert samples.description == "2 flat validation images (a part: 2 of 50,000)"
+@pytest.mark.parametrize(
+    "names, labels, description",
+    [
+        (
+            ["ILSVRC2012_val_00000001_n01751748.JPEG", "ILSVRC2012_val_00000002.JPEG"],
+            (65, 970),
+            "2 flat validation images (a part: 2 of 50,000)",
+        ),
+        (["n01440764_tench.JPEG", "n01443537_1.jpg"], (0, 1), "2 flat images named by wnid"),
+        (
+            ["ILSVRC2012_val_00000002.JPEG", "n01443537_1.jpg", "bbox/a.xml"],
+            (970, 1),
+            "2 flat images named by wnid (1 other files or folders left out)",
+        ),
+    ],
+)
+def test_flat_photos_are_labeled_by_their_names(touch, names, labels, description):
+    samples = find_samples(touch(*names))
+    assert (samples.labels, samples.description) == (labels, description)
 
 
 def test_all_fifty_thousand_are_the_whole_in_any_layout(touch):
@@ -81,17 +98,31 @@ def test_images_are_read_and_located_by_index(touch):
     assert samples.read(1) == b"abc" and samples.locate(1) == str(path / "hat" / "b.jpg")
 
 
-def test_a_list_file_names_paths_relative_to_itself(tmp_path):
-    path = tmp_path / "list.txt"
-    path.write_text("\ufeffa b.jpg 7\n\nsub/c.jpg\t999\n/abs.jpg 0\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("list.txt", "\ufeffa b.jpg 7\n\nsub/c.jpg\tn15075141\n/abs.jpg tench\n"),
+        ("x.csv", "a b.jpg,7\r\nsub/c.jpg,n15075141\r\n/abs.jpg,tench\r\n"),
+        ("x.csv", "path,label\na b.jpg,7\n\nsub/c.jpg, 999\n/abs.jpg,0"),
+        ("x", 'Label,split,Path\n7,test,"a b.jpg"\n"toilet tissue",val,sub/c.jpg\n0,val,/abs.jpg'),
+    ],
+)
+def test_a_list_or_csv_names_paths_relative_to_itself(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8", newline="")
     samples = find_samples(path)
-    assert samples.labels == (7, 999, 0)
-    assert samples.names == ("a b.jpg", "sub/c.jpg", "/abs.jpg")
+    assert labels(samples) == {"a b.jpg": 7, "sub/c.jpg": 999, "/abs.jpg": 0}
     assert [samples.locate(i) for i in range(3)] == [
         str(tmp_path / "a b.jpg"),
         str(tmp_path / "sub" / "c.jpg"),
         "/abs.jpg",
     ]
+    assert samples.description == f"3 images listed in {name}"
+
+
+def test_a_number_in_a_csv_is_an_index_whatever_the_names_of_the_classes(tmp_path):
+    (tmp_path / "x.csv").write_text('a.jpg,1\nb.jpg,"big, red hat"\n')
+    assert find_samples(tmp_path / "x.csv", ("1", "big, red hat")).labels == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
@@ -126,12 +157,16 @@ def test_two_validation_folders_are_one_too_many(touch):
         (["notes.txt"], "neither class folders nor images"),
         (["train/n01440764/a.jpg"], r"did you mean .*/train\?"),
         (["test/a.jpg", "train/n01440764/a.jpg"], r"did you mean .*/test\?"),
-        (["1/a.jpg", "2/b.jpg"], "numbers alone don't tell"),
+        (
+            ["1/a.jpg", "2/b.jpg"],
+            r"numbers alone don't tell whose order they follow: name folders by wnid, or name a "
+            "csv of 'path,label' lines",
+        ),
         (["65/ILSVRC2012_val_00000001.JPEG"], "numbers alone don't tell"),
         (
             ["2/x.jpg", "490/ILSVRC2012_val_00000001.JPEG"],
-            r"2 of 2 .*; folder 490 holds photos of n01751748 \(sea snake\): these numbers are "
-            "not class indices; name folders by wnid",
+            r"2 of 2 .*; folder 490 holds photos of n01751748 \(sea snake\), so these numbers "
+            "are not class indices: name folders by wnid, or name a csv",
         ),
         (
             ["n01440764/ILSVRC2012_val_00000001.JPEG", "n01443537/a.jpg"],
@@ -141,11 +176,15 @@ def test_two_validation_folders_are_one_too_many(touch):
             ["ILSVRC2012_val_00000001_n01440764.JPEG"],
             r"1 of 1 labels contradict .* is class 65 \(n01751748\), not n01440764",
         ),
-        (["cats/a.jpg", "n01440764/b.jpg"], "1 of 2 folders are not named by wnids .*: cats"),
+        (
+            ["cats/a.jpg", "n01440764/b.jpg"],
+            r"1 of 2 folders are not named by wnids .*: cats; snzoo takes class folders, ",
+        ),
         (["n99999999/a.jpg"], "not named by wnids"),
         (["n01440764/a.txt"], "hold no image"),
         (["n01440764/a.jpg", "b.jpg"], "1 images beside them, e.g. b.jpg"),
-        (["a.jpg"], "a.jpg is not of the form ILSVRC2012_val"),
+        (["a.jpg"], "a.jpg is neither like ILSVRC2012_val_.* tells its class; snzoo takes "),
+        (["n99999999_1.JPEG", "n01440764_1.JPEG"], "n99999999_1.JPEG is neither like"),
         (["ILSVRC2012_val_00050001.JPEG"], "to 00050000"),
         (["ILSVRC2012_val_00000000.JPEG"], "to 00050000"),
         (["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000001.png"], "00000001 2 times"),
@@ -153,7 +192,7 @@ def test_two_validation_folders_are_one_too_many(touch):
             ["n01751748/ILSVRC2012_val_00000001.JPEG", "n01751748/ILSVRC2012_val_00000001.png"],
             "2 t",
         ),
-        (["a\n\x1b.jpg"], r"a\\n\\x1b.jpg is not of the form"),
+        (["a\n\x1b.jpg"], r"a\\n\\x1b.jpg is neither like"),
     ],
 )
 def test_what_cannot_be_labeled_is_refused_saying_what_was_found(touch, names, message):
@@ -170,11 +209,6 @@ def test_numbers_may_be_the_names_of_classes(touch):
         find_samples(touch(), CLOTHES)
 
 
-def test_hugging_faces_names_are_labeled_by_number(touch):
-    samples = find_samples(touch("ILSVRC2012_val_00000001_n01751748.JPEG"))
-    assert samples.labels == (65,)
-
-
 def test_folders_below_a_class_are_counted_as_left_out(touch):
     samples = find_samples(touch("hat/a.jpg", "hat/deep/b.jpg", "hat/deep/c.jpg", "x.txt"), CLOTHES)
     assert samples.description.startswith("1 images in 1 of 2 class folders (2 other files or")
@@ -186,17 +220,6 @@ def test_broken_links_are_kept_to_be_reported(touch):
     assert len(find_samples(path, CLOTHES)) == 2
 
 
-def test_what_systems_leave_among_class_folders_is_no_class(touch):
-    path = touch("n01440764/a.JPEG", "lost+found/x", "__MACOSX/._a.JPEG", "@eaDir/a.JPEG")
-    assert labels(find_samples(path)) == {"n01440764/a.JPEG": 0}
-
-
-def test_other_folders_beside_flat_validation_photos_are_left_out(touch):
-    path = touch("ILSVRC2012_val_00000002.JPEG", "bbox/a.xml")
-    samples = find_samples(path)
-    assert samples.labels == (970,) and "1 other files or folders left out" in samples.description
-
-
 def test_kaggles_tree_is_taken_whether_its_photos_are_sorted_or_flat(touch):
     path = touch("ILSVRC/Data/CLS-LOC/val/n01440764/a.JPEG", "LOC_val_solution.csv")
     samples = find_samples(path)
@@ -206,7 +229,7 @@ def test_kaggles_tree_is_taken_whether_its_photos_are_sorted_or_flat(touch):
 @pytest.mark.parametrize("text", ["n01440764_10026.JPEG 7", "x/n01440764_1.JPEG 1"])
 def test_names_of_training_photos_must_agree_with_their_labels(tmp_path, text):
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(DataError, match="of class n01440764, its label of n01"):
+    with pytest.raises(DataError, match=r"named after class n01440764, but labeled n01"):
         find_samples(tmp_path / "list.txt")
 
 
@@ -226,17 +249,24 @@ def test_photos_of_named_classes_need_their_folders(touch):
     [
         ("", "lists no image"),
         ("a.jpg 1\nb.jpg\n", "line 2: expected 'path index'"),
-        ("a.jpg 1000\n", "index from 0 to 999"),
-        ("a.jpg -1\n", "line 1"),
-        ("a.jpg ²\n", "line 1"),
+        ("a.jpg 1000\n", "line 1: '1000' is no class: neither an index from 0 to 999, nor a wnid"),
+        ("a.jpg -1\n", "line 1: '-1' is no class"),
+        ("a.jpg ²\n", "line 1: '²' is no class"),
         ("7\n", "line 1"),
         ("a.jpg 1\na.jpg 2\n", "line 2: 'a.jpg' is listed before"),
         ("ILSVRC2012_val_00000001.JPEG 489\n", "is class 65 .*, not 489"),
         ("a" * 70_000 + " 1\n", "line 1: 65,536 characters or more"),
         ("path,index\na.jpg,1\n", "line 1: expected 'path index'"),
+        ("path,label\n", "lists no image"),
+        ("path,label\na.jpg\n", "line 2: expected 2 columns, path and label among them"),
+        ("path,label,split\na.jpg,1\n", "line 2: expected 3 columns"),
+        ("path,label\n,1\n", "line 2: expected 2 columns"),
+        ('path,label\na.jpg,"1\n', "line 2: unexpected end of data"),
+        ("path,label\na.jpg,1\na.jpg,1\n", "line 3: 'a.jpg' is listed before"),
+        ("path,label\na.jpg,cat\n", "line 2: 'cat' is no class"),
     ],
 )
-def test_malformed_list_files_name_the_line(tmp_path, text, message):
+def test_malformed_lists_name_the_line(tmp_path, text, message):
     path = tmp_path / "list.txt"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
@@ -246,17 +276,10 @@ def test_malformed_list_files_name_the_line(tmp_path, text, message):
 def test_binary_files_and_missing_paths_are_refused(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(DataError, match="neither a folder nor a text file"):
+    with pytest.raises(DataError, match=r"neither a tar, a zip nor text in UTF-8; snzoo takes "):
         find_samples(path)
     with pytest.raises(DataError, match="does not exist"):
         find_samples(tmp_path / "none")
-
-
-def test_find_images_takes_a_file_or_what_lies_directly_in_a_folder(touch):
-    path = touch("b.png", "a.jpg", "sub/c.jpg", "notes.txt")
-    assert [image.name for image in find_images(path)] == ["a.jpg", "b.png"]
-    with pytest.raises(DataError, match="no image directly in"):
-        find_images(touch("empty/x.txt") / "empty")
 
 
 def ground_truth(path):
@@ -322,12 +345,12 @@ def test_class_folders_need_no_solution_file(touch):
         ("a,\n", "line 2: expected 'ImageId,wnid"),
         ("a,n01443537 1 2 3 4,5\n", "line 2: expected 'ImageId,wnid"),
         ("a,n01443537 1 2 3 4\nb,n99999999 1 2 3 4\n", "line 3: 'n99999999' is no class"),
-        ("a,1 2 3 4 5\n", "line 2: '1' is no class"),
+        ("a,1 2 3 4 5\n", "line 2: expected 'ImageId,wnid"),
         ("a,n01443537 1 2 3 4 n01440764 5 6 7 8\n", "line 2: expected .* with one wnid"),
-        ("a,n01443537 1 2 3 4\na,n01443537 1 2 3 4\n", "line 3: a is listed before"),
+        ("a,n01443537 1 2 3 4\na,n01443537 1 2 3 4\n", "line 3: 'a.JPEG' is listed before"),
         ('a,"n01443537 1 2 3 4\n', "line 2: unexpected end of data"),
         ("a," + "n01443537 1 2 3 4 " * 5000, "line 2: 65,536 characters or more"),
-        ("c,n01443537 1 2 3 4\n", "none of the 1 images that .* names lies beside it"),
+        ("c,n01443537 1 2 3 4\n", "none of the 1 images that .* names is beside it"),
         ("ILSVRC2012_val_00000001,n01443537 1 2 3 4\n", "1 of 1 labels contradict .* not 1"),
     ],
 )

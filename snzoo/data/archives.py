@@ -1,0 +1,218 @@
+"""Read photos in place from uncompressed tars and from zip files, by many threads at once.
+
+Nothing is extracted, so no member can write anywhere. Each read opens the archive, takes one
+member of at most ``LARGEST`` bytes, and shares no state with other reads.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snzoo.data.sources import check_size, describe_error, stamp_of
+from snzoo.errors import DataError, first_line
+
+COMPRESSED = {  # what a compressed tar begins with: the format, and what decompresses it
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\0": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+LARGEST_HEADER = 1 << 20  # bytes of a tar's header
+# Photos are compressed already. An archive that grows more than this is a zip bomb.
+MOST_GROWTH = 100
+UNSUSPICIOUS = 1 << 30  # bytes, to which any archive may grow
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: mark, lengths of name and extra field
+
+
+@dataclass(frozen=True, slots=True)
+class Zipped:
+    """How a zip file stores a member."""
+
+    size: int  # bytes in the archive
+    deflated: bool
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of an archive; ``flaw`` says why its content cannot be read.
+
+    ``offset`` is that of the content in a tar, of the local header in a zip file.
+    """
+
+    path: Path
+    name: str
+    offset: int
+    size: int
+    is_folder: bool
+    flaw: str | None
+    zipped: Zipped | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.name}"
+
+
+class Archived:
+    """Photos that are members of archives: ``members[i]`` has the unique name ``names[i]``."""
+
+    def __init__(self, names: Sequence[str], members: Sequence[Member]) -> None:
+        self.names = names
+        self._members = members
+
+    def read(self, index: int) -> bytes:
+        return read_member(self._members[index])
+
+    def locate(self, index: int) -> str:
+        return str(self._members[index])
+
+    def stamp(self) -> str:
+        return stamp_of(dict.fromkeys(member.path for member in self._members))
+
+
+def read_member(member: Member) -> bytes:
+    """Return the content of a member.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or larger than ``LARGEST``.
+    """
+    try:
+        check_size(member.size)
+        with open(member.path, "rb", buffering=0) as file:
+            file.seek(member.offset)
+            if member.zipped:
+                return _read_zipped(file, member.zipped, member.size)
+            content = file.read(member.size)
+        if len(content) < member.size:
+            raise ValueError("the archive was cut short")
+    except (OSError, ValueError, zlib.error) as error:
+        raise describe_error(member, error) from None
+    return content
+
+
+def _read_zipped(file: io.FileIO, zipped: Zipped, size: int) -> bytes:
+    check_size(zipped.size)
+    header = file.read(LOCAL_HEADER.size)
+    if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        raise ValueError("its header is damaged")
+    file.seek(sum(LOCAL_HEADER.unpack(header)[1:]), io.SEEK_CUR)
+    content = file.read(zipped.size)
+    if zipped.deflated:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    if len(content) != size or zlib.crc32(content) != zipped.crc:
+        raise ValueError("it is damaged: its size or checksum is wrong")
+    return content
+
+
+def list_members(path: Path) -> list[Member]:
+    """List everything in an uncompressed tar or a zip file.
+
+    Raises:
+        DataError: it is compressed as a whole, damaged, cut short, or a zip bomb.
+        OSError: it cannot be read.
+    """
+    if not path.is_file():  # reading a pipe could wait forever
+        raise DataError(f"can't read {path}: not a regular file")
+    return _list_zip(path) if path.suffix.lower() == ".zip" else _list_tar(path)
+
+
+class _BoundedReads(io.FileIO):
+    """A tar for tarfile, which would read a header of any size into memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size) or b""
+
+
+def _list_tar(path: Path) -> list[Member]:
+    members = []
+    with _BoundedReads(path) as file:
+        start = file.read(8)
+        for magic, (kind, command) in COMPRESSED.items():
+            if start.startswith(magic):
+                raise DataError(_explain_compression(path, kind, command))
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+                last = -1
+                while info := tar.next():
+                    if info.offset <= last:
+                        raise tarfile.ReadError("a header points back")
+                    last = info.offset
+                    members.append(_tar_member(path, info))
+                    tar.members.clear()  # type: ignore[attr-defined]  # or all stay in memory
+                file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("no end mark after the last member")
+        except Exception as error:  # tarfile raises exceptions of many types for damaged headers
+            raise DataError(
+                f"{path} is no tar, damaged or cut short: {first_line(error)}"
+            ) from None
+    return members
+
+
+def _explain_compression(path: Path, kind: str, command: str) -> str:
+    stem = re.sub(r"\.(tar(\.\w+)?|t\w+)$", "", path.name, flags=re.IGNORECASE)
+    target = path.with_name(f"{stem}.tar")
+    if target == path:
+        target = path.with_name(f"{stem}.decompressed.tar")
+    return (
+        f"{path} is compressed ({kind}), so photos can't be read from it in place; decompress it: "
+        f"{command} -c {shlex.quote(str(path))} > {shlex.quote(str(target))}"
+    )
+
+
+def _tar_member(path: Path, info: tarfile.TarInfo) -> Member:
+    flaw = None
+    if info.issparse():
+        flaw = "a sparse file"
+    elif info.issym() or info.islnk():
+        flaw = "a link"
+    elif not info.isreg():
+        flaw = "not a regular file"
+    return Member(path, info.name, info.offset_data, info.size, info.isdir(), flaw)
+
+
+def _list_zip(path: Path) -> list[Member]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = [_zip_member(path, info) for info in file.infolist()]
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises exceptions of several types for damaged files
+        raise DataError(f"{path} is no zip, damaged or cut short: {first_line(error)}") from None
+    size = path.stat().st_size
+    total = sum(member.size for member in members)
+    packed = sum(member.zipped.size for member in members if member.zipped)
+    if packed > size or total > max(UNSUSPICIOUS, MOST_GROWTH * size):
+        raise DataError(
+            f"{path} looks like a zip bomb: {size:,} bytes that claim to hold {total:,}; pack the "
+            "photos again"
+        )
+    return members
+
+
+def _zip_member(path: Path, info: zipfile.ZipInfo) -> Member:
+    name = info.filename
+    if info.create_system == 0:  # Windows, where some tools write its separator
+        name = name.replace("\\", "/")
+    flaw = None
+    if info.flag_bits & 0x1:
+        flaw = "encrypted"
+    elif stat.S_ISLNK(info.external_attr >> 16):
+        flaw = "a link"
+    elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        flaw = f"compressed by method {info.compress_type}, not deflated"
+    zipped = Zipped(info.compress_size, info.compress_type == zipfile.ZIP_DEFLATED, info.CRC)
+    is_folder = name.endswith("/")
+    return Member(path, name, info.header_offset, info.file_size, is_folder, flaw, zipped)
