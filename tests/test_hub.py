@@ -72,8 +72,9 @@ def test_a_hub_user_has_transforms_and_predictions(checkout, tmp_path):
         import snzoo
         from PIL import Image
         assert snzoo.__file__.startswith(sys.argv[1])
-        x = snzoo.create_transform(model)(Image.new("RGB", (64, 64), "red"))
-        print(x[:, 0, 0].round().int().tolist(), len(snzoo.predict(model, Image.new("RGB", (9, 9)))))
+        photo = Image.new("RGB", (64, 64), "red")
+        x = snzoo.create_transform(model)(photo)
+        print(x[:, 0, 0].round().int().tolist(), len(snzoo.predict(model, photo)))
     """
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, str(checkout)],

@@ -128,7 +128,7 @@ def measure(
         Interrupted: by Ctrl-C.
     """
     device, preprocessing = _common(networks)
-    classes = tuple(sorted(set(samples.labels))) if present else None
+    classes = samples.classes_present if present else None
     processes = processes or Processes()
     records = Records.empty(len(networks) * (2 if present else 1), len(samples))
     if journal:

@@ -134,22 +134,6 @@ def test_photos_in_any_form_make_one_batch(samples, tmp_path):
     assert list(read_batches(PhotoList([]), RGB, batch_size=4, workers=2)) == []
 
 
-def test_photos_in_any_form_make_one_batch(samples, tmp_path):
-    path = tmp_path / "03.png"
-    image = Image.open(path)
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    image.rotate(180).save(tmp_path / "turned.png", exif=exif)
-    photos = [path, str(path), path.read_bytes(), image, np.asarray(image)]
-    photos += [tmp_path / "turned.png", tmp_path / "04.png", "ftp://x/y.png"]
-    (batch,) = read_batches(PhotoList(photos), RGB, batch_size=99, workers=2, upright=True)
-    assert batch.indices == list(range(6)) and list(batch.errors) == [6, 7]
-    assert all(torch.equal(pixels, expected(samples, 3)) for pixels in batch.pixels)
-    assert f"can't read {tmp_path}/04.png: not an image" in str(batch.errors[6])
-    assert isinstance(batch.errors[7], DownloadError)
-    assert list(read_batches(PhotoList([]), RGB, batch_size=4, workers=2)) == []
-
-
 def test_leaving_early_stops_the_threads(samples):
     import threading
 
