@@ -39,7 +39,7 @@ def main() -> int:
 
 def pixels(contender: Any, job: Job) -> dict[str, list[str]]:
     """File → digests of its uint8 (3, H, W): one, unless links to it are read differently."""
-    from snzoo.evaluation import choose_device
+    from snzoo.inference import choose_device
 
     digests: dict[str, set[str]] = {}
     device = choose_device(job.device)
@@ -68,7 +68,7 @@ def evaluate(contender: Any, job: Job) -> dict[str, Any]:
 
     import snzoo
     from snzoo.data.imagenet import wnids
-    from snzoo.evaluation import choose_device
+    from snzoo.inference import choose_device
 
     entry, device = _entry(job), choose_device(job.device)
     torch.manual_seed(0)  # the same random weights in every process

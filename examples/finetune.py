@@ -39,7 +39,7 @@ from snzoo.data.decode import load_image
 from snzoo.data.pixels import normalize, resize_and_crop
 from snzoo.data.sources import read_file
 from snzoo.errors import SnzooError
-from snzoo.evaluation import choose_device
+from snzoo.inference import choose_device
 from snzoo.manifest import parse_description
 from snzoo.models.resnet import ResNet
 from snzoo.spec import ModelSpec

@@ -9,7 +9,10 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from snzoo import nn as nn
+    from snzoo.evaluation import evaluate as evaluate
     from snzoo.finetune import parameter_groups as parameter_groups
+    from snzoo.inference import create_transform as create_transform
+    from snzoo.inference import predict as predict
     from snzoo.registry import create_model as create_model
     from snzoo.registry import get_info as get_info
     from snzoo.registry import list_models as list_models
@@ -20,9 +23,12 @@ if _TYPE_CHECKING:
 
 _MODULES = {
     "create_model": "registry",
+    "create_transform": "inference",
+    "evaluate": "evaluation",
     "get_info": "registry",
     "list_models": "registry",
     "parameter_groups": "finetune",
+    "predict": "inference",
     "push_to_hub": "share",
     "save_pretrained": "share",
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from snzoo.errors import ManifestError
+from snzoo.errors import ArgumentError, ManifestError
 from snzoo.typed_json import convert, freeze
 
 SCHEMA_VERSION = 2
@@ -247,6 +247,18 @@ def load_manifest(path: Path | None = None) -> Manifest:
     except OSError as error:
         raise ManifestError(f"can't read the manifest {path}: {error.strerror}") from None
     return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+def load_demo() -> Photos:
+    """Return the demo of the manifest.
+
+    Raises:
+        ArgumentError: this manifest has none.
+    """
+    photos = load_manifest().demo
+    if photos is None:
+        raise ArgumentError("this manifest has no demo: name a model with --model")
+    return photos
 
 
 @cache

@@ -17,8 +17,9 @@ import snzoo
 from snzoo.data.demo import demo_samples
 from snzoo.data.pixels import load_pixels
 from snzoo.errors import SnzooError
-from snzoo.evaluation import Network, evaluate
+from snzoo.evaluation.measure import measure
 from snzoo.export import export
+from snzoo.inference import Network
 from snzoo.manifest import Preprocessing, load_manifest
 
 DEMO = snzoo.get_info("resnet18v1_sn_clothing")
@@ -71,7 +72,7 @@ def small(name, *, crop=64, **arguments):
 def test_the_exported_demo_classifies_the_photos_as_snzoo_does(demo, format):
     samples = demo_samples(load_manifest().demo, DEMO.classes)
     model = snzoo.create_model(DEMO.name, pretrained=True)
-    expected = evaluate([Network(model, DEMO.preprocessing)], samples)
+    expected = measure([Network(model, DEMO.preprocessing)], samples)
     run, said = load(demo[format])
     assert said["model"] == DEMO.name and tuple(said["classes"]) == DEMO.classes
     recipe = Preprocessing(**said["preprocessing"])

@@ -1,5 +1,6 @@
 """torch.hub from a plain checkout, in a process that finds the checkout and no installed snzoo."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -59,3 +60,27 @@ def test_pretrained_weights_load_through_the_hub(checkout):
     )
     done = run(checkout, code)
     assert done.stdout == "torch.Size([1, 10])\n", done.stderr
+
+
+def test_a_hub_user_has_transforms_and_predictions(checkout, tmp_path):
+    code = """if True:
+        import sys, torch
+        sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+        load = {"source": "local", "trust_repo": True}
+        model = torch.hub.load(sys.argv[1], "resnet50v1_bn_msra", **load, width=8)
+        assert sys.argv[1] not in sys.path
+        import snzoo
+        from PIL import Image
+        assert snzoo.__file__.startswith(sys.argv[1])
+        photo = Image.new("RGB", (64, 64), "red")
+        x = snzoo.create_transform(model)(photo)
+        print(x[:, 0, 0].round().int().tolist(), len(snzoo.predict(model, photo)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(checkout)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+    )
+    assert done.stdout == "[-104, -117, 131] 1\n", done.stderr  # BGR, 0 to 255, minus the mean

@@ -15,8 +15,9 @@ FLOORS = [
     {"models", "weights", "data"},
     {"gates", "spec"},
     {"registry"},
-    {"evaluation", "export", "finetune", "integrations", "report", "share", "tasks"},
-    {"predict"},
+    {"inference"},
+    {"evaluation", "export", "finetune", "integrations", "share", "tasks"},
+    {"report"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from snzoo.data.batches import Batch, read_batches
 from snzoo.data.pixels import normalize
 from snzoo.data.samples import Samples, find_samples
-from snzoo.evaluation import Network
-from snzoo.evaluation import evaluate as evaluate_networks
+from snzoo.evaluation.measure import measure
+from snzoo.inference import Network
 from snzoo.manifest import Preprocessing
 
 
@@ -44,7 +44,7 @@ def evaluate(
     batch_size: int | None,
     device: str,
 ) -> tuple[int, int, int]:
-    result = evaluate_networks(
+    result = measure(
         [Network(model, preprocessing, device=device)],
         find_samples(folder, classes),
         batch_size=batch_size,

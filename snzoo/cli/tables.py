@@ -2,89 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-TITLES = {"top1": "top-1", "top5": "top-5"}
+if TYPE_CHECKING:
+    from snzoo.evaluation.results import Accuracy, Model, Results
 
 
-def figures(document: dict[str, Any]) -> str:
-    """One network: counts and intervals; several: a table of measured beside published."""
-    models = document["models"]
+def format_results(results: Results) -> list[str]:
+    """Return lines: counts and intervals of one model, or a table of several models."""
+    models = results.models
     lines = _single(models[0]) if len(models) == 1 else _several(models)
-    lines += [f"{m['name']}: ReaL top-1 {_real(m['real'])}" for m in models if "real" in m]
-    if document["errors"]:
-        lines.append(f"left out, could not be read: {len(document['errors'])} images")
-    if not document["pixels"]["exact"]:
+    lines += _note(models)
+    for model in models:
+        if model.real:
+            lines.append(f"{model.name}: ReaL top-1 {_counts(model.real)}")
+        if present := model.present:
+            lines.append(
+                f"{model.name}, among the {present.classes} classes present: "
+                f"top-1 {_counts(present.top1)}, top-5 {_counts(present.top5)}"
+            )
+    if results.errors:
+        lines.append(f"left out, could not be read: {len(results.errors)} images")
+    if not results.pixels.exact:
         lines.append("approximate pixels (--decode fast): not comparable with published figures")
-    lines.append(f"{document['run']['images_per_second']:.1f} images/s")
-    return "\n".join(lines)
+    return [*lines, f"{results.run.images_per_second:.1f} images/s"]
 
 
-def disagreements(document: dict[str, Any], tolerance: float) -> list[str]:
-    """What ``--check`` finds wrong, a line each."""
-    found = [f"{len(document['errors'])} images were left out"] if document["errors"] else []
-    for model in document["models"]:
-        for key, title in TITLES.items():
-            row = model[key]
-            if row["agrees"] is None:
-                found.append(f"{model['name']}: no published {title} to check against")
-            elif not row["agrees"]:
-                low, high = row["interval95"]
-                allowed = (
-                    f"by more than {tolerance:g} points"
-                    if model["same_images"]
-                    else f"and lies outside [{low:.2f}, {high:.2f}]"
-                )
-                found.append(
-                    f"{model['name']}: {title} is {row['percent']:.2f} %, published "
-                    f"{row['published']:.2f} %: differs {allowed}"
-                )
-    return found
+def _rows(model: Model) -> tuple[tuple[str, Accuracy], ...]:
+    return ("top-1", model.top1), ("top-5", model.top5)
 
 
-def _single(model: dict[str, Any]) -> list[str]:
+def _single(model: Model) -> list[str]:
     lines = ["         correct    accuracy   95 % interval     published"]
-    for key, title in TITLES.items():
-        row = model[key]
-        low, high = row["interval95"]
-        counts = f"{row['correct']}/{model['images']}"
-        line = f"{title}  {counts:>11}  {row['percent']:7.2f} %  [{low:6.2f}, {high:6.2f}]"
-        if row["published"] is not None:
-            line += f"  {row['published']:7.2f} % ({_verdict(model, row)})"
+    for title, row in _rows(model):
+        low, high = row.interval95
+        counts = f"{row.correct}/{row.images}"
+        line = f"{title}  {counts:>11}  {row.percent:7.2f} %  [{low:6.2f}, {high:6.2f}]"
+        if row.published is not None:
+            line += f"  {row.published:7.2f} % ({_verdict(model, row)})"
         lines.append(line)
-    return lines + _note([model])
+    return lines
 
 
-def _several(models: list[dict[str, Any]]) -> list[str]:
-    width = max(len(model["name"]) for model in models)
+def _several(models: Sequence[Model]) -> list[str]:
+    width = max(len(model.name) for model in models)
     lines = [f"{'':<{width}}  top-1  published            top-5  published"]
     for model in models:
-        cells = [f"{model['name']:<{width}}"]
-        for key in TITLES:
-            row = model[key]
+        cells = [f"{model.name:<{width}}"]
+        for _, row in _rows(model):
             published = ""
-            if row["published"] is not None:
-                published = f"{row['published']:5.2f} ({_verdict(model, row)})"
-            cells.append(f"{row['percent']:5.2f}  {published:<18}")
+            if row.published is not None:
+                published = f"{row.published:5.2f} ({_verdict(model, row)})"
+            cells.append(f"{row.percent:5.2f}  {published:<18}")
         lines.append("  ".join(cells).rstrip())
-    return lines + _note(models)
+    return lines
 
 
-def _verdict(model: dict[str, Any], row: dict[str, Any]) -> str:
-    words = ("differs", "agrees") if model["same_images"] else ("outside", "inside")
-    return words[row["agrees"]]
+def _verdict(model: Model, row: Accuracy) -> str:
+    words = ("differs", "agrees") if model.same_images else ("outside", "inside")
+    return words[bool(row.agrees)]
 
 
-def _note(models: list[dict[str, Any]]) -> list[str]:
-    others = sorted(
-        {m["published_on"] for m in models if m["published_on"] and not m["same_images"]}
-    )
+def _note(models: Sequence[Model]) -> list[str]:
+    others = sorted({m.published_on for m in models if m.published_on and not m.same_images})
     return [
-        f"published on {where}; these are not known to be the same: inside or outside the interval"
+        f"published on {where}, which are not known to be these images: "
+        "inside or outside the interval"
         for where in others
     ]
 
 
-def _real(row: dict[str, Any]) -> str:
-    low, high = row["interval95"]
-    return f"{row['correct']}/{row['images']} = {row['percent']:.2f} % [{low:.2f}, {high:.2f}]"
+def _counts(row: Accuracy) -> str:
+    low, high = row.interval95
+    return f"{row.correct}/{row.images} = {row.percent:.2f} % [{low:.2f}, {high:.2f}]"

@@ -1,7 +1,30 @@
-"""Labeled images and networks → accuracies, beside the published ones."""
+"""Evaluate networks on labeled images.
 
-from snzoo.evaluation.accuracy import Accuracy
-from snzoo.evaluation.network import Network, best_classes, choose_device
-from snzoo.evaluation.run import Evaluation, evaluate
+Importing it is cheap, so that the command line can show its options without torch.
+"""
 
-__all__ = ["Accuracy", "Evaluation", "Network", "best_classes", "choose_device", "evaluate"]
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from snzoo.evaluation.config import EvaluationConfig as EvaluationConfig
+    from snzoo.evaluation.results import Results as Results
+    from snzoo.evaluation.results import read_results as read_results
+    from snzoo.evaluation.run import evaluate as evaluate
+    from snzoo.evaluation.run import run_evaluation as run_evaluation
+
+_MODULES = {
+    "EvaluationConfig": "config",
+    "Results": "results",
+    "evaluate": "run",
+    "read_results": "results",
+    "run_evaluation": "run",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What networks said of every image, and the file that keeps it while a run goes on."""
+"""The ranked classes of every image, and the files that keep them until a run has finished."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from snzoo.weights import cache
 
 @dataclass(frozen=True)
 class Records:
-    """The best classes of every image by every network, and why others could not be read.
+    """The five most probable classes of every image, and the errors of unreadable images.
 
-    ``classes`` int32 and ``probabilities`` float32 are (networks, images, 5), best first;
-    a class of -1 stands where there is none (yet).
+    ``classes`` int32 and ``probabilities`` float32 are (rows, images, 5), most probable first.
+    There is a row for each network, or two, see :class:`~snzoo.evaluation.measure.Evaluation`.
+    A class of -1 means that there is none, or none yet.
     """
 
     classes: NDArray[np.int32]
@@ -33,8 +34,8 @@ class Records:
     errors: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, networks: int, images: int) -> Records:
-        shape = (networks, images, 5)
+    def empty(cls, rows: int, images: int) -> Records:
+        shape = (rows, images, 5)
         return cls(np.full(shape, -1, np.int32), np.zeros(shape, np.float32))
 
     @property
@@ -43,28 +44,28 @@ class Records:
 
     def put(
         self,
-        network: int,
+        row: int,
         images: Sequence[int],
         classes: NDArray[np.integer],
         probabilities: NDArray[np.float32],
     ) -> None:
-        """The best classes of ``images``, (n, k) with k of at most 5."""
+        """Store the classes of ``images`` in a row, (n, k) with k of at most 5."""
         k = classes.shape[1]
-        self.classes[network, images, :k] = classes
-        self.probabilities[network, images, :k] = probabilities
+        self.classes[row, images, :k] = classes
+        self.probabilities[row, images, :k] = probabilities
 
     def read(self) -> NDArray[np.bool_]:
-        """(images,) Which images every network has seen."""
+        """Return a mask (images,) of those that every network has ranked."""
         return np.asarray((self.classes[:, :, 0] >= 0).all(0))
 
     def done(self) -> NDArray[np.bool_]:
-        """(images,) Which images are read, or known to be unreadable."""
+        """Return a mask (images,) of those that are ranked or known to be unreadable."""
         done = self.read()
         done[list(self.errors)] = True
         return done
 
     def update(self, other: Records) -> None:
-        """Take over what another record of the same run knows."""
+        """Add what other records of the same run contain."""
         known = other.read()
         self.classes[:, known] = other.classes[:, known]
         self.probabilities[:, known] = other.probabilities[:, known]
@@ -72,10 +73,10 @@ class Records:
 
 
 class Journal:
-    """The records of an unfinished run, a JSON line for each batch, below ``folder``.
+    """The records of an unfinished run in a folder, one JSON line for each batch.
 
-    Every process that takes part in the run writes a file of its own. A line that was cut
-    off when its process was killed is left out when the file is read again.
+    Every process of the run writes its own file. A line that was cut off when a process was
+    killed is ignored when the file is read.
     """
 
     def __init__(self, folder: Path, *, resume: bool = True) -> None:
@@ -88,7 +89,7 @@ class Journal:
         return any(self.folder.glob("*.ndjson"))
 
     def restore(self, records: Records) -> None:
-        """Add what earlier processes recorded, if the run is to be resumed."""
+        """Add what earlier processes recorded, if the run is resumed."""
         for path in sorted(self.folder.glob("*.ndjson")) if self.resume else ():
             with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
@@ -96,7 +97,7 @@ class Journal:
                         _restore_line(json.loads(line), records)
 
     def write(self, records: Records, images: Sequence[int]) -> None:
-        """Add the records of a batch; what can't be written is told by ``error``, once."""
+        """Append the records of a batch; after a failure, set ``error`` and write no more."""
         if self.error:
             return
         try:
@@ -106,11 +107,11 @@ class Journal:
                 self._file = os.fdopen(handle, "w", encoding="utf-8")
             self._file.write(json.dumps(_line(records, images)) + "\n")
             self._file.flush()
-        except OSError as error:  # no reason to stop the evaluation
+        except OSError as error:  # the evaluation can go on
             self.error = f"{self.folder}: {error.strerror}"
 
     def remove(self) -> None:
-        """The run has ended."""
+        """Remove the folder, because the run has finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -123,13 +124,13 @@ def _line(records: Records, images: Sequence[int]) -> dict[str, Any]:
 
 
 def _restore_line(line: dict[str, Any], records: Records) -> None:
-    """All of a line, or (where something in it is wrong) an error and nothing of it."""
+    """Add all records of a line, or raise an error and add none."""
     images = np.array(line["images"], np.int64)
     classes = np.array(line["classes"], np.int32)
     probabilities = np.array(line["probabilities"], np.float32)
     shape = records.classes[:, images].shape
     if not classes.shape == probabilities.shape == shape or (images < 0).any():
-        raise ValueError("not the records of a batch")
+        raise ValueError("these are not the records of a batch")
     records.classes[:, images] = classes
     records.probabilities[:, images] = probabilities
 
@@ -155,13 +156,13 @@ def prune_runs() -> None:
 
 
 def run_folder(identity: dict[str, Any]) -> Path:
-    """Where the journals of a run lie that ``identity`` tells from every other run."""
+    """Return the folder for the records of the run that has this identity."""
     text = json.dumps(identity, sort_keys=True)
     return runs() / hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def digest_of(samples: Samples) -> str:
-    """sha256 of the images' names and labels, in their order, and of the files they lie in."""
+    """Return the SHA-256 of the names and labels in order, and of the state of their files."""
     digest = hashlib.sha256(samples.source.stamp().encode())
     for name, label in zip(samples.names, samples.labels, strict=True):
         digest.update(f"{label} {name}\n".encode(errors="surrogateescape"))

@@ -1,198 +1,272 @@
-"""The document of an evaluation: what was measured, how, and beside what was published."""
+"""The results of an evaluation: the schema of ``snzoo eval --json``, written and read.
 
-from __future__ import annotations
+A file may come from anyone. So every field is checked when it is read, and lists are bounded, so
+that a small file cannot ask for a huge page.
+"""
 
-import os
-import platform
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+import dataclasses
+import json
+from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
+from snzoo.errors import FileError, ManifestError
+from snzoo.manifest import Preprocessing
+from snzoo.typed_json import convert
 
-from snzoo.data.batches import resizer
-from snzoo.data.decode import decoder
-from snzoo.data.imagenet import names_of
-from snzoo.data.samples import Samples
-from snzoo.errors import printable
-from snzoo.evaluation.accuracy import (
-    TOLERANCE,
-    Accuracy,
-    calibration_error,
-    confused,
-    per_class,
-    reassessed,
-)
-from snzoo.evaluation.run import Evaluation, resize_device
-from snzoo.manifest import Entry, Result
-
-SCHEMA_VERSION = 1
-PACKAGES = ("snzoo", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba")
+LARGEST = 32 << 20  # bytes; 50,000 messages and a dozen models of 1,000 classes take less
+MOST_MODELS, MOST_PAIRS, MOST_EXAMPLES = 100, 20, 3
+TOLERANCE = 0.05  # percentage points; libraries may differ by so much on the same images
 
 
-def as_document(
-    evaluation: Evaluation,
-    entries: Sequence[Entry],
-    *,
-    path: Path | None,
-    weights: Path | None = None,
-    run: dict[str, Any],
-    pixels: dict[str, Any],
-    real: Sequence[Sequence[int]] | None = None,
-    tolerance: float = TOLERANCE,
-) -> dict[str, Any]:
-    """Everything that is written with ``--json``.
+@dataclass(frozen=True)
+class Data:
+    """The images. ``path`` is None for the bundled demo photos, or for data without a path."""
 
-    Args:
-        entries: of the networks, in their order.
-        path: where the images are (None: the bundled demo).
-        weights: the checkpoint where it isn't the zoo's.
-        run: the settings.
-        pixels: how they were made.
-        real: the ReaL labels of every image, to give that accuracy as well.
-        tolerance: points within which figures on the same images agree.
+    path: str | None
+    description: str
+    dataset: str | None
+    images: int
+    classes: Literal["imagenet-1k"] | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What decoded and resized the images; ``exact``: the pixels are the reference's."""
+
+    exact: bool
+    decoder: str
+    resize: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings and the speed; ``seconds`` of decoding and inference together."""
+
+    device: str
+    precision: str
+    batch_size: int
+    compile: bool
+    channels_last: bool
+    threads: int
+    processes: int
+    workers: int
+    seconds: float
+    images_per_second: float
+    resumed: bool
+
+    def __post_init__(self) -> None:
+        _check(self.seconds >= 0 and self.images_per_second >= 0, "negative time or throughput")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``correct`` of ``images``, in percent, with the 95 % Wilson score interval.
+
+    ``published`` is the figure to compare with, if there is one. ``agrees`` says whether it is
+    within the tolerance (published for the same images) or within the interval (for others).
     """
-    samples = evaluation.samples
-    classes = entries[0].classes
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "data": {
-            "path": None if path is None else os.path.abspath(path),
-            "description": samples.description,
-            "dataset": samples.dataset,
-            "images": len(samples),
-            "classes": classes if isinstance(classes, str) else list(classes),
-        },
-        "pixels": pixels,
-        "run": run
-        | {
-            "seconds": round(evaluation.seconds, 3),
-            "images_per_second": round(evaluation.images_per_second, 2),
-            "resumed": evaluation.measured < len(samples),
-        },
-        "versions": versions(),
-        "errors": list(evaluation.errors),
-        "models": [
-            _about(entry, weights)
-            | published_beside(evaluation, i, entry, exact=pixels["exact"], tolerance=tolerance)
-            | _beyond(evaluation, i, entry, real)
-            for i, entry in enumerate(entries)
-        ],
-    }
+
+    correct: int
+    images: int
+    percent: float
+    interval95: tuple[float, float]
+    published: float | None = None
+    agrees: bool | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.interval95
+        _check(0 <= self.correct <= self.images and self.images >= 1, "0 <= correct <= images")
+        _check(0 <= low <= self.percent <= high <= 100, "0 <= low <= percent <= high <= 100")
+        counted = 100 * self.correct / self.images
+        _check(abs(self.percent - counted) < 0.01, "percent as counted")
+        _check(self.published is None or 0 <= self.published <= 100, "0 <= published <= 100")
+        _check((self.agrees is None) == (self.published is None), "agrees goes with published")
+
+    @classmethod
+    def count(cls, correct: int, images: int) -> "Accuracy":
+        """Return the accuracy of ``correct`` of ``images``, with figures of four decimals."""
+        z, n, p = 1.96, images, correct / images
+        center = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = 100 * max(0.0, center - half), 100 * min(1.0, center + half)
+        return cls(correct, images, round(100 * p, 4), (round(low, 4), round(high, 4)))
+
+    def compare(
+        self, published: float | None, *, same_images: bool, tolerance: float = TOLERANCE
+    ) -> "Accuracy":
+        """Return this accuracy next to a published figure, in percent."""
+        if published is None:
+            return self
+        low, high = self.interval95
+        near = abs(100 * self.correct / self.images - published) <= tolerance + 1e-9  # rounding
+        agrees = near if same_images else low <= published <= high
+        return dataclasses.replace(self, published=published, agrees=agrees)
 
 
-def choose_published(entry: Entry, samples: Samples) -> tuple[Result | None, bool]:
-    """The published result to compare with, and whether it is on the same images."""
-    for result in entry.published:
-        if (result.dataset, result.images) == (samples.dataset, len(samples)):
-            return result, True
-    return (entry.published[0], False) if entry.published else (None, False)
+@dataclass(frozen=True)
+class Present:
+    """Accuracy when only the ``classes`` that occur in the data (a number) compete."""
+
+    classes: int
+    top1: Accuracy
+    top5: Accuracy
 
 
-def published_beside(
-    evaluation: Evaluation,
-    network: int,
-    entry: Entry,
-    *,
-    exact: bool = True,
-    tolerance: float = TOLERANCE,
-) -> dict[str, Any]:
-    """Top-1 and top-5 of a network, and whether the published figures agree.
+@dataclass(frozen=True)
+class ClassCount:
+    """For how many of the ``images`` of one class it is ranked first, and among the first five."""
 
-    Figures of pixels that are not ``exact`` are not compared.
+    index: int
+    name: str
+    images: int
+    top1: int
+    top5: int
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.top1 <= self.top5 <= self.images, "0 <= top1 <= top5 <= images")
+        _check(self.images >= 1, "images >= 1")
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.top1 / self.images
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``count`` images of a class were taken for another one; ``examples`` names some of them."""
+
+    label: int
+    label_name: str
+    predicted: int
+    predicted_name: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.count >= 1, "count >= 1")
+        _check(len(self.examples) <= MOST_EXAMPLES, f"at most {MOST_EXAMPLES} examples")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The figures of one model.
+
+    ``calibration_error`` is the expected one, from 0 to 1, over 15 bins. ``real`` is the top-1
+    accuracy by the ReaL labels, on the images that have one.
     """
-    published, same = choose_published(entry, evaluation.samples) if exact else (None, False)
-    same = same and not evaluation.errors
 
-    def row(measured: Accuracy, value: float | None) -> dict[str, Any]:
-        agrees = value is not None and measured.agrees(value, same_images=same, tolerance=tolerance)
-        return _figures(measured) | {
-            "published": value,
-            "agrees": None if value is None else agrees,
+    name: str
+    architecture: str
+    weights: str | None
+    preprocessing: Preprocessing
+    images: int
+    top1: Accuracy
+    top5: Accuracy
+    published_on: str | None
+    same_images: bool
+    calibration_error: float
+    per_class: tuple[ClassCount, ...]
+    confused: tuple[Pair, ...]
+    real: Accuracy | None = None
+    present: Present | None = None
+
+    def __post_init__(self) -> None:
+        counts = (0, self.top1.correct, self.top5.correct, self.images)
+        _check(list(counts) == sorted(counts), "0 <= top1.correct <= top5.correct <= images")
+        _check(self.images >= 1, "images >= 1")
+        of = {self.top1.images, self.top5.images, self.images}
+        _check(len(of) == 1, "top1.images = top5.images = images")
+        _check(0 <= self.calibration_error <= 1, "0 <= calibration_error <= 1")
+        _check(len(self.confused) <= MOST_PAIRS, f"at most {MOST_PAIRS} confused pairs")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The whole document; ``errors`` are the messages of the images that were left out."""
+
+    data: Data
+    pixels: Pixels
+    run: Run
+    versions: dict[str, str]
+    errors: tuple[str, ...]
+    models: tuple[Model, ...]
+    schema_version: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        _check(1 <= len(self.models) <= MOST_MODELS, f"1 to {MOST_MODELS} models")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document, which :func:`parse_results` reads."""
+        return {"schema_version": self.schema_version} | dataclasses.asdict(self)
+
+
+def _check(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ManifestError(f"must be: {rule}")
+
+
+def read_results(path: str | Path) -> Results:
+    """Read and check a file of ``snzoo eval --json``.
+
+    Raises:
+        FileError: it cannot be read, or is too large.
+        ManifestError: it is not JSON, or a field is missing, unknown, of the wrong type or out
+            of its range.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe could wait forever
+            raise FileError(f"can't read {path}: not a regular file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise FileError(f"can't read {path}: {error.strerror}") from None
+    if len(content) > LARGEST:
+        raise FileError(f"{path} is larger than {LARGEST >> 20} MiB, so it is not a results file")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        message = f"{path} is not JSON: {error}; make it with: snzoo eval --json FILE"
+        raise ManifestError(message) from None
+    try:
+        return parse_results(document)
+    except ManifestError as error:
+        reason = str(error)
+        reason = reason if len(reason) <= 300 else f"{reason[:300]} …"
+        raise ManifestError(f"{path} is not what snzoo eval --json writes: {reason}") from None
+
+
+def parse_results(document: Any) -> Results:
+    """Check a JSON document of schema version 1 or 2.
+
+    Raises:
+        ManifestError: a field is wrong; the message names it.
+    """
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    convert(version, Literal[1, 2], "schema_version")
+    if version == 1:
+        document = _upgrade(document)
+    results: Results = convert(document, Results, "results")
+    return results
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document of version 1 as one of version 2, which repeats ``images`` in top1, top5.
+
+    Values of the wrong type stay as they are, for the checks to find.
+    """
+
+    def upgrade(model: Any) -> Any:
+        if not isinstance(model, dict):
+            return model
+        images = {"images": model.get("images")}
+        accuracies = {
+            key: images | model[key] for key in ("top1", "top5") if isinstance(model.get(key), dict)
         }
+        return model | accuracies
 
-    return {
-        "images": evaluation.top1(network).total,
-        "top1": row(evaluation.top1(network), published.top1 if published else None),
-        "top5": row(evaluation.top5(network), published.top5 if published else None),
-        "published_on": published and f"{published.images:,} images of {published.dataset}",
-        "same_images": same,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python, and of the packages that decide over pixels and logits, where installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    if torch.cuda.is_available():
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
-    return found
-
-
-def describe_pixels(images: int, device: str, *, approximate: bool) -> dict[str, Any]:
-    """How the pixels of an evaluation are made: whether as the reference, and by what."""
-    by = resizer(images, resize_device(torch.device(device)))
-    return {
-        "exact": not approximate,
-        "decoder": decoder(),
-        "resize": f"{by} {version(by)}",
-    }
-
-
-def device_name(device: str) -> str:
-    """The name of the GPU, or the device as it is called."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
-def _figures(measured: Accuracy) -> dict[str, Any]:
-    return {
-        "correct": measured.correct,
-        "percent": round(measured.percent, 4),
-        "interval95": [round(bound, 4) for bound in measured.interval],
-    }
-
-
-def _about(entry: Entry, weights: Path | None) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "architecture": entry.architecture,
-        "weights": weights and str(weights),
-        "preprocessing": entry.preprocessing.as_dict(),
-    }
-
-
-def _beyond(
-    evaluation: Evaluation, network: int, entry: Entry, real: Sequence[Sequence[int]] | None
-) -> dict[str, Any]:
-    """What the accuracies don't tell: by class, calibration, confusions; and ReaL accuracy."""
-    classes, labels = evaluation.classes(network), evaluation.labels()
-    images, names = evaluation.images(), names_of(entry.classes)
-    document: dict[str, Any] = {
-        "calibration_error": round(
-            calibration_error(classes, evaluation.probabilities(network), labels), 6
-        ),
-        "per_class": [
-            {"index": c.label, "name": names[c.label]}
-            | {"images": c.images, "top1": c.top1, "top5": c.top5}
-            for c in per_class(classes, labels)
-        ],
-        "confused": [
-            {"label": c.label, "label_name": names[c.label]}
-            | {"predicted": c.predicted, "predicted_name": names[c.predicted]}
-            | {
-                "count": len(c.images),
-                "examples": [printable(evaluation.samples.names[images[i]]) for i in c.images[:3]],
-            }
-            for c in confused(classes, labels)
-        ],
-    }
-    measured = reassessed(classes, [real[i] for i in images]) if real is not None else None
-    if measured:
-        document["real"] = _figures(measured) | {"images": measured.total}
-    return document
+    models = document.get("models")
+    models = list(map(upgrade, models)) if isinstance(models, list) else models
+    return document | {"schema_version": 2, "models": models}

@@ -1,230 +1,302 @@
-"""One pass over labeled images for any number of networks."""
+"""Run an evaluation: choose models and images, measure, write the results."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
-from snzoo.data.batches import Batch, count_batches, read_batches
-from snzoo.data.samples import Samples
-from snzoo.errors import DataError, SnzooError
-from snzoo.evaluation.accuracy import Accuracy, Classes, Labels, Probabilities, accuracy
-from snzoo.evaluation.network import Best, Network, check_finite
-from snzoo.evaluation.processes import Processes, local_cores
-from snzoo.evaluation.records import Journal, Records
-from snzoo.manifest import Preprocessing
+from snzoo.data import is_image
+from snzoo.data.demo import demo_samples
+from snzoo.data.imagenet import real_labels_of
+from snzoo.data.samples import Samples, find_samples
+from snzoo.errors import ArgumentError, FileError, UnknownModelError
+from snzoo.evaluation.config import EvaluationConfig
+from snzoo.evaluation.measure import measure
+from snzoo.evaluation.predictions import check_suffix, save_predictions
+from snzoo.evaluation.processes import Processes, join, local_device
+from snzoo.evaluation.records import Journal, digest_of, run_folder
+from snzoo.evaluation.results import Results
+from snzoo.evaluation.summary import describe_pixels, device_name, summarize, versions
+from snzoo.files import check_writable, write_json
+from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
+from snzoo.inference.predict import borrow, check_classifies_photos
+from snzoo.inference.transform import Model, find_spec
+from snzoo.manifest import load_demo, load_manifest
+from snzoo.registry import list_models
+from snzoo.spec import ModelSpec
+from snzoo.weights.folder import FILES
 
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with how far the evaluation came."""
+WILDCARDS = set("*?[")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Result of :func:`evaluate`.
+class Candidate:
+    """A model to evaluate; ``model`` is None where its weights are yet to be loaded."""
 
-    ``seconds`` of decoding and inference together, for the ``measured`` images of this run;
-    the others were recorded by an earlier one that it resumed.
-    """
-
-    samples: Samples
-    records: Records
-    measured: int
-    seconds: float
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        """Why images were left out, in the order of the images."""
-        return tuple(message for _, message in sorted(self.records.errors.items()))
-
-    @property
-    def images_per_second(self) -> float:
-        return self.measured / self.seconds
-
-    def images(self) -> list[int]:
-        """The positions in ``samples`` of the images that count."""
-        return [int(i) for i in np.flatnonzero(self.records.read())]
-
-    def labels(self) -> Labels:
-        """(n,) Of the images that count."""
-        return np.array(self.samples.labels, np.int64)[self.records.read()]
-
-    def classes(self, network: int = 0) -> Classes:
-        """(n, 5) The best classes of the images that count, best first."""
-        return np.asarray(self.records.classes[network, self.records.read()])
-
-    def probabilities(self, network: int = 0) -> Probabilities:
-        """(n, 5) Of those classes."""
-        return np.asarray(self.records.probabilities[network, self.records.read()])
-
-    def top1(self, network: int = 0) -> Accuracy:
-        return accuracy(self.classes(network)[:, :1], self.labels())
-
-    def top5(self, network: int = 0) -> Accuracy:
-        return accuracy(self.classes(network), self.labels())
+    spec: ModelSpec
+    model: nn.Module | None = None
 
 
 def evaluate(
-    networks: Sequence[Network],
-    samples: Samples,
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    approximate: bool = False,
-    on_error: Literal["fail", "skip"] = "fail",
-    report: Callable[[str], None] = lambda message: None,
-    progress: bool = False,
-    processes: Processes | None = None,
-    journal: Journal | None = None,
-) -> Evaluation:
-    """Ask every network for the best five classes of every image; decode each image once.
+    models: Model | Sequence[Model] = (),
+    data: str | Path | Samples | None = None,
+    **options: Any,
+) -> Results:
+    """Evaluate classifiers on labeled images; return accuracies beside the published ones.
+
+    All models are evaluated in one pass over the images. Networks that are passed are put back
+    into the mode and onto the device that they were on. In processes that torchrun started, all
+    of them must call it; each gets the whole results.
 
     Args:
-        networks: on one device, of one input size, and of the classes of ``samples``.
-        batch_size: default 16 on the CPU, 128 elsewhere.
-        workers: decoding threads (default: the processor's cores, shared by the processes).
-        approximate: decode JPEG at a reduced size: faster, and not the reference's pixels.
-        on_error: raise at the first image that can't be read, or leave it out of the
-            counts and report it.
-        report: called with each message for people.
-        progress: show a bar where stderr is a terminal.
-        processes: those that share the work; each of them returns the whole result.
-        journal: keeps the records of a run that is interrupted, and gives back those that
-            it has: their batches are not evaluated again.
+        models: networks of :func:`snzoo.create_model`, or names; one or several.
+        data: the labeled images: a folder or file, see ``docs/evaluation.md``.
+        options: the other fields of :class:`~snzoo.evaluation.EvaluationConfig`, such as
+            ``batch_size``, ``precision`` and ``json``.
+
+    Returns:
+        :class:`~snzoo.evaluation.results.Results`; ``results.models[0].top1.percent`` is the
+        top-1 accuracy of the first model.
 
     Raises:
-        DataError: an image can't be read, or none can.
-        SnzooError: the networks don't fit together, or one gives logits that are not finite.
-        Interrupted: by Ctrl-C.
+        ArgumentError: an option has a wrong value, or the options do not go together.
+        UnknownModelError, CheckpointError, ChecksumError: see :func:`snzoo.create_model`.
+        DataError: the images cannot be labeled or read.
+        FileError: an output cannot be written.
+        DeviceError, NonFiniteError: see :func:`snzoo.predict`.
+
+    >>> evaluate("resnet18v1_sn_clothing").models[0].top1.images
+    149
     """
-    device, preprocessing = _common(networks)
-    processes, records = processes or Processes(), Records.empty(len(networks), len(samples))
-    if journal:
-        journal.restore(records)
-    for other in processes.gather(records):
-        records.update(other)
-    batch_size = batch_size or default_batch_size(device)
-    batches = read_batches(
-        samples,
-        preprocessing,
-        batch_size=batch_size,
-        workers=workers or local_cores(),
-        numbers=processes.share(_open_batches(records, batch_size)),
-        resize_on=resize_device(device),
-        approximate=approximate,
-    )
-    before, start = int(records.done().sum()), time.perf_counter()
-    total = before + (len(samples) - before) // processes.count  # the others show no bar
-    bar = tqdm(total=total, unit="img", leave=False, disable=None if progress else True)
-    try:
-        with bar:
-            bar.update(before)
-            for batch, outputs in _outputs(networks, batches):
-                _keep(records, networks, batch, outputs)
-                _tell(batch, on_error, report)
-                if journal and not batch.errors:  # which a later run may be able to read
-                    journal.write(records, batch.indices)
-                bar.update(len(batch.indices) + len(batch.errors))
-    except KeyboardInterrupt:
-        raise Interrupted(_how_far(records, journal)) from None
-    for other in processes.gather(records):
-        records.update(other)
-    seconds = max(processes.gather(time.perf_counter() - start))
-    if not records.read().any():
-        raise DataError(f"none of the {len(samples)} images can be read")
-    return Evaluation(samples, records, int(records.done().sum()) - before, seconds)
+    return run_evaluation(EvaluationConfig(models=models, data=data, **options))
 
 
-def default_batch_size(device: torch.device) -> int:
-    """What is fastest: on a CPU, activations that stay in the cache."""
-    return 16 if device.type == "cpu" else 128
+def run_evaluation(
+    config: EvaluationConfig,
+    *,
+    show: Callable[[Results], None] = lambda results: None,
+    report: Callable[[str], None] = lambda message: None,
+    progress: bool = False,
+) -> Results:
+    """Do what :func:`evaluate` does, for a config.
+
+    Args:
+        show: is called with the results before they are written, in the first process only.
+        report: is called with a message for each image that is left out, and if there is
+            nothing to resume.
+        progress: show a progress bar if stderr is a terminal.
+    """
+    _check_outputs(config)
+    candidates = choose_models(config)
+    specs = [candidate.spec for candidate in candidates]
+    _check_inputs_survive(config, specs)
+    unpublished = [spec.name for spec in specs if not spec.published]
+    if config.check and unpublished:
+        raise ArgumentError(f"no published figures of {', '.join(unpublished)} to check against")
+    device = _choose_device(config, candidates)
+    with ExitStack() as stack:
+        processes = stack.enter_context(join(device))
+        samples = _find_samples(config, candidates)
+        real = real_labels_of(samples.names) if config.labels == "real" else None
+        networks = []
+        for candidate in candidates:
+            if candidate.model is not None:
+                stack.enter_context(borrow(candidate.model, device))
+            networks.append(_make_network(config, candidate, device))
+        settings = _settings(config, device, processes)
+        journal = _open_journal(config, networks, samples, settings, processes, report)
+        evaluation = measure(
+            networks,
+            samples,
+            batch_size=settings["batch_size"],
+            workers=settings["workers"],
+            present=config.classes == "present",
+            approximate=config.decode == "fast",
+            on_error=config.on_error,
+            report=report,
+            progress=progress and processes.rank == 0,
+            processes=processes,
+            journal=journal,
+        )
+        results = summarize(
+            evaluation,
+            specs,
+            path=None if isinstance(config.data, Samples) else config.data,
+            settings=settings,
+            pixels=describe_pixels(len(samples), device, approximate=config.decode == "fast"),
+            real=real,
+            tolerance=config.tolerance,
+        )
+        if processes.rank == 0:
+            show(results)
+            if config.json:
+                write_json(config.json, results.as_dict())
+            if config.predictions:
+                names = [model.name for model in results.models]
+                save_predictions(Path(config.predictions), evaluation, names)
+        processes.gather(None)  # wait until the results are written
+        if processes.local_rank == 0:
+            journal.remove()
+    return results
 
 
-def resize_device(device: torch.device) -> torch.device | None:
-    """A GPU resizes what the threads decode; elsewhere they resize too."""
-    return device if device.type == "cuda" else None
+def choose_models(config: EvaluationConfig) -> list[Candidate]:
+    """Return the models of a config. Wildcards mean the models of the zoo that have weights.
 
+    Wildcards match only models with the classes of the plain names, else those of ImageNet.
 
-def _common(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
-    """The device and the input size that networks of one pass share."""
-    first = networks[0]
-    size = first.preprocessing.resize, first.preprocessing.crop
-    for other in networks[1:]:
-        if (other.preprocessing.resize, other.preprocessing.crop) != size:
-            raise SnzooError(
-                f"{first.name} and {other.name} take images of different sizes; "
-                "evaluate them one after the other"
+    Raises:
+        ArgumentError: the models have different classes, or are no classifiers of photos.
+        UnknownModelError: no model has a name, or a wildcard matches none.
+    """
+    one = isinstance(config.models, (str, os.PathLike, ModelSpec, nn.Module))
+    models: list[Any] = [config.models] if one else list(config.models)  # type: ignore[arg-type]
+    if config.weights:
+        if len(models) > 1 or any(isinstance(model, nn.Module) for model in models):
+            raise ArgumentError(f"{config.weights} is the checkpoint of one model: name one model")
+        models = [ModelSpec.find(*models, weights=config.weights)]
+    found: dict[Any, Candidate] = {}
+    for model in models or [load_demo().model]:
+        if not _is_wildcard(model):
+            spec = find_spec(model)
+            network = model if isinstance(model, nn.Module) else None
+            check_classifies_photos(spec, network)
+            found[(spec.name, spec.weights, network)] = Candidate(
+                _name_classes(spec, network), network
             )
-    return first.device, first.preprocessing
+    classes = {candidate.spec.classes for candidate in found.values()}
+    if len(classes) > 1:
+        names = ", ".join(candidate.spec.name for candidate in found.values())
+        raise ArgumentError(f"{names} have different classes: evaluate them one by one")
+    for pattern in filter(_is_wildcard, models):
+        specs = _match(pattern)
+        if not classes:
+            first = specs[0].classes
+            classes = {"imagenet-1k" if any(s.classes == "imagenet-1k" for s in specs) else first}
+        matched = (spec for spec in specs if spec.classes in classes)
+        found |= {(spec.name, None, None): Candidate(spec) for spec in matched}
+    return list(found.values())
 
 
-def _open_batches(records: Records, batch_size: int) -> list[int]:
-    """The numbers of the batches with images that are neither read nor known to be unreadable."""
-    done = records.done()
-    numbers = range(count_batches(len(done), batch_size))
-    return [n for n in numbers if not done[n * batch_size : (n + 1) * batch_size].all()]
+def _is_wildcard(model: object) -> bool:
+    return isinstance(model, str) and bool(WILDCARDS & set(model)) and os.sep not in model
 
 
-def _outputs(
-    networks: Sequence[Network], batches: Iterable[Batch]
-) -> Iterator[tuple[Batch, list[Best]]]:
-    """What the networks say of each batch, given out when they are at work on the next one.
-
-    So a GPU, which works while Python goes on, need not wait for the results to be recorded.
-    """
-    waiting: tuple[Batch, list[Best], Callable[[], None]] | None = None
-    for batch in chain(batches, [None]):
-        coming = None
-        if batch:
-            best = [network.best(batch.pixels) for network in networks] if batch.indices else []
-            coming = (batch, *_fetch(best))
-        if waiting:
-            done, outputs, wait = waiting
-            wait()
-            yield done, outputs
-        waiting = coming
+def _match(pattern: str) -> list[ModelSpec]:
+    specs = [ModelSpec.find(name) for name in list_models(pattern, pretrained=True)]
+    specs = [spec for spec in specs if spec.file and spec.file.is_readable]
+    if not specs:
+        raise UnknownModelError(
+            f"no model with weights matches {pattern!r}; see: snzoo list --pretrained"
+        )
+    return specs
 
 
-def _fetch(best: list[Best]) -> tuple[list[Best], Callable[[], None]]:
-    """The same on the CPU, which is there once the function is called.
-
-    Fetching later would wait for the work on the next batch too.
-    """
-    if not best or best[0].indices.device.type != "cuda":
-        return [Best(*(values.cpu() for values in b)) for b in best], lambda: None
-    copies = [Best(*(values.to("cpu", non_blocking=True) for values in b)) for b in best]
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(best[0].indices.device))
-    return copies, copied.synchronize
+def _name_classes(spec: ModelSpec, network: nn.Module | None) -> ModelSpec:
+    """Return a spec whose classes have names, ``class N`` where a new head has none."""
+    if spec.classes or network is None:
+        return spec
+    count: int = getattr(network, "num_classes", 0)
+    return dataclasses.replace(spec, classes=tuple(f"class {i}" for i in range(count)))
 
 
-def _keep(records: Records, networks: Sequence[Network], batch: Batch, outputs: list[Best]) -> None:
-    for i, (network, output) in enumerate(zip(networks, outputs, strict=False)):
-        check_finite(output, network.name)
-        probabilities, classes = (values.numpy() for values in output)
-        records.put(i, batch.indices, classes, probabilities)
-    records.errors.update({i: str(error) for i, error in batch.errors.items()})
+def _check_outputs(config: EvaluationConfig) -> None:
+    if config.data is not None and not config.models and not config.weights:
+        raise ArgumentError(f"which model? name it: snzoo eval --model NAME --data {config.data}")
+    outputs = [Path(output) for output in (config.json, config.predictions) if output]
+    for output in outputs:
+        check_writable(output)
+    if config.predictions:
+        check_suffix(Path(config.predictions))
+    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
+        raise ArgumentError(f"--json and --predictions both name {outputs[0]}; name two files")
 
 
-def _tell(batch: Batch, on_error: Literal["fail", "skip"], report: Callable[[str], None]) -> None:
-    """Of the images of a batch that can't be read."""
-    for error in batch.errors.values():
-        if on_error == "fail":
-            raise DataError(f"{error}; to leave such images out: --on-error skip")
-        report(str(error))
+def _check_inputs_survive(config: EvaluationConfig, specs: Iterable[ModelSpec]) -> None:
+    """Check that no output replaces an input."""
+    inputs = {Path(config.data).resolve()} if isinstance(config.data, (str, Path)) else set()
+    for spec in specs:
+        if spec.weights:
+            files = (spec.weights, *(spec.weights / name for name in FILES))
+            inputs |= {file.resolve() for file in files}
+    for output in (Path(output) for output in (config.json, config.predictions) if output):
+        if output.resolve() in inputs or is_image(output.name):
+            raise FileError(
+                f"{output} is not overwritten: it is an input, or named like one; name another file"
+            )
 
 
-def _how_far(records: Records, journal: Journal | None) -> str:
-    done = f"interrupted after {int(records.done().sum()):,} of {records.images:,} images"
-    if journal is None:
-        return done
-    if journal.error:
-        return f"{done}, which could not be recorded: {journal.error}"
-    return f"{done}; the same command with --resume goes on from there"
+def _choose_device(config: EvaluationConfig, candidates: Sequence[Candidate]) -> str:
+    given = [c.model for c in candidates if c.model is not None]
+    if config.device is None and given:
+        return str(next(given[0].parameters()).device)
+    return choose_device(local_device(config.device))
+
+
+def _find_samples(config: EvaluationConfig, candidates: Sequence[Candidate]) -> Samples:
+    spec = candidates[0].spec
+    if isinstance(config.data, Samples):
+        return config.data
+    if config.data is not None:
+        return find_samples(config.data, spec.classes)
+    photos = load_manifest().demo
+    if photos is None or [c.spec.name for c in candidates] != [photos.model] or spec.weights:
+        raise ArgumentError(f"which images? name them: snzoo eval --model {spec.name} --data PATH")
+    return demo_samples(photos, spec.classes)
+
+
+def _make_network(config: EvaluationConfig, candidate: Candidate, device: str) -> Network:
+    model, spec = candidate.model, candidate.spec
+    return Network(
+        spec.load() if model is None else model,
+        spec.preprocessing,
+        name=spec.name,
+        device=device,
+        precision=config.precision,
+        compile=config.compile,
+        channels_last=config.channels_last,
+    )
+
+
+def _settings(config: EvaluationConfig, device: str, processes: Processes) -> dict[str, Any]:
+    return {
+        "device": device_name(device),
+        "precision": config.precision,
+        "batch_size": config.batch_size or default_batch_size(torch.device(device)),
+        "compile": config.compile,
+        "channels_last": config.channels_last,
+        "threads": torch.get_num_threads(),
+        "processes": processes.count,
+        "workers": config.workers or local_cores(),
+    }
+
+
+def _open_journal(
+    config: EvaluationConfig,
+    networks: Sequence[Network],
+    samples: Samples,
+    settings: dict[str, Any],
+    processes: Processes,
+    report: Callable[[str], None],
+) -> Journal:
+    """Return the record of this run. An earlier record of it is kept, for ``resume``."""
+    identity = config.identity() | {
+        "networks": [network.digest() for network in networks],
+        "samples": digest_of(samples),
+        "versions": versions(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        **{key: settings[key] for key in ("device", "batch_size", "threads")},
+    }
+    journal = Journal(run_folder(identity), resume=config.resume)
+    begun = any(processes.gather(journal.exists()))  # before any of them writes
+    if config.resume and not begun and processes.rank == 0:
+        report("there is no record of such a run, so it begins anew")
+    return journal

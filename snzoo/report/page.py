@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from snzoo.evaluation.results import Accuracy, Model, Results
 from snzoo.report.charts import LEGEND, Row, dot_plot
-from snzoo.report.document import Accuracy, Model, Real, Results
 from snzoo.report.markup import NBSP, breakable, count, facts, scrolling, text
 from snzoo.report.models import model_section
 from snzoo.report.thumbnails import Thumbnails
@@ -177,16 +177,16 @@ def _table_row(model: Model, number: int, *, real: bool) -> str:
             word = _word(a, model)
             cells.append(f"<td>{a.published:.2f}<small>{points} {word}</small></td>")
     if real:
-        cells.append(_measured(model.real) if model.real else '<td colspan="2">–</td>')
+        cells.append(_measured(model.real, of=True) if model.real else '<td colspan="2">–</td>')
     cells.append(f"<td>{100 * model.calibration_error:.2f}</td>")
     return f"<tr>{''.join(cells)}</tr>\n"
 
 
-def _measured(accuracy: Accuracy | Real) -> str:
+def _measured(accuracy: Accuracy, *, of: bool = False) -> str:
     low, high = accuracy.interval95
-    of = f"<small>of {accuracy.images:,}</small>" if isinstance(accuracy, Real) else ""
+    images = f"<small>of {accuracy.images:,}</small>" if of else ""
     return (
-        f"<td>{accuracy.correct:,}{of}</td>"
+        f"<td>{accuracy.correct:,}{images}</td>"
         f"<td>{accuracy.percent:.2f}<small>{low:.2f} to {high:.2f}</small></td>"
     )
 

@@ -13,8 +13,8 @@ from snzoo.data.decode import load_image
 from snzoo.data.demo import demo_samples
 from snzoo.data.samples import Samples, find_samples
 from snzoo.errors import SnzooError
+from snzoo.evaluation.results import Data, Results
 from snzoo.manifest import Photos
-from snzoo.report.document import Data, Results
 
 SIDE = 120  # pixels
 

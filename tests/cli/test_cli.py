@@ -1,4 +1,4 @@
-"""The command line as people meet it: what it prints, what it returns, how it fails."""
+"""The command line: what it prints, its exit status, its errors."""
 
 import json
 import os
@@ -97,6 +97,9 @@ def test_a_wrong_name_is_one_line_with_the_nearest(command):
         (["eval", "--batch-size", "0"], "must be a whole number from 1, got '0'"),
         (["eval", "--batch-size", "x"], "must be a whole number from 1, got 'x'"),
         (["eval", "--imagenet", ""], "must not be empty"),
+        (["eval", "--tolerance", "nan"], "must be a number from 0 to 100, got 'nan'"),
+        (["eval", "--tolerance", "101"], "from 0 to 100"),
+        (["eval", "--tolerance", "x"], "from 0 to 100"),
         (["predict"], "IMAGE"),
     ],
 )
@@ -107,8 +110,8 @@ def test_a_wrong_command_line_is_one_line_with_status_2(arguments, word):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["eval", "--model", "resnet18v1_sn"], ["which images?", "--imagenet"]),
-        (["eval", "--imagenet", "none"], ["which model?", "--imagenet none"]),
+        (["eval", "--model", "resnet18v1_sn"], ["which images?", "--data"]),
+        (["eval", "--imagenet", "none"], ["which model?", "--data none"]),
         (["eval", *DEMO, "--imagenet", "none"], ["none does not exist"]),
         (["eval", "--device", "cuda:99"], ["device 'cuda:99' can't be used"]),
         (["eval", "--device", "toaster"], ["device 'toaster' can't be used"]),
@@ -186,6 +189,36 @@ def test_predict_takes_files_folders_and_urls(photo, httpserver, capsys):
     assert [c["probability"] for c in first["classes"]] == sorted(
         (c["probability"] for c in first["classes"]), reverse=True
     )
+
+
+def test_predict_turns_phone_photos_upright(photo, tmp_path, capsys):
+    upright, exif = Image.open(photo), Image.Exif()
+    exif[0x0112] = 6  # as a phone that is held upright writes it
+    upright.save(tmp_path / "upright.png")
+    sideways = upright.rotate(90, expand=True)
+    sideways.save(tmp_path / "phone.png", exif=exif)
+    sideways.save(tmp_path / "sideways.png")
+
+    def classes(name, *options):
+        assert main(["predict", "--json", str(tmp_path / f"{name}.png"), *options]) == 0
+        return json.loads(capsys.readouterr().out)[0]["classes"]
+
+    assert classes("phone") == classes("upright") != classes("sideways")
+    assert classes("phone", "--no-upright") == classes("sideways")
+
+
+def test_names_of_files_print_no_control_characters(photo, tmp_path, capsys):
+    evil = "\x1b[31mred\x07"
+    folder = tmp_path / evil / "hat"
+    folder.mkdir(parents=True)
+    photo.rename(folder / f"{evil}.jpg")
+    (folder / f"{evil}2.jpg").write_text("no image")
+    main(["predict", str(folder)])
+    main(["eval", *DEMO, "--data", str(tmp_path / evil), "--on-error", "skip"])
+    main(["eval", *DEMO, "--data", str(tmp_path / evil / "none")])
+    main(["eval", "--model", evil])
+    printed = "".join(capsys.readouterr())
+    assert "\\x1b[31mred" in printed and not {"\x1b", "\x07"} & set(printed)
 
 
 def test_predict_goes_on_after_a_broken_image_but_returns_an_error(photo, tmp_path):

@@ -1,181 +1,209 @@
-"""Counts against an independent loop over torchvision's transforms, and the real MSRA network."""
+"""Evaluations from Python: options, records, outputs, networks that are left as they were."""
 
+import dataclasses
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms
 
 import snzoo
-from snzoo.cli import main
-from snzoo.data.samples import find_samples
-from snzoo.errors import DataError, SnzooError
-from snzoo.evaluation import evaluate
-from snzoo.evaluation.network import _tf32
-from snzoo.evaluation.processes import Processes
-from snzoo.evaluation.records import Journal, Records
-from snzoo.evaluation.run import Interrupted
+from snzoo.errors import ArgumentError, DataError, UnknownModelError
+from snzoo.evaluation import EvaluationConfig, Results, run_evaluation
+from snzoo.evaluation.config import NOT_IN_IDENTITY
+from snzoo.evaluation.records import Journal
+from snzoo.evaluation.run import choose_models
 
-SHARED = Path(__file__).parents[3] / "shared"
-MSRA = snzoo.get_info("resnet50v1_bn_msra").preprocessing
+PHOTOS = Path(snzoo.__file__).parent / "demo" / "photos"
+DEMO = "resnet18v1_sn_clothing"
 
 
-def reference_counts(network, samples):
-    transform = transforms.Compose(
-        [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    top1 = top5 = 0
-    for i, label in enumerate(samples.labels):
-        with torch.no_grad(), _tf32(network.device, allowed=False):
-            image = Image.open(samples.locate(i)).convert("RGB")
-            x = transform(image)[None].to(network.device)
-            order = network.model(x)[0].argsort(descending=True).tolist()
-        top1 += order[0] == label
-        top5 += label in order[:5]
-    return top1, top5
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNZOO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
-def counts(evaluation, network=0):
-    return evaluation.top1(network).correct, evaluation.top5(network).correct
-
-
-@pytest.mark.parametrize("batch_size, workers", [(1, 1), (5, 3), (64, 2)])
-def test_counts_are_those_of_a_plain_loop(samples, make_network, batch_size, workers):
-    network = make_network()
-    result = evaluate([network], samples, batch_size=batch_size, workers=workers)
-    expected = reference_counts(network, samples)
-    assert counts(result) == expected and expected[1] > 0
-    assert result.top1().total == result.measured == 12
-    assert result.errors == () and result.images_per_second > 0
-
-
-def test_several_networks_in_one_pass_are_each_as_if_alone(samples, make_network, monkeypatch):
-    networks = [make_network(0), make_network(1, MSRA), make_network(2)]
-    reads, read = [], type(samples.source).read
-    monkeypatch.setattr(
-        type(samples.source), "read", lambda self, i: reads.append(i) or read(self, i)
-    )
-    together = evaluate(networks, samples, batch_size=5)
-    assert sorted(reads) == list(range(12))  # each image once
-    for i, network in enumerate(networks):
-        alone = evaluate([network], samples, batch_size=5)
-        assert np.array_equal(alone.classes(), together.classes(i))
-        assert np.array_equal(alone.probabilities(), together.probabilities(i))
-    assert len({together.classes(i).tobytes() for i in range(3)}) == 3
-
-
-def test_networks_of_different_sizes_are_refused(samples, make_network):
-    small = make_network(preprocessing=MSRA.replace(crop=64), name="small")
-    with pytest.raises(SnzooError, match=r"the network and small .* different sizes"):
-        evaluate([make_network(), small], samples)
-
-
-def test_unreadable_images_stop_the_run_or_are_counted(photos, samples, make_network):
-    (photos / "04.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"04.jpg.*--on-error skip"):
-        evaluate([make_network()], samples)
-    seen = []
-    result = evaluate([make_network()], samples, on_error="skip", report=seen.append)
-    assert result.top1().total == 11 and 4 not in result.images()
-    assert seen == list(result.errors) and len(seen) == 1 and "04.jpg" in seen[0]
-
-
-def test_nothing_readable_is_an_error_even_when_skipping(tmp_path, make_network):
-    path = tmp_path / "list.txt"
-    path.write_text("none.jpg 0\n")
-    with pytest.raises(DataError, match="none of the 1 images"):
-        evaluate([make_network()], find_samples(path), on_error="skip")
-
-
-def test_logits_that_are_not_finite_are_an_error(samples, make_network):
-    network = make_network(name="resnet")
-    network.model.fc.bias.data[3] = float("inf")
-    with pytest.raises(SnzooError, match="logits of resnet are not finite"):
-        evaluate([network], samples)
-
-
-def test_networks_of_fewer_than_five_classes_are_ranked(samples):
+@pytest.fixture
+def model():
     torch.manual_seed(0)
-    model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=3)
-    network = snzoo.evaluation.Network(model, MSRA)
-    result = evaluate([network], replace(samples, labels=(0, 1, 2) * 4))
-    assert counts(result)[1] == 12 and (result.classes()[:, 3:] == -1).all()
+    return snzoo.create_model("resnet18v1_sn", width=8, num_classes=12)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_shares_of_processes_add_up_to_the_whole_without_repetition(samples, make_network, count):
-    whole = evaluate([make_network()], samples, batch_size=3)
-    merged, measured = Records.empty(1, 12), 0
-    for rank in range(count):
-        part = evaluate_share(make_network(), samples, Processes(rank, count))
-        measured += part.measured
-        merged.update(part.records)
-    assert measured == 12
-    assert np.array_equal(merged.classes, whole.records.classes)
-    assert np.array_equal(merged.probabilities, whole.records.probabilities)
+def test_the_demo_is_the_default():
+    results = snzoo.evaluate()
+    (found,) = results.models
+    assert isinstance(results, Results) and found.name == DEMO
+    assert found.top1.agrees and found.top1.images == 149
 
 
-def evaluate_share(network, samples, processes):
-    """What one of several processes measures, the others being silent."""
-
-    class Alone(Processes):
-        def gather(self, value):
-            return [value]
-
-    try:
-        return evaluate(
-            [network], samples, batch_size=3, processes=Alone(processes.rank, processes.count)
-        )
-    except DataError:  # its share is empty
-        return snzoo.evaluation.Evaluation(samples, Records.empty(1, 12), 0, 1.0)
+def test_a_network_and_its_name_give_the_same(tmp_path):
+    network = snzoo.create_model(DEMO, pretrained=True)
+    modes = [module.training for module in network.modules()]
+    by_network = snzoo.evaluate(network, PHOTOS, json=tmp_path / "results.json")
+    assert [module.training for module in network.modules()] == modes
+    by_name = snzoo.evaluate([DEMO], str(PHOTOS))
+    assert by_network.models == by_name.models
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == json.loads(json.dumps(by_network.as_dict()))
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 11])
-def test_an_interrupted_run_is_resumed_to_identical_records(
-    tmp_path, samples, make_network, stop_at, monkeypatch
+def test_networks_with_classes_of_ones_own(model, samples):
+    results = snzoo.evaluate(model, samples)
+    assert results.data.classes == tuple(f"class {i}" for i in range(12))
+    assert results.data.path is None and results.models[0].images == 12
+
+
+def test_models_of_the_same_name_are_told_apart(model, samples):
+    other = snzoo.create_model("resnet18v1_sn", width=8, num_classes=12)
+    results = snzoo.evaluate([model, other, model], samples)
+    names = [found.name for found in results.models]
+    assert names == ["resnet18v1_sn (1)", "resnet18v1_sn (2)"]  # one of them was named twice
+
+
+def test_folders_of_save_pretrained_are_evaluated(tmp_path):
+    network = snzoo.create_model(DEMO, pretrained=True)
+    snzoo.save_pretrained(network, tmp_path / "mine")
+    (found,) = snzoo.evaluate(tmp_path / "mine", PHOTOS).models
+    assert found.weights == str(tmp_path / "mine")
+    assert found.top1.correct == snzoo.evaluate().models[0].top1.correct
+
+
+OTHER = {
+    "models": DEMO,
+    "weights": "x.pth",
+    "data": "x",
+    "classes": "present",
+    "labels": "real",
+    "on_error": "skip",
+    "check": True,
+    "tolerance": 1.0,
+    "device": "cpu",
+    "batch_size": 3,
+    "workers": 7,
+    "precision": "bf16",
+    "compile": True,
+    "channels_last": True,
+    "decode": "fast",
+    "resume": True,
+    "json": "x.json",
+    "predictions": "x.csv",
+}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EvaluationConfig)])
+def test_every_option_is_in_the_identity_of_a_record_or_known_not_to_matter(field):
+    other = EvaluationConfig(**{field: OTHER[field]})
+    changed = other.identity() != EvaluationConfig().identity()
+    assert changed == (field not in NOT_IN_IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "options, resumed",
+    [
+        ({}, True),
+        ({"workers": 1, "on_error": "skip", "tolerance": 1.0}, True),
+        ({"device": "cpu"}, True),
+        ({"batch_size": 16}, True),  # the default
+        ({"batch_size": 3}, False),
+        ({"decode": "fast"}, False),
+        ({"precision": "bf16"}, False),
+        ({"channels_last": True}, False),
+        ({"classes": "present"}, False),
+    ],
+    ids=str,
+)
+def test_records_are_resumed_by_runs_that_would_compute_the_same(
+    model, samples, monkeypatch, options, resumed
 ):
-    whole = evaluate([make_network(0), make_network(1)], samples, batch_size=2)
-    read = type(samples.source).read
-    journal = Journal(tmp_path / "run")
-
-    def interrupt(self, index):
-        if index == stop_at:
-            raise KeyboardInterrupt
-        return read(self, index)
-
-    monkeypatch.setattr(type(samples.source), "read", interrupt)
-    with pytest.raises(Interrupted, match=r"after \d+ of 12 images; .* --resume"):
-        evaluate([make_network(0), make_network(1)], samples, batch_size=2, journal=journal)
-    monkeypatch.setattr(type(samples.source), "read", read)
-    rest = evaluate(
-        [make_network(0), make_network(1)],
-        samples,
-        batch_size=2,
-        journal=Journal(tmp_path / "run"),
-    )
-    assert rest.measured < 12 or stop_at == 1
-    assert np.array_equal(rest.records.classes, whole.records.classes)
-    assert np.array_equal(rest.records.probabilities, whole.records.probabilities)
+    expected = snzoo.evaluate(model, samples, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda self: None)  # as if it had been killed at the end
+        snzoo.evaluate(model, samples, device="cpu", **({} if resumed else options))
+    options = options if resumed else {}
+    said = []
+    config = EvaluationConfig(model, data=samples, resume=True, **{"device": "cpu"} | options)
+    results = run_evaluation(config, report=said.append)
+    assert results.run.resumed == resumed and len(said) == (not resumed)
+    assert results.models == expected.models
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared with the MSRA checkpoint is absent")
-def test_the_real_msra_network_scores_what_it_should(tmp_path):
-    output = tmp_path / "results.json"
-    weights = SHARED / "weights" / "resnet50v1_bn_msra_bgr_fp16.pth"
-    images = SHARED / "data" / "imagenet_sample"
-    arguments = ["--weights", str(weights), "--imagenet", str(images), "--json", str(output)]
-    assert main(["eval", "--model", "resnet50v1_bn_msra", *arguments]) == 0
-    document = json.loads(output.read_text())
-    (model,) = document["models"]
-    figures = [model[key]["correct"] for key in ("top1", "top5")]
-    assert (figures, model["images"], document["errors"]) == ([231, 246], 250, [])
+def test_records_of_other_weights_and_images_are_not_resumed(model, samples, monkeypatch, photos):
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda self: None)
+        snzoo.evaluate(model, samples)
+    model.fc.bias.data[0] += 1
+    assert not snzoo.evaluate(model, samples, resume=True).run.resumed
+    model.fc.bias.data[0] -= 1
+    shutil.copy(photos / "01.jpg", photos / "00.jpg")
+    assert not snzoo.evaluate(model, samples, resume=True).run.resumed
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"precision": "fp8"}, "precision must be one of fp32, tf32, bf16, fp16, got 'fp8'"),
+        ({"decode": "quick"}, "decode must be one of exact, fast"),
+        ({"classes": "some"}, "classes must be one of all, present"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
+        ({"workers": True}, "workers"),
+        ({"tolerance": float("nan")}, "tolerance must be from 0 to 100"),
+        ({"check": True, "decode": "fast"}, "--decode fast"),
+    ],
+)
+def test_options_are_checked(options, words):
+    with pytest.raises(ArgumentError, match=words):
+        EvaluationConfig(**options)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(TypeError, match="presicion"):
+        snzoo.evaluate(presicion="bf16")
+
+
+def test_wildcards_and_names():
+    def names(*models):
+        return [candidate.spec.name for candidate in choose_models(EvaluationConfig(models))]
+
+    zoo = snzoo.list_models("*_sn_*", pretrained=True, exclude_filters="*clothing")
+    assert names("*_sn_*") == zoo  # those of ImageNet alone
+    assert names("*clothing") == [DEMO] == names(DEMO, "*_sn_*")
+    with pytest.raises(UnknownModelError, match="no model with weights matches 'vgg"):
+        names("vgg*")
+    with pytest.raises(ArgumentError, match="different classes"):
+        names("resnet50v1_sn_8x32", DEMO)
+
+
+def test_present_classes_in_class_folders(tmp_path):
+    for name in ("hat", "shoes"):
+        shutil.copytree(PHOTOS / name, tmp_path / "two" / name)
+    (found,) = snzoo.evaluate(DEMO, tmp_path / "two", classes="present").models
+    assert found.present.classes == 2 and found.present.top5.correct == found.images
+    assert found.present.top1.correct >= found.top1.correct
+    assert snzoo.evaluate(DEMO, tmp_path / "two").models[0].present is None
+
+
+def test_images_that_cannot_be_read(model, samples, photos):
+    (photos / "04.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"04\.jpg"):
+        snzoo.evaluate(model, samples)
+    assert model.training  # as it was
+    results = snzoo.evaluate(model, samples, on_error="skip")
+    assert len(results.errors) == 1 and results.models[0].images == 11
+
+
+def test_the_reference_does_not_turn_photos(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, options in (("tagged", {"exif": exif}), ("plain", {})):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "x.png", **options)
+        (tmp_path / name / "list.txt").write_text("x.png 0\n")
+    models = [
+        snzoo.evaluate(model, tmp_path / name / "list.txt").models for name in ("tagged", "plain")
+    ]
+    assert models[0] == models[1]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from snzoo.cli import main
-from snzoo.report import document as schema
+from snzoo.evaluation import results as schema
 from snzoo.report.charts import histogram, ticks
 
 ZOO = [("resnet101v2_sn_8x32", 78.81), ("resnet50v1_sn_8x32", 77.49), ("resnet50v1_gn", None)]
@@ -290,7 +290,7 @@ PAIR |= {"examples": []}
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        (["schema_version"], 2, "schema_version must be one of [1]"),
+        (["schema_version"], 3, "schema_version must be one of [1, 2]"),
         (["schema_version"], True, "schema_version"),
         (["schema_version"], KeyError, "schema_version"),
         (["run"], KeyError, "results.run is missing"),
@@ -308,13 +308,13 @@ PAIR |= {"examples": []}
         (["models", 1, "top1", "percent"], 101.0, "results.models[1].top1: must be"),
         (["models", 1, "top1", "interval95"], [1, 2, 3], "interval95 must have 2 items"),
         (["models", 1, "top1", "agrees"], None, "agrees goes with published"),
-        (["models", 1, "top1", "correct"], -1, "results.models[1]: must be: 0 <= top1.correct"),
+        (["models", 1, "top1", "correct"], -1, "results.models[1].top1: must be: 0 <= correct"),
         (["models", 1, "calibration_error"], 3, "calibration_error"),
         (["models", 1, "preprocessing", "crop"], 0, "preprocessing: crop 0"),
         (["models", 1, "per_class", 3, "images"], 0, "per_class[3]"),
         (["models", 1, "per_class", 3, "name"], ["x" * 10_000], "per_class[3].name"),
         (["models", 1, "confused", 0, "examples"], ["a"] * 4, "at most 3 examples"),
-        (["models", 1, "real"], {"correct": 1}, "results.models[1].real.percent is missing"),
+        (["models", 1, "real"], {"correct": 1}, "results.models[1].real.images is missing"),
         (["models", 1, "real"], REAL | {"correct": 9}, "0 <= correct <= images"),
         (["models", 1, "top1", "percent"], 77.4, "percent as counted"),
         (["models", 1, "per_class", 3, "top5"], 0, "0 <= top1 <= top5 <= images"),

@@ -1,4 +1,4 @@
-"""Photos and networks that tests of evaluations share."""
+"""Photos and networks for tests of inference and evaluation."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,7 @@ from PIL import Image
 
 import snzoo
 from snzoo.data.samples import find_samples
-from snzoo.evaluation import Network
-
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-ENTRY = snzoo.get_info("resnet18v1_sn")
+from snzoo.inference import Network
 
 
 @pytest.fixture
@@ -31,18 +28,19 @@ def samples(photos):
     return find_samples(photos / "list.txt")
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 def device(request):
     return request.param
 
 
 @pytest.fixture
 def make_network(device):
-    """A small random network of twelve classes, which are right now and then."""
+    """A small random network of twelve classes, some of whose answers are right."""
 
-    def make(seed=0, preprocessing=ENTRY.preprocessing, **options):
+    def make(seed=0, preprocessing=None, **options):
         torch.manual_seed(seed)
         model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=12).eval()
+        preprocessing = preprocessing or model.spec.preprocessing
         return Network(model, preprocessing, **{"device": device} | options)
 
     return make

@@ -1,0 +1,17 @@
+"""From photos to class probabilities: transforms, and prediction in batches."""
+
+from snzoo.inference.network import Network, TopK, choose_device, rank_classes
+from snzoo.inference.predict import Prediction, iter_predictions, predict
+from snzoo.inference.transform import Transform, create_transform
+
+__all__ = [
+    "Network",
+    "Prediction",
+    "TopK",
+    "Transform",
+    "choose_device",
+    "create_transform",
+    "iter_predictions",
+    "predict",
+    "rank_classes",
+]

@@ -1,0 +1,249 @@
+"""Run networks on batches of pixels: device, precision, and batches that fit into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.backends import cudnn, mkldnn
+from torch.backends.cuda import matmul
+
+from snzoo.data.batches import Batch
+from snzoo.data.pixels import normalize
+from snzoo.errors import ArgumentError, DeviceError, NonFiniteError, first_line
+from snzoo.manifest import Preprocessing
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TopK(NamedTuple):
+    """The k most probable classes of n images, (n, k) each, most probable first."""
+
+    probabilities: Tensor
+    indices: Tensor
+
+
+class Network:
+    """A network with its preprocessing: uint8 pixels in, logits out.
+
+    Args:
+        model: is moved to ``device`` and put into evaluation mode.
+        name: what errors call it.
+        precision: of the arithmetic; the weights keep their dtype. ``fp32`` means float32 on a
+            GPU too, where PyTorch would let convolutions use TF32. ``bf16`` and ``fp16`` use
+            autocast.
+        compile: use ``torch.compile``.
+        channels_last: use this memory format for weights and activations.
+
+    Raises:
+        ArgumentError: the device does not have TF32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        name: str = "the network",
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        self.device = torch.device(device)
+        if precision == "tf32" and self.device.type != "cuda":
+            raise ArgumentError(f"precision tf32 needs a CUDA device, not {self.device}; use fp32")
+        self.name = name
+        self.preprocessing = preprocessing
+        self.precision = precision
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        model = model.to(self.device).eval()
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+        self.dtype = next(floating, torch.float32)
+        self.model: Any = _compile(model) if compile else model
+        self.largest: int | None = None  # images per batch, once memory was too small
+
+    @torch.inference_mode()
+    def predict_logits(self, pixels: Tensor) -> Tensor:
+        """Return the float32 logits (N, C) of uint8 RGB (N, 3, H, W).
+
+        A batch that does not fit into the memory of the device is halved until it does.
+
+        Raises:
+            DeviceError: a single image does not fit.
+            ArgumentError: the output is not one row of logits per image.
+        """
+        pixels = pixels.to(self.device, non_blocking=True)
+        while True:
+            size = min(len(pixels), self.largest or len(pixels))
+            try:
+                parts = [self._forward(part) for part in torch.split(pixels, size)]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise DeviceError(
+                        f"one image at a time does not fit into the memory of {self.device}"
+                    ) from None
+                self.largest = (size + 1) // 2
+            else:
+                return torch.cat(parts)
+
+    def predict_topk(self, pixels: Tensor, k: int = 5) -> TopK:
+        """Return the ``k`` most probable classes, at most all, of uint8 RGB (N, 3, H, W).
+
+        Raises:
+            DeviceError, ArgumentError: see :meth:`predict_logits`.
+        """
+        return rank_classes(self.predict_logits(pixels), k)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what determines the results: weights and preprocessing."""
+        digest = hashlib.sha256(repr(self.preprocessing).encode())
+        for key, value in self.model.state_dict().items():
+            values = value.detach().cpu().contiguous()
+            digest.update(f"{key} {values.dtype} {tuple(values.shape)}\n".encode())
+            digest.update(values.flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        half = HALF.get(self.precision)
+        with (
+            float32_precision(self.device, tf32=self.precision == "tf32"),
+            torch.autocast(self.device.type, half, enabled=half is not None),
+        ):
+            x = normalize(pixels, self.preprocessing, memory_format=self.memory_format)
+            logits = self.model(x.to(self.dtype))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ArgumentError(f"{self.name} returns no logits; is it a classifier?")
+        return logits.float()
+
+
+@torch.inference_mode()
+def rank_classes(logits: Tensor, k: int, among: Tensor | None = None) -> TopK:
+    """Return the ``k`` most probable classes, at most all, of logits (N, C).
+
+    Args:
+        among: indices of the classes that compete, ascending; the probabilities are theirs alone
+            (default: all classes).
+
+    The probabilities of an image are NaN if one of its logits is not finite.
+    """
+    finite = logits.isfinite().all(dim=1, keepdim=True)
+    if among is not None:
+        logits = logits[:, among]
+    indices = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    probabilities = logits.softmax(1).gather(1, indices).where(finite, torch.nan)
+    return TopK(probabilities, indices if among is None else among[indices])
+
+
+def check_finite(ranked: TopK, name: str) -> None:
+    """Check that the logits of the network called ``name`` were finite.
+
+    Raises:
+        NonFiniteError: one was not.
+    """
+    if not ranked.probabilities.isfinite().all():
+        raise NonFiniteError(f"the logits of {name} are not finite; are these its weights?")
+
+
+def iter_ranked(
+    batches: Iterable[Batch], rank: Callable[[Tensor], Sequence[TopK]]
+) -> Iterator[tuple[Batch, list[TopK]]]:
+    """Yield each batch with what ``rank`` returns for its pixels, on the CPU.
+
+    A result is yielded when ``rank`` has started on the next batch. So a GPU, which works while
+    Python goes on, does not wait for the results to be used.
+    """
+    pending: tuple[Batch, list[TopK], Callable[[], None]] | None = None
+    for batch in chain(batches, [None]):
+        following = None
+        if batch:
+            ranked = list(rank(batch.pixels)) if batch.indices else []
+            following = (batch, *_copy_to_cpu(ranked))
+        if pending:
+            done, copies, wait = pending
+            wait()
+            yield done, copies
+        pending = following
+
+
+def _copy_to_cpu(ranked: list[TopK]) -> tuple[list[TopK], Callable[[], None]]:
+    """Start to copy to the CPU; the returned function waits for it.
+
+    A copy that starts later would wait for the work on the next batch too.
+    """
+    if not ranked or ranked[0].indices.device.type != "cuda":
+        return [TopK(*(values.cpu() for values in r)) for r in ranked], lambda: None
+    copies = [TopK(*(values.to("cpu", non_blocking=True) for values in r)) for r in ranked]
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(ranked[0].indices.device))
+    return copies, copied.synchronize
+
+
+def choose_device(name: str | None) -> str:
+    """Return ``name`` if the device can be used; None means CUDA if available, else the CPU.
+
+    Raises:
+        DeviceError: the device cannot be used.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"device {name!r} can't be used: {first_line(error)}") from None
+    return name
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Return the fastest batch size: on a CPU, the activations should stay in the cache."""
+    return 16 if device.type == "cpu" else 128
+
+
+def resize_device(device: torch.device) -> torch.device | None:
+    """Return the device that resizes photos; None means the threads that decode them."""
+    return device if device.type == "cuda" else None
+
+
+def local_cores() -> int:
+    """Return the number of cores of this process, its part of those of the machine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux: those that taskset leaves
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _compile(model: nn.Module) -> Any:
+    """Compile for each batch size separately, so that a batch gives the same bits in any run."""
+    options: dict[str, Any] = {"dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # from torch 2.14 on
+        options["isolate_recompiles"] = True  # from those of other networks of this class
+    return torch.compile(model, **options)
+
+
+@contextmanager
+def float32_precision(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Compute float32 as float32, or as TF32 where a GPU can; restore the settings afterwards."""
+    before = torch.get_float32_matmul_precision()
+    # The newer interface to the same settings, since torch 2.9.
+    places: list[Any] = [matmul, getattr(mkldnn, "matmul", None)]
+    newer = [where for where in places if hasattr(where, "fp32_precision")]
+    precisions = [where.fp32_precision for where in newer]
+    others = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        on_gpu = device.type == "cuda"
+        with cudnn.flags(**others, allow_tf32=tf32) if on_gpu else nullcontext():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        for where, precision in zip(newer, precisions, strict=True):
+            where.fp32_precision = precision

@@ -1,0 +1,230 @@
+"""Predict the classes of photos, in batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from snzoo.data import find_images
+from snzoo.data.batches import read_batches
+from snzoo.data.decode import Photo
+from snzoo.data.imagenet import names_of
+from snzoo.data.remote import is_url
+from snzoo.data.sources import PhotoList
+from snzoo.errors import ArgumentError, SnzooError
+from snzoo.inference.network import (
+    Network,
+    TopK,
+    check_finite,
+    choose_device,
+    default_batch_size,
+    iter_ranked,
+    local_cores,
+    rank_classes,
+    resize_device,
+)
+from snzoo.inference.transform import Model, check_takes_photos, find_spec
+from snzoo.spec import ModelSpec
+
+OnError = Literal["raise", "skip"] | Callable[[SnzooError], object]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The k most probable classes of a photo, most probable first.
+
+    ``source`` is the path or URL of the photo, or ``image N`` for the N-th one in memory.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict(
+    model: Model,
+    images: Photo | Iterable[Photo],
+    *,
+    topk: int = 5,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    workers: int | None = None,
+    upright: bool = True,
+    on_error: OnError = "raise",
+) -> list[Prediction]:
+    """Classify photos.
+
+    Args:
+        model: a network of :func:`snzoo.create_model`; or a name, folder or checkpoint that it
+            takes, which is then loaded with its weights.
+        images: one or several of: a path, a folder (the images directly in it), an http(s) URL,
+            the content of an image file (bytes), a PIL image, an RGB array (H, W, 3) of uint8.
+        topk: number of classes, at most all.
+        batch_size: photos at a time (default: 16 on a CPU, else 128).
+        device: where to compute (default: where the network is; for a name, CUDA if available).
+        workers: threads that decode (default: the number of cores).
+        upright: turn photos as their EXIF orientation says.
+        on_error: what to do if a photo cannot be read: ``"raise"``, ``"skip"`` (leave it out), or
+            a function that is called with the error before the photo is left out.
+
+    Returns:
+        A prediction for each photo, in their order. The network is left in the mode and on the
+        device that it was on.
+
+    Raises:
+        DataError, DownloadError: a photo cannot be read.
+        UnknownModelError, CheckpointError, ChecksumError: see :func:`snzoo.create_model`.
+        UnexpectedArgumentError: the network does not say what its classes are.
+        ArgumentError: an option has a wrong value, or the network is not a classifier of photos.
+        DeviceError: the device cannot be used, or its memory is too small.
+        NonFiniteError: the network returns logits that are not finite.
+
+    >>> predict("resnet18v1_sn_clothing", "photo.jpg")[0].names[0]  # doctest: +SKIP
+    'T-shirt'
+    """
+    return list(
+        iter_predictions(
+            model,
+            images,
+            topk=topk,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            upright=upright,
+            on_error=on_error,
+        )
+    )
+
+
+def iter_predictions(
+    model: Model,
+    images: Photo | Iterable[Photo],
+    *,
+    topk: int = 5,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    workers: int | None = None,
+    upright: bool = True,
+    on_error: OnError = "raise",
+) -> Iterator[Prediction]:
+    """Yield the predictions of :func:`predict` batch by batch, with the same arguments.
+
+    The network is restored when the iterator ends or is closed.
+    """
+    for name, value in (("topk", topk), ("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"{name} must be a whole number from 1, got {value!r}")
+    if not callable(on_error) and on_error not in ("raise", "skip"):
+        raise ArgumentError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
+    photos = PhotoList(list_photos(images))
+    spec = find_spec(model)
+    check_classifies_photos(spec, model)
+    with _prepare(model, spec, device) as network:
+        names = names_of(spec.classes)
+
+        def rank(pixels: Tensor) -> list[TopK]:
+            logits = network.predict_logits(pixels)
+            if names and logits.shape[1] != len(names):
+                raise ArgumentError(
+                    f"{spec.name} returns {logits.shape[1]} logits for {len(names)} classes; "
+                    "create it with num_classes, or call reset_classifier"
+                )
+            return [rank_classes(logits, topk)]
+
+        batches = read_batches(
+            photos,
+            spec.preprocessing,
+            batch_size=batch_size or default_batch_size(network.device),
+            workers=workers or local_cores(),
+            resize_on=resize_device(network.device),
+            upright=upright,
+        )
+        for batch, ranked in iter_ranked(batches, rank):
+            rows = iter(zip(*(r.tolist() for r in ranked[0]), strict=True) if ranked else ())
+            if ranked:
+                check_finite(ranked[0], spec.name)
+            for i in sorted({*batch.indices, *batch.errors}):
+                if i not in batch.errors:
+                    yield _make_prediction(photos.locate(i), names, *next(rows))
+                elif on_error == "raise":
+                    raise batch.errors[i]
+                elif callable(on_error):
+                    on_error(batch.errors[i])
+
+
+def list_photos(images: Photo | Iterable[Photo]) -> list[Photo]:
+    """Return photos one by one: folders are replaced by the images directly in them.
+
+    Raises:
+        DataError: a folder has no image, or a name is empty.
+    """
+    single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
+    items: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    photos: list[Photo] = []
+    for item in items:
+        if isinstance(item, str) and not item:
+            raise ArgumentError("one of the names is empty; name a file, a folder or a URL")
+        if isinstance(item, os.PathLike) or (isinstance(item, str) and not is_url(item)):
+            photos += find_images(Path(item))
+        else:
+            photos.append(item)
+    return photos
+
+
+def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
+    """Check that a network, described by ``spec``, has classes and takes RGB images.
+
+    Raises:
+        ArgumentError: it has none, or takes other images.
+    """
+    if not getattr(model, "num_classes", spec.num_classes):
+        raise ArgumentError(f"{spec.name} has no classes: it is a backbone without a classifier")
+    check_takes_photos(spec)
+
+
+@contextmanager
+def _prepare(model: Model, spec: ModelSpec, device: str | torch.device | None) -> Iterator[Network]:
+    """Load the network of a name; of a network that is given, restore the mode and device."""
+    if isinstance(model, nn.Module):
+        with borrow(model, device) as there:
+            yield Network(model, spec.preprocessing, name=spec.name, device=there)
+    else:
+        there = torch.device(choose_device(None if device is None else str(device)))
+        yield Network(spec.load(), spec.preprocessing, name=spec.name, device=there)
+
+
+@contextmanager
+def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
+    """Put back a network's mode and device at the end; give the device to use in between.
+
+    Args:
+        device: default: that of the first parameter.
+    """
+    modes = {module: module.training for module in model.modules()}
+    first = next(model.parameters(), torch.empty(0))
+    home = first.device
+    there = home if device is None else torch.device(choose_device(str(device)))
+    try:
+        yield there
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        if there != home:
+            model.to(home)
+
+
+def _make_prediction(
+    source: str, names: Sequence[str], probabilities: list[float], indices: list[int]
+) -> Prediction:
+    named = tuple(names[i] if names else f"class {i}" for i in indices)
+    return Prediction(source, named, tuple(indices), tuple(probabilities))
