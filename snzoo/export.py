@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 Format = Literal["onnx", "pt2"]
 
 BATCH_SIZES = (1, 2, 5)  # of the check
-SMALLEST = 33  # pixels: a smaller image has one position at stride 32, which would be traced as such
+SMALLEST = (
+    33  # pixels: a smaller image has one position at stride 32, which would be traced as such
+)
 TOLERANCE = 1e-4  # of the largest logit; the order of float32 sums changes 1e-6 to 1e-5
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from snzoo.cli.common import add_model_options, check_survives, choose_entry, path
 from snzoo.cli.output import show
 from snzoo.errors import ArgumentError
-from snzoo.spec import HUB
+from snzoo.spec import HUB, LOCAL
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -46,5 +46,5 @@ def short_name(source: str) -> str:
     """Return the name of a model, without the folder, the suffix or the owner."""
     if source.startswith(HUB):
         return source.partition("/")[2].partition("@")[0]
-    path = Path(source)
+    path = Path(source.removeprefix(LOCAL))
     return path.resolve().name if source and path.is_dir() else path.stem

@@ -24,8 +24,8 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from snzoo.files import write_atomically
     from snzoo.evaluation.results import read_results
+    from snzoo.files import write_atomically
     from snzoo.report.page import make_report
     from snzoo.report.thumbnails import find_thumbnails
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from snzoo.evaluation.results import ClassCount, Model, Pair
 from snzoo.manifest import Preprocessing
 from snzoo.report.charts import bar, histogram
-from snzoo.evaluation.results import ClassCount, Model, Pair
 from snzoo.report.markup import NBSP, count, escape, facts, scrolling
 from snzoo.report.thumbnails import SIDE, Thumbnails
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from snzoo.report.charts import LEGEND, Row, dot_plot
 from snzoo.evaluation.results import Accuracy, Model, Results
+from snzoo.report.charts import LEGEND, Row, dot_plot
 from snzoo.report.markup import NBSP, breakable, count, escape, facts, make_page, scrolling
 from snzoo.report.models import model_section
 from snzoo.report.thumbnails import Thumbnails

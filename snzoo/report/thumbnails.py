@@ -13,8 +13,8 @@ from snzoo.data.decode import load_image
 from snzoo.data.demo import demo_samples
 from snzoo.data.samples import find_samples
 from snzoo.errors import SnzooError
-from snzoo.manifest import Photos
 from snzoo.evaluation.results import Results
+from snzoo.manifest import Photos
 
 SIDE = 120  # pixels
 
