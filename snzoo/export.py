@@ -23,12 +23,12 @@ from torch.export import Dim, ExportedProgram
 
 from snzoo.data.imagenet import names_of
 from snzoo.environment import require_packages
-from snzoo.errors import ArgumentError, CheckpointError, NonFiniteError
+from snzoo.errors import ArgumentError, CheckpointError, NonFiniteError, first_line
 from snzoo.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
+    from snzoo.manifest import Entry
     from snzoo.models.resnet import ResNet
-    from snzoo.spec import ModelSpec
 
 Format = Literal["onnx", "pt2"]
 
@@ -118,13 +118,15 @@ def export(
             describes.
         FileError, MissingPackageError: see :func:`check_output`.
         NonFiniteError: the logits of ``model`` are not finite.
-        CheckpointError: the file gives other logits.
+        CheckpointError: the file gives other logits, or does not run.
 
     >>> model = snzoo.create_model("resnet50v1_sn_8x1", pretrained=True)
     >>> print(export(model, "model.onnx", dynamic_size=True))
     largest difference 7.6e-06 of logits up to 5.1, same best class in 8 of 8
     """
     path, spec = Path(path), model.spec
+    if spec is None:
+        raise ArgumentError("the network has no spec; build it with snzoo.create_model")
     format = choose_format(path, format)
     check_output(path, format)
     crop = spec.preprocessing.crop
@@ -140,7 +142,13 @@ def export(
         program = _trace(model, batches[1], dynamic_size=dynamic_size)
         with write_atomically(path) as partial:
             partial.write_bytes(write(program, _describe(spec)))
-            return _compare(expected, run(partial, batches), path, format)
+            try:
+                found = run(partial, batches)
+            except Exception as error:  # e.g. a size that became a constant
+                raise CheckpointError(
+                    f"{path} was not written, because the {format} file fails: {first_line(error)}"
+                ) from error
+            return _compare(expected, found, path, format)
 
 
 def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Tensor]:
@@ -156,7 +164,7 @@ def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Ten
 
 
 @torch.inference_mode()
-def _compute_logits(model: nn.Module, batches: list[Tensor], spec: ModelSpec) -> Tensor:
+def _compute_logits(model: nn.Module, batches: list[Tensor], spec: Entry) -> Tensor:
     """Return the logits (images, num_classes) of the network itself, checked."""
     logits = torch.cat([model(batch) for batch in batches])
     if spec.num_classes and logits.shape[1] != spec.num_classes:
@@ -169,7 +177,7 @@ def _compute_logits(model: nn.Module, batches: list[Tensor], spec: ModelSpec) ->
     return logits
 
 
-def _describe(spec: ModelSpec) -> str:
+def _describe(spec: Entry) -> str:
     document = {
         "model": spec.name,
         "classes": names_of(spec.classes),

@@ -44,11 +44,13 @@ def load_gates(name_or_path: str | Path) -> list[LayerGates]:
 def _find_source(name_or_path: str | Path) -> Path | None:
     """Return the local checkpoint or folder, or None for a name."""
     name = os.fspath(name_or_path)
-    if isinstance(name_or_path, str) and name in zoo_names():
-        return None
+    if isinstance(name_or_path, Path):
+        return name_or_path
     if name.startswith(HUB):
         return ModelSpec.find(name).weights
-    is_name = name == os.path.basename(name) and not name.lower().endswith(CHECKPOINTS)
-    if is_name and isinstance(name_or_path, str) and not os.path.exists(name):
-        return None  # unknown, so that the error suggests the nearest name
-    return Path(name.removeprefix(LOCAL))
+    if name.startswith(LOCAL):
+        return Path(name.removeprefix(LOCAL))
+    is_path = name != os.path.basename(name) or name.lower().endswith(CHECKPOINTS)
+    if name not in zoo_names() and (is_path or os.path.exists(name)):
+        return Path(name)
+    return None  # an unknown name is one, too, so that the error suggests the nearest
