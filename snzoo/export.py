@@ -23,7 +23,7 @@ from torch.export import Dim, ExportedProgram
 
 from snzoo.data.imagenet import names_of
 from snzoo.environment import require_packages
-from snzoo.errors import ArgumentError, CheckpointError, NonFiniteError, first_line
+from snzoo.errors import ArgumentError, CheckpointError, FileError, NonFiniteError, first_line
 from snzoo.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -82,10 +82,12 @@ def check_output(path: Path, format: Format) -> None:
     """Check that ``path`` can be written in ``format``, before any other work.
 
     Raises:
-        FileError: ``path`` is not a file in a folder that can be written.
+        FileError: ``path`` is not a regular file in a folder that can be written.
         MissingPackageError: ONNX needs packages that are not installed; pt2 needs none.
     """
     check_writable(path)
+    if path.exists() and not path.is_file():  # a device or a pipe
+        raise FileError(f"can't write {path}: it must be a regular file, to be checked")
     if format == "onnx":
         require_packages("onnx", "onnxscript", "onnxruntime", extra="export", purpose="ONNX")
 

@@ -91,7 +91,7 @@ def test_the_file_describes_a_finetuned_checkpoint(checkpoint, format, capfd):
         (["--output", "x"], ["x: use the suffix .onnx or .pt2"]),
         (["--output", "x.pt2", "--format", "onnx"], ["x.pt2", "the format is onnx"]),
         (["--output", "none/x.onnx"], ["none/x.onnx", "folder that you may write"]),
-        (["--output", "/dev/null", "--format", "pt2"], ["/dev/null", "folder that you may write"]),
+        (["--output", "/dev/null", "--format", "pt2"], ["/dev/null", "regular file"]),
         (["--format", "pt2", "--model", "resnet81v1_sn"], ["no model named 'resnet81v1_sn'"]),
         (["--format", "pt2", "--model", "resnet18v1_sn"], ["no published weights"]),
         (["--format", "pt2", "--weights", "none.pth"], ["none.pth", "No such file"]),
