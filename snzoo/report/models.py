@@ -18,14 +18,18 @@ PAIRS = 6  # confused pairs that are not folded away
 
 def model_section(model: Model, thumbnails: Thumbnails, *, anchor: str) -> str:
     """Return the section as HTML; ``anchor`` is its id."""
-    about = facts(
-        [
-            ("Architecture", escape(model.architecture)),
-            ("Weights", "from the zoo" if model.weights is None else escape(model.weights)),
-            ("Input", _describe_input(model.preprocessing)),
-            ("Calibration error", f"{100 * model.calibration_error:.2f}{NBSP}% (ECE, 15 bins)"),
-        ]
-    )
+    calibration = f"{100 * model.calibration_error:.2f}{NBSP}% (ECE, 15 bins)"
+    pairs = [
+        ("Architecture", escape(model.architecture)),
+        ("Weights", "from the zoo" if model.weights is None else escape(model.weights)),
+        ("Input", _describe_input(model.preprocessing)),
+        ("Calibration error", calibration),
+    ]
+    if present := model.present:
+        figures = [f"{a.percent:.2f}{NBSP}%" for a in (present.top1, present.top5)]
+        among = f"when only the {count(present.classes, 'class', 'classes')} in the data compete"
+        pairs.append(("Classes present", f"top-1 {figures[0]}, top-5 {figures[1]}, {among}"))
+    about = facts(pairs)
     return (
         f'<section id="{anchor}">\n<h2>{escape(model.name)}</h2>\n{about}'
         f"{_classes(model.per_class)}{_confused(model, thumbnails)}</section>\n"

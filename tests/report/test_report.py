@@ -149,16 +149,20 @@ def test_settings_and_left_out_images_are_shown(report, zoo):
     assert "/data/val/200.JPEG" not in text and "50 more" in text
 
 
-def test_real_labels_have_columns_if_there_are_any(report, zoo):
+def test_real_labels_and_present_classes_are_shown_if_counted(report, zoo):
     page = report(zoo)
     assert "exactly those of the reference transform" in page and "approximately" not in page
     assert "ReaL" not in page
     real = {"correct": 1500, "percent": 83.33, "interval95": [81.5, 85.0], "images": 1800}
     zoo["models"][0]["real"] = real
+    top1 = {"correct": 9, "images": 10, "percent": 90.0, "interval95": [60.0, 98.0]}
+    zoo["models"][0]["present"] = {"classes": 40, "top1": top1, "top5": top1}
     page = Page(report(zoo))
     rows = [row[2] for row in page.all("tr")]
     assert any("1,500of 1,80083.33" in row for row in rows)
     assert "ReaL top-1, %" in rows[0]
+    words = "top-1 90.00\u00a0%, top-5 90.00\u00a0%, when only the 40 classes in the data compete"
+    assert words in " ".join(page.text)
 
 
 def test_thumbnails_are_the_images(report, make, tmp_path):
