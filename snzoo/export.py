@@ -120,7 +120,8 @@ def export(
             describes.
         FileError, MissingPackageError: see :func:`check_output`.
         NonFiniteError: the logits of ``model`` are not finite.
-        CheckpointError: the file gives other logits, or does not run.
+        CheckpointError: the file gives other logits, or does not run; or this version of PyTorch
+            cannot convert the network to ONNX (2.6 converts only some; pt2 works from 2.6 on).
 
     >>> model = snzoo.create_model("resnet50v1_sn_8x1", pretrained=True)
     >>> print(export(model, "model.onnx", dynamic_size=True))
@@ -207,16 +208,21 @@ def _to_onnx(program: ExportedProgram, description: str) -> bytes:
         # torch 2.6 fails to decompose addcmul where the batch size is symbolic.
         table = {torch.ops.aten.addcmul.default: lambda x, a, b, value=1: x + value * a * b}
         program = program.run_decompositions(table)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about itself
-        exported = torch.onnx.export(
-            program,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the exporter warns about itself
+            exported = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # 2.6 cannot convert all networks
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} cannot convert this network to ONNX "
+            f"({type(error).__name__}); install a newer version, or use the format pt2"
+        ) from error
     assert exported is not None
     model = exported.model_proto
     graph = model.graph

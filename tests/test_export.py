@@ -27,6 +27,12 @@ FORMATS = ["onnx", "pt2"]
 OF_THE_DEMO = [pytest.param("onnx", marks=pytest.mark.slow), "pt2"]
 
 
+@pytest.fixture(autouse=True)
+def skip_onnx(request):
+    if "onnx" in request.node.name and torch.__version__.startswith("2.6."):
+        pytest.skip("PyTorch 2.6 converts only some networks to ONNX")
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """Map a format to the path of the exported demo network."""
