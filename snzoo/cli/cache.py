@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snzoo.cli.output import show, warn
-from snzoo.errors import CheckpointError, SnzooError
+from snzoo.errors import ArgumentError, CheckpointError, SnzooError, UnknownModelError
 from snzoo.manifest import load_manifest
 from snzoo.registry import get_info, list_models
 from snzoo.spec import ModelSpec
@@ -45,8 +45,8 @@ def run_fetch(args: argparse.Namespace) -> int:
     status = 0
     for entry in _entries(args.names):
         try:
-            show(f"{entry.name}: {obtain(entry, entry.layout)}")
-        except SnzooError as error:  # the others may do better
+            show(f"{entry.name}: {fetch_weights(entry, entry.layout)}")
+        except SnzooError as error:  # the others may succeed
             warn(str(error))
             status = 1
     return status
@@ -56,8 +56,7 @@ def run_import(args: argparse.Namespace) -> int:
     from snzoo.weights import import_file
 
     entry = get_info(args.model) if args.model else _guess(args.file)
-    path = import_file(entry, args.file, entry.layout)
-    show(f"{entry.name}: {path}")
+    show(f"{entry.name}: {import_file(entry, args.file, entry.layout)}")
     return 0
 
 
@@ -75,12 +74,6 @@ def run_verify(args: argparse.Namespace) -> int:
         except SnzooError as error:
             warn(f"{entry.name}: {error}")
             status = 1
-        else:
-            if path is None and args.names:
-                warn(f"{entry.name} is not stored; see: snzoo fetch")
-                status = 1
-            elif path is not None:
-                show(f"{entry.name}: {path} is as verified")
     return status
 
 
@@ -111,8 +104,7 @@ def run_cache(args: argparse.Namespace) -> int:
 def run_pin(args: argparse.Namespace) -> int:
     from snzoo.weights import pin
 
-    pinned = pin(args.manifest)
-    show(f"{args.manifest}: {', '.join(pinned) or 'nothing to pin'}")
+    show(f"{args.manifest}: {', '.join(pin(args.manifest)) or 'nothing to pin'}")
     return 0
 
 

@@ -28,17 +28,17 @@ def load_gates(name_or_path: str | Path) -> list[LayerGates]:
     >>> load_gates("resnet18v1_sn_clothing")[0].stats
     ('IN', 'LN', 'BN')
     """
-    from snzoo.weights import obtain, read_state, weights_of
+    from snzoo.weights import fetch_weights, read_state_dict, weights_of
 
     source = _find_source(name_or_path)
     if source is None:
         spec = get_info(os.fspath(name_or_path))
         if spec.file and spec.network.norm != "sn":  # avoids the download
             raise missing_gates_error(spec.name)
-        file = obtain(spec, spec.layout)
+        file = fetch_weights(spec, spec.layout)
     else:
         file = weights_of(source)
-    return read_gates(read_state(file), where=file)
+    return read_gates(read_state_dict(file), where=file)
 
 
 def _find_source(name_or_path: str | Path) -> Path | None:
