@@ -89,7 +89,7 @@ def test_json_of_names_files_and_folders(file, tmp_path, capsys):
     assert made == folder | {"model": str(file)} and folder["model"] == str(tmp_path)
     even = [0.333333, 0.333333, 0.333333]
     shares = {"stats": ["IN", "LN", "BN"], "mean": [0.166667, 0.333333, 0.5], "var": even}
-    assert made["layers"][0] == {"name": "net.0", **shares}
+    assert made["layers"][0] == {"name": "sub.0", **shares}
     assert made["average"]["mean"] == [0.483333, 0.266667, 0.25]
     state = read_state_dict(ROOT / "snzoo" / "demo" / f"{DEMO}.safetensors")
     last = read_gates(state, where="demo")[-1]
@@ -113,7 +113,7 @@ def test_output_draws_a_chart_too(file, tmp_path, capsys):
         (["none/x"], ["can't read none/x"]),
         ([""], ["no model named ''"]),
         (["bn.pth"], ["bn.pth has no SN layer", "snzoo list --norm sn"]),
-        (["half.pth"], ["half.pth: net.0.mean_weight is there, but net.0.var_weight is missing"]),
+        (["half.pth"], ["half.pth: sub.0.mean_weight is there, but sub.0.var_weight is missing"]),
         (["x.txt"], ["can't read x.txt"]),
         ([DEMO, "--output", "x.pdf"], ["x.pdf", ".svg, .png, .html"]),
         ([DEMO, "--output", "none/x.svg"], ["none/x.svg", "folder that you may write"]),
@@ -142,7 +142,7 @@ def test_only_charts_need_matplotlib(file, tmp_path):
     )
     command = [sys.executable, "-c", code, file, tmp_path / "x.svg"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "net.0" in done.stdout and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "sub.0" in done.stdout and done.stderr.count("\n") == 1
     assert "drawing charts needs matplotlib: python -m pip install" in done.stderr
     assert not (tmp_path / "x.svg").exists()
 
