@@ -1,8 +1,9 @@
-"""A network → one file that other runtimes take: ONNX, or a PyTorch program (``.pt2``).
+"""Export a network to one file for other runtimes: ONNX, or a PyTorch program (``.pt2``).
 
-Both hold the network in evaluation mode, in float32, from normalized images
-(N, C, crop, crop) to logits (N, classes), for any N from 1. Only operations of the runtimes
-themselves are in them, and nothing of snzoo is needed to run one.
+The file holds the network in evaluation mode and float32. It maps normalized images
+(N, C, crop, crop) to logits (N, num_classes), for any N from 1; with ``dynamic_size``, also images
+of other heights and widths. It uses only operations of the runtime, so nothing of snzoo is needed
+to run it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import copy
 import io
 import json
+import re
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from snzoo.data.imagenet import names_of
-from snzoo.errors import SnzooError
+from snzoo.environment import require_packages
+from snzoo.errors import ArgumentError, CheckpointError, FileError, NonFiniteError, first_line
 from snzoo.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -30,17 +32,22 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "pt2"]
 
-BATCH_SIZES = (1, 2, 5)  # of the check; the network is traced with 2
-TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by 1e-6 to 1e-5
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # the extra "export"
+BATCH_SIZES = (1, 2, 5)  # of the check
+SMALLEST = (
+    33  # pixels: a smaller image has one position at stride 32, which would be traced as such
+)
+TOLERANCE = 1e-4  # of the largest logit; the order of float32 sums changes 1e-6 to 1e-5
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How the logits of a written file compare with those of the network, over random images.
+    """The logits of an exported file beside those of the network, on random images.
 
-    ``difference`` is the greatest absolute one, ``largest`` the greatest absolute logit, and
-    ``same`` counts the images of ``images`` that both put into the same class.
+    Attributes:
+        images: the number of images.
+        difference: the greatest absolute difference of two logits.
+        largest: the greatest absolute logit.
+        same: the number of images with the same best class.
     """
 
     images: int
@@ -55,140 +62,195 @@ class Parity:
         )
 
 
-def check_output(path: Path, format: Format | None = None) -> Format:
-    """The format to write, once all is there that writing ``path`` takes.
-
-    Args:
-        format: default: what the ending of ``path`` says.
+def choose_format(path: Path, format: Format | None = None) -> Format:
+    """Return ``format``, or the one that the suffix of ``path`` names.
 
     Raises:
-        SnzooError: the ending says nothing, or the opposite of ``format``; ``path`` is not a
-            file in a folder that may be written; or packages are missing.
+        ArgumentError: the suffix names none, or another one than ``format``.
     """
-    ending = path.suffix.lower().removeprefix(".")
-    known = ending if ending in get_args(Format) else None
+    suffix = path.suffix.lower().removeprefix(".")
+    known: Any = suffix if suffix in get_args(Format) else None
     if format and known and format != known:
-        raise SnzooError(f"{path} ends as a {known} file, and the format is {format}: change one")
-    chosen: Any = format or known
+        raise ArgumentError(f"{path} has the suffix of {known}, but the format is {format}")
+    chosen: Format | None = format or known
     if chosen is None:
-        raise SnzooError(f"{path}: end it in .onnx or .pt2, or name the format")
+        raise ArgumentError(f"{path}: use the suffix .onnx or .pt2, or name the format")
+    return chosen
+
+
+def check_output(path: Path, format: Format) -> None:
+    """Check that ``path`` can be written in ``format``, before any other work.
+
+    Raises:
+        FileError: ``path`` is not a regular file in a folder that can be written.
+        MissingPackageError: ONNX needs packages that are not installed; pt2 needs none.
+    """
     check_writable(path)
-    missing = [name for name in PACKAGES if not find_spec(name)]
-    if chosen == "onnx" and missing:
-        raise SnzooError(
-            f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)} (or the extra "
-            "snzoo[export]); format pt2 needs nothing more"
-        )
-    result: Format = chosen
-    return result
+    if path.exists() and not path.is_file():  # a device or a pipe
+        raise FileError(f"can't write {path}: it must be a regular file, to be checked")
+    if format == "onnx":
+        require_packages("onnx", "onnxscript", "onnxruntime", extra="export", purpose="ONNX")
 
 
 def export(
-    model: ResNet, path: str | Path, *, entry: Entry, format: Format | None = None
+    model: ResNet, path: str | Path, *, format: Format | None = None, dynamic_size: bool = False
 ) -> Parity:
-    """Write ``model`` to ``path``, whole and checked or not at all.
+    """Export a network to ``path``. The file is checked before it is there.
 
-    The written file is loaded again, by ONNX Runtime or :func:`torch.export.load`, and run on
-    random images in batches of 1, 2 and 5. Its logits must be those of ``model`` within
-    ``TOLERANCE`` of the largest; a best class can then differ between near ties only.
+    The written file is loaded again, by ONNX Runtime or :func:`torch.export.load`, and runs on
+    random images in batches of 1, 2 and 5, with ``dynamic_size`` of several sizes. Its logits
+    must be those of ``model`` within 1e-4 of the largest one. If they are not, an earlier file at
+    ``path`` stays.
 
-    The file carries the model's name, the class names, the preprocessing and the license as
-    JSON: in ONNX under the key ``snzoo`` of its metadata, in pt2 as the extra file
-    ``snzoo.json``. Input and output of ONNX are ``images`` and ``logits``.
+    The file carries the model's name, class names, preprocessing and license as JSON: under the
+    key ``snzoo`` of the metadata in ONNX, as the extra file ``snzoo.json`` in pt2. The input and
+    the output of ONNX are called ``images`` and ``logits``.
 
     Args:
-        model: stays as it is; a copy on the CPU is exported.
-        entry: whose classes and preprocessing are those of ``model``; without classes, the
-            file gives what the model gives.
-        format: default: what the ending of ``path`` says.
+        model: a network of :func:`snzoo.create_model`, described by ``model.spec``. It is not
+            changed: a copy on the CPU is exported.
+        format: ``"onnx"`` or ``"pt2"`` (default: the one that the suffix names).
+        dynamic_size: allow images of any height and width from 33 pixels.
+
+    Returns:
+        The result of the check.
 
     Raises:
-        SnzooError: see :func:`check_output`; ``model`` is not of ``entry``, gives logits that
-            are not finite, or the file would give others.
-        FileError: the file can't be written.
+        ArgumentError: see :func:`choose_format`; or the network is not the one that ``model.spec``
+            describes.
+        FileError, MissingPackageError: see :func:`check_output`.
+        NonFiniteError: the logits of ``model`` are not finite.
+        CheckpointError: the file gives other logits, or does not run; or this version of PyTorch
+            cannot convert the network to ONNX (2.6 converts only some; pt2 works from 2.6 on).
+
+    >>> model = snzoo.create_model("resnet50v1_sn_8x1", pretrained=True)
+    >>> print(export(model, "model.onnx", dynamic_size=True))
+    largest difference 7.6e-06 of logits up to 5.1, same best class in 8 of 8
     """
-    path = Path(path)
-    format = check_output(path, format)
+    path, spec = Path(path), model.spec
+    if spec is None:
+        raise ArgumentError("the network has no spec; build it with snzoo.create_model")
+    format = choose_format(path, format)
+    check_output(path, format)
+    crop = spec.preprocessing.crop
+    if dynamic_size and crop < SMALLEST:
+        raise ArgumentError(f"dynamic sizes start at {SMALLEST} pixels; {spec.name} takes {crop}")
     write, run = (_to_onnx, _run_onnx) if format == "onnx" else (_to_pt2, _run_pt2)
-    # The modes of the caller are not to be traced.
+    # The modes of the caller must not be traced.
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         model = model.to(memory_format=torch.contiguous_format)
-        batches = _random_batches(model.conv1.in_channels, entry.preprocessing.crop)
-        expected = _logits(model, batches, entry)
-        program = _trace(model, batches[BATCH_SIZES.index(2)])
+        batches = _random_batches(model.conv1.in_channels, crop, dynamic_size=dynamic_size)
+        expected = _compute_logits(model, batches, spec)
+        program = _trace(model, batches[1], dynamic_size=dynamic_size)
         with write_atomically(path) as partial:
-            partial.write_bytes(write(program, _description(entry)))
-            return _compare(expected, run(partial, batches), path, format)
+            partial.write_bytes(write(program, _describe(spec)))
+            try:
+                found = run(partial, batches)
+            except Exception as error:  # e.g. a size that became a constant
+                raise CheckpointError(
+                    f"{path} was not written, because the {format} file fails: {first_line(error)}"
+                ) from error
+            return _compare(expected, found, path, format)
 
 
-def _random_batches(channels: int, crop: int) -> list[Tensor]:
+def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Tensor]:
+    """Return a batch of each size. Dynamic ones differ in height and width, and are odd too."""
+    sizes = [(crop, crop)] * len(BATCH_SIZES)
+    if dynamic_size:
+        sizes = [(crop, crop), (crop + 32, crop + 64), (crop + 37, crop + 10)]
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(n, channels, crop, crop, generator=generator) for n in BATCH_SIZES]
+    return [
+        torch.randn(n, channels, *size, generator=generator)
+        for n, size in zip(BATCH_SIZES, sizes, strict=True)
+    ]
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, batches: list[Tensor], entry: Entry) -> Tensor:
-    """(images, classes) Of the network itself, checked."""
+def _compute_logits(model: nn.Module, batches: list[Tensor], spec: Entry) -> Tensor:
+    """Return the logits (images, num_classes) of the network itself, checked."""
     logits = torch.cat([model(batch) for batch in batches])
-    if entry.num_classes and logits.shape[1] != entry.num_classes:
-        raise SnzooError(
-            f"{entry.name} has {entry.num_classes:,} classes, and this network gives "
-            f"{logits.shape[1]:,} values: name the entry it was made from"
+    if spec.num_classes and logits.shape[1] != spec.num_classes:
+        raise ArgumentError(
+            f"model.spec of {spec.name} has {spec.num_classes:,} classes, but the network returns "
+            f"{logits.shape[1]:,} values; set model.spec to a spec with its classes"
         )
     if not logits.isfinite().all():
-        raise SnzooError(f"the logits of {entry.name} are not finite; are these its weights?")
+        raise NonFiniteError(f"the logits of {spec.name} are not finite; are these its weights?")
     return logits
 
 
-def _description(entry: Entry) -> str:
+def _describe(spec: Entry) -> str:
     document = {
-        "model": entry.name,
-        "classes": names_of(entry.classes),
-        "preprocessing": entry.preprocessing.as_dict(),
-        "license": entry.license,
+        "model": spec.name,
+        "classes": names_of(spec.classes),
+        "preprocessing": spec.preprocessing.as_dict(),
+        "license": spec.license,
     }
     return json.dumps(document, ensure_ascii=False)
 
 
-def _trace(model: nn.Module, example: Tensor) -> ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    for node in program.graph.nodes:  # where the code lies on this machine is nobody's business
+def _trace(model: nn.Module, example: Tensor, *, dynamic_size: bool) -> ExportedProgram:
+    # Named sizes would be refused for guards that have no effect: even or odd, in torch 2.6.
+    size = {2: Dim.AUTO, 3: Dim.AUTO} if dynamic_size else {}
+    shapes = {0: Dim("batch", min=1), **size}
+    program = torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
+    for node in program.graph.nodes:  # these tell where the code lies on this machine
         node.meta.pop("stack_trace", None)
+    program.graph.eliminate_dead_code()  # torch 2.6 leaves calls that it cannot save
     return program
 
 
 def _to_onnx(program: ExportedProgram, description: str) -> bytes:
     import onnx
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own ways
-        exported = torch.onnx.export(
-            program,
-            dynamic_shapes=({0: "batch"},),  # its name; the program knows that it is dynamic
-            input_names=["images"],
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    if any(node.target is torch.ops.aten.addcmul.default for node in program.graph.nodes):
+        # torch 2.6 fails to decompose addcmul where the batch size is symbolic.
+        table = {torch.ops.aten.addcmul.default: lambda x, a, b, value=1: x + value * a * b}
+        program = program.run_decompositions(table)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the exporter warns about itself
+            exported = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # 2.6 cannot convert all networks
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} cannot convert this network to ONNX "
+            f"({type(error).__name__}); install a newer version, or use the format pt2"
+        ) from error
     assert exported is not None
     model = exported.model_proto
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
-        del item.metadata_props[:]  # notes for those who mend the exporter
+        del item.metadata_props[:]  # notes for developers of the exporter
+    _name_sizes(graph)
     onnx.helper.set_model_props(model, {"snzoo": description})
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString()
     return content
 
 
+def _name_sizes(graph: Any) -> None:
+    """Rename dynamic sizes, which the exporter calls ``s0`` and the like."""
+    names = ("batch", "channels", "height", "width")
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    new = {d.dim_param: name for d, name in zip(sizes, names, strict=True) if d.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda m: new.get(m[0], m[0]), size.dim_param)
+
+
 def _run_onnx(path: Path, batches: list[Tensor]) -> Tensor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors, which it raises; not what it thinks of the machine
+    options.log_severity_level = 3  # errors only, no remarks on the machine
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
     return torch.cat([torch.from_numpy(output) for output in outputs])
@@ -202,14 +264,14 @@ def _to_pt2(program: ExportedProgram, description: str) -> bytes:
 
 @torch.inference_mode()
 def _run_pt2(path: Path, batches: list[Tensor]) -> Tensor:
-    # A file, because it warns of a name with another ending; of its own buffers it does too.
+    # An open file, since a path must have the suffix .pt2. It also warns about its own buffers.
     with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
         network = torch.export.load(file).module()
     return torch.cat([network(batch) for batch in batches])
 
 
 def _compare(expected: Tensor, found: Tensor, path: Path, format: Format) -> Parity:
-    """Raises SnzooError where they differ by more than rounding."""
+    """Return how logits differ; raise CheckpointError if they do by more than rounding."""
     parity = Parity(
         images=len(expected),
         difference=float((found - expected).abs().max()),
@@ -217,8 +279,8 @@ def _compare(expected: Tensor, found: Tensor, path: Path, format: Format) -> Par
         same=int((found.argmax(1) == expected.argmax(1)).sum()),
     )
     if not parity.difference <= TOLERANCE * parity.largest:  # nor NaN
-        raise SnzooError(
-            f"{path} was not written, since as {format} the network gives other logits: {parity}, "
-            f"where {TOLERANCE:.0e} of the largest may differ; try another format"
+        raise CheckpointError(
+            f"{path} was not written, because the {format} file gives other logits: {parity}; "
+            f"at most {TOLERANCE:.0e} of the largest may differ. Try another format"
         )
     return parity

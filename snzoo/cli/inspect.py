@@ -3,87 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from snzoo.cli.common import check_survives, path
-from snzoo.errors import printable
-from snzoo.gates import KINDS, LayerGates, average, no_gates, read_gates
-from snzoo.registry import list_models
-from snzoo.spec import ModelSpec
+from snzoo.cli.output import Painted, show, show_json, wants_color
+from snzoo.gates.shares import STATS, LayerGates, average
 
 Model = tuple[str, list[LayerGates]]
+Parts = list[str | Painted]  # of a line
 
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".h5", ".hdf5")
-BAR = 14  # characters; with the names of a ResNet-50, lines stay below 80
-# The chart's colors, in the palette of 256 that all terminals have.
-COLORS = {"IN": 214, "LN": 36, "BN": 31}
-LETTERS = {"IN": "I", "LN": "L", "BN": "B"}
-LEGEND = {"IN": "IN instance norm", "LN": "LN layer norm", "BN": "BN batch norm"}
+BAR = 14  # characters; lines stay below 80 with the names of a ResNet-50
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    about = "how much of IN, LN and BN each Switchable Normalization layer mixes"
+    about = "the shares of IN, LN and BN in each Switchable Normalization layer"
     parser = commands.add_parser("inspect", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("models", nargs="+", metavar="NAME|FILE", help="zoo name, or checkpoint of any SN network")
     add("--json", action="store_true", help="print JSON")
-    add(
-        "--output",
-        type=path,
-        metavar="FILE",
-        help="draw them too, to FILE.svg, .png or .html (needs matplotlib)",
-    )
+    about = "also draw them to FILE.svg, .png or .html (needs matplotlib)"
+    add("--output", type=path, metavar="FILE", help=about)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.output:
-        _check_output(args)
-    models = [(printable(model), _read(model)) for model in args.models]
-    if args.output:
-        from snzoo.gates.chart import save_chart
+    from snzoo.gates import load_gates
+    from snzoo.gates.chart import check_output, save_chart
 
+    if args.output:
+        check_output(args.output)
+        for model in args.models:
+            check_survives(args.output, Path(model))
+    models = [(model, load_gates(model)) for model in args.models]
+    if args.output:
         save_chart(args.output, models)
     if args.json:
-        print(json.dumps([_document(*model) for model in models], indent=2))
+        show_json([_document(*model) for model in models])
     else:
-        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print("\n\n".join(_text(*model, color=color) for model in models))
-        print(f"\n{_legend(models, color=color)}")
+        color = wants_color()
+        for model in models:
+            show(*_table(*model, color=color), "")
+        show(_legend(models, color=color))
     return 0
-
-
-def _check_output(args: argparse.Namespace) -> None:
-    """What can be refused before the work begins."""
-    from snzoo.gates.chart import check_output
-
-    check_output(args.output)
-    for model in args.models:
-        check_survives(args.output, Path(model))
-
-
-def _read(model: str) -> list[LayerGates]:
-    """The gates of a checkpoint, a file or a folder that holds it, or of a zoo name's weights."""
-    from snzoo.weights import fetch_weights, read_state_dict, weights_of
-
-    names_file = os.path.basename(model) != model or model.lower().endswith(CHECKPOINTS)
-    if os.path.isfile(model) or (
-        names_file and not model.startswith("hf-hub:") and not os.path.isdir(model)
-    ):
-        return read_gates(read_state_dict(Path(model)), where=model)
-    entry = ModelSpec.find(model)
-    if entry.weights:
-        file = weights_of(entry.weights)
-        return read_gates(read_state_dict(file), where=file)
-    if entry.file and entry.name not in list_models(norm="sn"):  # spares the download
-        raise no_gates(entry.name)
-    weights = fetch_weights(entry, entry.layout)
-    return read_gates(read_state_dict(weights), where=weights)
 
 
 def _document(name: str, layers: Sequence[LayerGates]) -> dict[str, Any]:
@@ -96,42 +59,47 @@ def _document(name: str, layers: Sequence[LayerGates]) -> dict[str, Any]:
 
 def _figures(layer: LayerGates) -> dict[str, Any]:
     return {
-        "kinds": list(layer.kinds),
+        "stats": list(layer.stats),
         "mean": [round(share, 6) for share in layer.mean],
         "var": [round(share, 6) for share in layer.var],
     }
 
 
-def _text(name: str, layers: Sequence[LayerGates], *, color: bool) -> str:
-    """A line a layer: its name, and for mean and variance a bar and the shares in percent."""
+def _table(name: str, layers: Sequence[LayerGates], *, color: bool) -> list[str | Parts]:
+    """Return a line per layer: its name, and a bar and percentages for mean and variance."""
     rows = [*layers, average(layers)]
-    kinds, width = rows[-1].kinds, max(len(row.name) for row in rows)
-    figures = "".join(f"{kind:>4}" for kind in kinds)
-    lines = [f"{name}: {len(layers)} SN layers, shares in percent"]
-    lines.append(f"  {'':<{width}} {'mean':<{BAR}}{figures}  {'variance':<{BAR}}{figures}")
+    stats, width = rows[-1].stats, max(len(row.name) for row in rows)
+    heads = "".join(f"{stat:>4}" for stat in stats)
+    lines: list[str | Parts] = [f"{name}: {len(layers)} SN layers, shares in percent"]
+    lines.append(f"  {'':<{width}} {'mean':<{BAR}}{heads}  {'variance':<{BAR}}{heads}")
     for row in rows:
-        halves = [_half(row.shares(which), kinds, color=color) for which in ("mean", "var")]
-        lines.append(f"  {row.name:<{width}} {'  '.join(halves)}".rstrip())
-    return "\n".join(lines)
+        mean, var = (_bar(row.shares(which), stats, color=color) for which in ("mean", "var"))
+        lines.append([f"  {row.name:<{width}} ", *mean, "  ", *var])
+    return lines
 
 
-def _half(shares: dict[str, float], kinds: Sequence[str], *, color: bool) -> str:
-    bar, total, end = "", 0.0, 0
-    for kind, share in shares.items():
+def _bar(shares: dict[str, float], stats: Sequence[str], *, color: bool) -> Parts:
+    parts: Parts = []
+    total, end = 0.0, 0
+    for stat, share in shares.items():
         total, start = total + share, end
-        end = round(BAR * total)  # of the sum, so that all bars are as long
-        bar += _paint(kind, end - start, color=color)
-    figures = (f"{100 * shares[kind]:4.0f}" if kind in shares else f"{'-':>4}" for kind in kinds)
-    return bar + "".join(figures)
+        end = round(BAR * total)  # rounds the sum, so that all bars have the same length
+        parts.append(_paint(stat, end - start, color=color))
+    figures = (f"{100 * shares[stat]:4.0f}" if stat in shares else f"{'-':>4}" for stat in stats)
+    return [*parts, "".join(figures)]
 
 
-def _paint(kind: str, length: int, *, color: bool) -> str:
-    """Letters where there is no color: pipes, and people, can tell them apart."""
+def _paint(stat: str, length: int, *, color: bool) -> str | Painted:
+    """Return a part of a bar; letters tell the norms apart where there is no color."""
     if not color or not length:
-        return LETTERS[kind] * length
-    return f"\033[38;5;{COLORS[kind]}m{'█' * length}\033[0m"
+        return stat[0] * length
+    return Painted("█" * length, STATS[stat].terminal_color)
 
 
-def _legend(models: Sequence[Model], *, color: bool) -> str:
-    kinds = [kind for kind in KINDS if any(kind in layer.kinds for _, ls in models for layer in ls)]
-    return "   ".join(f"{_paint(kind, 3, color=color)} {LEGEND[kind]}" for kind in kinds)
+def _legend(models: Sequence[Model], *, color: bool) -> Parts:
+    used = [stat for stat in STATS if any(stat in layer.stats for _, ls in models for layer in ls)]
+    parts: Parts = []
+    for stat in used:
+        gap = "   " if parts else ""
+        parts += [gap, _paint(stat, 3, color=color), f" {stat} {STATS[stat].title}"]
+    return parts

@@ -1,4 +1,4 @@
-"""The parser, and how errors reach people."""
+"""The parser of the command line, its exit status, and its error messages."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import argparse
 import io
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from snzoo.cli import cache, evaluate, export, inspect, predict, report, zoo
-from snzoo.errors import SnzooError, printable
+from snzoo.cli.output import redirect_warnings, show_traceback, warn
+from snzoo.errors import SnzooError
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
+        warn(f"{message} (see: {self.prog} --help)", program=self.prog)
+        self.exit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; ``args.run(args)`` runs the command that it found."""
     parser = _Parser(
         prog="snzoo",
         description="Model zoo and exact evaluation for Switchable Normalization networks.",
@@ -30,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     about = "show the traceback of an error"
     parser.add_argument("--debug", action="store_true", help=about)
-    debug = argparse.ArgumentParser(add_help=False)  # after the command's name it works too
+    debug = argparse.ArgumentParser(add_help=False)  # the option may follow the command's name
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=about)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (zoo, inspect, evaluate, report, predict, export, cache):
@@ -39,30 +41,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 after an error, 2 after a wrong command line."""
+    """Run a command.
+
+    Returns:
+        The exit status: 0, 1 after an error, 130 after an interrupt. A wrong command line
+        raises ``SystemExit(2)``.
+    """
     _prepare_streams()
     args = build_parser().parse_args(arguments)
-    # Pillow warns of broken EXIF and the like, which changes no pixel; for people, it is noise.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        status: int = args.run(args) or 0
-        sys.stdout.flush()
-        return status
+        with redirect_warnings():
+            status: int = args.run(args) or 0
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:  # e.g. snzoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as error:
-        print(f"snzoo: {str(error) or 'interrupted'}", file=sys.stderr)
+        warn(str(error) or "interrupted")
         return 130
     except Exception as error:
         if args.debug:
-            raise
-        print(f"snzoo: {_explain(error)}", file=sys.stderr)
+            show_traceback()
+        else:
+            warn(_explain(error))
         return 1
 
 
 def _prepare_streams() -> None:
-    """Closed streams swallow what is written; terminals show "?" for what they can't show."""
+    """Discard what goes to closed streams; print "?" where the encoding lacks a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -72,14 +79,13 @@ def _prepare_streams() -> None:
 
 
 def _explain(error: Exception) -> str:
-    message = printable(" ".join(str(error).split()))
     if isinstance(error, SnzooError):
-        return message
-    return f"{type(error).__name__}: {message} (--debug shows where)"
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _version() -> str:
     try:
         return version("snzoo")
-    except PackageNotFoundError:  # a plain checkout
+    except PackageNotFoundError:  # a checkout that is not installed
         return "not installed"

@@ -1,24 +1,84 @@
-"""What the command line prints. Text of any origin is made safe for terminals here, once."""
+"""Everything that the command line prints.
+
+File names, URLs and the fields of foreign documents may hold terminal escapes. They are made
+harmless here, once: no other module of the command line prints.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
-from typing import Any
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from snzoo.errors import printable
 
 
-def show(text: str) -> None:
-    """Print ``text`` to stdout, its control characters escaped; newlines separate lines."""
-    print("\n".join(printable(line) for line in text.split("\n")), flush=True)
+class Painted(NamedTuple):
+    """Text in a color of the 256-color palette."""
+
+    text: str
+    color: int
+
+
+Line = str | Sequence[str | Painted]
+
+
+def show(*lines: Line) -> None:
+    """Print lines to stdout. Control characters in them are escaped, line breaks too."""
+    print("\n".join(map(_format, lines)), flush=True)
 
 
 def show_json(document: Any) -> None:
-    """Print a JSON document to stdout; JSON escapes control characters itself."""
+    """Print a JSON document to stdout, in ASCII: JSON escapes everything else."""
     print(json.dumps(document, indent=2), flush=True)
 
 
-def warn(message: str) -> None:
-    """Print one line to stderr, as errors are printed."""
-    print(f"snzoo: {printable(' '.join(message.split()))}", file=sys.stderr)
+def warn(message: str, *, program: str = "snzoo") -> None:
+    """Print one line to stderr, for errors and warnings."""
+    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def show_traceback() -> None:
+    """Print the traceback of the exception that is being handled to stderr."""
+    print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
+
+
+def wants_color() -> bool:
+    """Return whether stdout is a terminal, and ``NO_COLOR`` is not set."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+@contextmanager
+def redirect_warnings() -> Iterator[None]:
+    """Print Python's warnings, and the log of snzoo, as :func:`warn` does."""
+    logger, handler = logging.getLogger("snzoo"), _Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about broken EXIF data and the like, which changes no pixel.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.showwarning = lambda message, *_, **__: warn(str(message))
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def _format(line: Line) -> str:
+    parts = [line] if isinstance(line, str) else line
+    return "".join(
+        f"\033[38;5;{part.color}m{printable(part.text)}\033[0m"
+        if isinstance(part, Painted)
+        else printable(part)
+        for part in parts
+    )

@@ -6,32 +6,36 @@ import argparse
 from typing import Any
 
 from snzoo.cli.common import path
-from snzoo.errors import SnzooError
+from snzoo.cli.output import show
+from snzoo.errors import ArgumentError
 from snzoo.manifest import load_manifest
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    about = "one HTML page of what snzoo eval --json wrote"
+    about = "write the results of snzoo eval --json as one HTML page"
     parser = commands.add_parser("report", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
-    parser.add_argument("results", type=path, metavar="RESULTS", help="of snzoo eval --json")
-    parser.add_argument(
-        "--output", type=path, metavar="FILE", help="(default: RESULTS with the ending .html)"
-    )
+    add = parser.add_argument
+    add("results", type=path, metavar="RESULTS", help="file that snzoo eval --json wrote")
+    about = "(default: RESULTS with the suffix .html)"
+    add("--output", type=path, metavar="FILE", help=about)
+    about = "the evaluated images: show thumbnails of those that models confuse"
+    add("--images", type=path, metavar="PATH", help=about)
 
 
 def run(args: argparse.Namespace) -> int:
     from snzoo.evaluation.results import read_results
     from snzoo.files import write_atomically
-    from snzoo.report.page import make_page
+    from snzoo.report.page import make_report
     from snzoo.report.thumbnails import find_thumbnails
 
     results = read_results(args.results)
     output = args.output or args.results.with_suffix(".html")
     if output.resolve() == args.results.resolve():
-        raise SnzooError(f"{output} holds the results; name another file: --output FILE")
-    page = make_page(results, find_thumbnails(results, load_manifest().demo))
+        raise ArgumentError(f"{output} holds the results; name another file: --output FILE")
+    thumbnails = find_thumbnails(results, images=args.images, demo=load_manifest().demo)
+    page = make_report(results, thumbnails)
     with write_atomically(output) as partial:
         partial.write_text(page, encoding="utf-8")
-    print(output)
+    show(str(output))
     return 0

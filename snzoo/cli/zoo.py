@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from snzoo.cli.common import MODEL
-from snzoo.errors import SnzooError
+from snzoo.cli.output import show, show_json
+from snzoo.errors import UnknownModelError
 from snzoo.manifest import Entry, File
 from snzoo.models.architectures import NORMS
 from snzoo.registry import get_info, list_models
@@ -26,78 +26,90 @@ SORT_KEYS: dict[str, Key] = {
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("list", parents=parents, help="the models of the zoo")
+    about = "list the models of the zoo"
+    parser = commands.add_parser("list", parents=parents, help=about, description=about)
     parser.set_defaults(run=run_list)
-    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, e.g. 'resnet50*'")
-    parser.add_argument("--norm", choices=NORMS, help="only this normalization")
-    parser.add_argument("--pretrained", action="store_true", help="only models with weights")
-    parser.add_argument("--sort", choices=list(SORT_KEYS), help="(the manifest's order)")
-    parser.add_argument("--names", action="store_true", help="names alone, one a line")
-    parser.add_argument("--json", action="store_true", help="names, figures and licenses as JSON")
-    parser.add_argument("--markdown", action="store_true", help="the table of the README")
+    add = parser.add_argument
+    add("patterns", nargs="*", metavar="PATTERN", help="wildcards, e.g. 'resnet50*' (all models)")
+    add("--exclude", nargs="+", default=[], metavar="PATTERN", help="leave out what these match")
+    add("--norm", choices=NORMS, help="only models with this norm")
+    add("--pretrained", action="store_true", help="only models with weights")
+    add("--sort", choices=list(SORT_KEYS), help="(default: the order of the manifest)")
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--names", action="store_true", help="print one name per line")
+    formats.add_argument("--json", action="store_true", help="print JSON")
+    formats.add_argument("--markdown", action="store_true", help="print the table of the README")
 
-    parser = commands.add_parser("info", parents=parents, help="all that is known of a model")
+    about = "show everything that is known about a model"
+    parser = commands.add_parser("info", parents=parents, help=about, description=about)
     parser.set_defaults(run=run_info)
     parser.add_argument("name", help=MODEL)
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_list(args: argparse.Namespace) -> int:
-    names = list_models(args.pattern, norm=args.norm, pretrained=args.pretrained)
+    names = list_models(
+        args.patterns or "*",
+        exclude_filters=args.exclude,
+        norm=args.norm,
+        pretrained=args.pretrained,
+    )
     entries = [get_info(name) for name in names]
     if not entries:
-        raise SnzooError(f"no model fits {args.pattern!r} and the filters; see: snzoo list")
+        wanted = f" {' '.join(args.patterns)!r}" if args.patterns else ""
+        raise UnknownModelError(f"no model matches{wanted} with these filters; see: snzoo list")
     if args.sort:
         entries.sort(key=SORT_KEYS[args.sort])
     if args.json:
-        print(json.dumps([_row(entry) for entry in entries], indent=2))
+        show_json([_row(entry) for entry in entries])
     elif args.names:
-        print("\n".join(entry.name for entry in entries))
+        show(*(entry.name for entry in entries))
     elif args.markdown:
-        print(markdown_table(entries))
+        show(*markdown_table(entries))
     else:
-        print(_text_table([_row(entry) for entry in entries]))
+        show(*_text_table([_row(entry) for entry in entries]))
     return 0
 
 
 def run_info(args: argparse.Namespace) -> int:
-    entry = ModelSpec.find(args.name)
-    if entry.weights is not None:  # what is known of the zoo's file is not known of this one
-        entry = replace(entry, num_params=None, training=None, file=None)
+    spec = ModelSpec.find(args.name)
+    if spec.weights is not None:  # these facts are about the zoo's file, not about this one
+        spec = replace(spec, num_params=None, training=None, file=None)
     if args.json:
-        print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
-        return 0
-    lines = [("architecture", entry.architecture), ("arguments", _pairs(entry.arguments))]
-    lines.append(("parameters", f"{entry.num_params:,}" if entry.num_params else ""))
-    classes = (entry.classes,) if isinstance(entry.classes, str) else entry.classes
-    lines.append(("classes", ", ".join(classes)))
-    lines += [
-        (
-            "published",
-            f"top-1 {r.top1:.2f}, top-5 {r.top5:.2f} on {r.images:,} images of {r.dataset} "
-            f"({r.source})",
-        )
-        for r in entry.published
-    ]
-    lines.append(("preprocessing", _pairs(asdict(entry.preprocessing))))
-    lines.append(("training", _pairs(entry.training or {})))
-    if file := entry.file:
-        lines += [("file", file.bundled or file.name or "(name not published)")]
-        lines += [("url", url) for url in file.urls] + [("page", page) for page in file.pages]
-        md5 = file.md5 and f"md5 {file.md5}"
-        sha256 = file.sha256 and f"sha256 {file.sha256}"
-        lines += [
-            ("checksum", sha256 or md5 or "never published"),
-            ("size", f"{file.size:,} bytes" if file.size else "never published"),
-        ]
-    lines += [("license", entry.license or "not stated"), ("provenance", entry.provenance)]
-    print(entry.name)
-    print("\n".join(f"  {key:<14} {value}" for key, value in lines if value))
+        weights = None if spec.weights is None else str(spec.weights)
+        show_json(asdict(replace(spec, weights=None)) | {"weights": weights})
+    else:
+        lines = [f"  {key:<14} {value}" for key, value in _describe(spec) if value]
+        show(spec.name, *lines)
     return 0
 
 
-def markdown_table(entries: Sequence[Entry]) -> str:
-    """The zoo's table in the README, which a test holds to this."""
+def _describe(spec: ModelSpec) -> Iterable[tuple[str, str]]:
+    """Yield titles and values; a value that is unknown may be empty."""
+    yield "architecture", spec.architecture
+    yield "arguments", _format_pairs(spec.arguments)
+    yield "parameters", f"{spec.num_params:,}" if spec.num_params else ""
+    yield "classes", spec.classes if isinstance(spec.classes, str) else ", ".join(spec.classes)
+    for r in spec.published:
+        figures = f"top-1 {r.top1:.2f}, top-5 {r.top5:.2f} on {r.images:,} images of {r.dataset}"
+        yield "published", f"{figures} ({r.source})"
+    yield "preprocessing", _format_pairs(asdict(spec.preprocessing))
+    yield "training", _format_pairs(spec.training or {})
+    yield "weights", str(spec.weights or "")
+    if file := spec.file:
+        yield "file", file.bundled or file.name or "(name not published)"
+        yield from (("url", url) for url in file.urls)
+        yield from (("page", page) for page in file.pages)
+        checksums = {"sha256": file.sha256, "md5": file.md5}
+        found = [f"{name} {value}" for name, value in checksums.items() if value]
+        yield "checksum", found[0] if found else "never published"
+        yield "size", f"{file.size:,} bytes" if file.size else "never published"
+    yield "license", spec.license or "not stated"
+    yield "provenance", spec.provenance
+
+
+def markdown_table(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of the table in the README; a test compares them."""
     lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' license |"]
     lines.append("| --- | ---: | ---: | ---: | --- | --- | --- |")
     for entry in entries:
@@ -106,7 +118,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
         cells += [_figure(row["top1"]), _figure(row["top5"])]
         cells += [row["dataset"] or "", row["checksum"] or ""]
         lines.append(f"| {' | '.join([*cells, row['license'] or 'not stated'])} |")
-    return "\n".join(lines)
+    return lines
 
 
 def _row(entry: Entry) -> dict[str, Any]:
@@ -130,7 +142,7 @@ def _checksum(file: File) -> str:
     return "sha256" if file.sha256 else "md5" if file.md5 else "never published"
 
 
-def _text_table(rows: list[dict[str, Any]]) -> str:
+def _text_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     width = max(len(row["name"]) for row in rows)
     lines = [f"{'name':<{width}}  {'params':>7}  {'top-1':>6}  {'top-5':>6}  {'on':<15}  checksum"]
     for row in rows:
@@ -139,7 +151,7 @@ def _text_table(rows: list[dict[str, Any]]) -> str:
         checksum = row["checksum"] or "architecture only"
         figures = f"{params:>7}  {top1:>6}  {top5:>6}  {row['dataset'] or '':<15}"
         lines.append(f"{row['name']:<{width}}  {figures}  {checksum}")
-    return "\n".join(lines)
+    return lines
 
 
 def _figure(value: float | None) -> str:
@@ -147,12 +159,12 @@ def _figure(value: float | None) -> str:
 
 
 def _rank(entry: Entry, which: str) -> tuple[bool, float]:
-    """ImageNet's figures first: those of another data set compare with nothing."""
+    """Return the key that sorts by accuracy, ImageNet's figures before those of other data."""
     if not entry.published:
         return True, 0.0
     result = entry.published[0]
     return not result.dataset.startswith("imagenet"), -getattr(result, which)
 
 
-def _pairs(values: dict[str, Any]) -> str:
+def _format_pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())

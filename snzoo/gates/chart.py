@@ -1,7 +1,7 @@
-"""The gates of networks as one chart: a bar of stacked shares a layer (extra ``[plots]``).
+"""The gates of networks as one chart: a bar of stacked shares per layer (extra ``[plots]``).
 
-After the figure of Luo et al., ICLR 2019 (arXiv 1806.10779) with the ratios that each layer
-learned: a panel for the mean and one for the variance.
+One panel shows the mean and one the variance, as in the figure of Luo et al., ICLR 2019
+(arXiv 1806.10779), with the ratios that each layer learned.
 """
 
 from __future__ import annotations
@@ -10,88 +10,91 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
 from io import BytesIO, StringIO
 from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snzoo.errors import SnzooError, printable
+from snzoo.environment import require_packages
+from snzoo.errors import ArgumentError, printable
 from snzoo.files import check_writable, write_atomically
-from snzoo.gates.shares import KINDS, LayerGates, average
+from snzoo.gates.shares import STATS, LayerGates, average
+from snzoo.report.markup import escape, make_page, scrolling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Model = tuple[str, Sequence[LayerGates]]  # its name, its layers
+Model = tuple[str, Sequence[LayerGates]]  # its name and its layers
 
 SUFFIXES = (".svg", ".png", ".html")
-# Okabe and Ito's colors, which color-blind people tell apart; these differ in lightness too.
-COLORS = {"IN": "#E69F00", "LN": "#009E73", "BN": "#0072B2"}
-TITLES = {"IN": "instance norm (IN)", "LN": "layer norm (LN)", "BN": "batch norm (BN)"}
 PANELS = {"mean": "mean", "var": "variance"}
 INK, MUTED = "#222222", "#666666"
 
-# Inches. Bars are as wide as the lines of their names are high, up to 120 of them.
+# Inches. A bar is as wide as a line of its name is high, as long as 120 bars fit.
 PITCH, LEFT, RIGHT, NARROWEST, WIDEST = 0.105, 0.65, 0.15, 7.5, 13.4
 LEGEND, HEAD, PANEL, BETWEEN, BELOW, FOOT = 0.32, 0.5, 1.3, 0.12, 0.2, 0.15
 CHARACTER, LINE = 0.056, 0.1  # of SMALL text
 SMALL, MEDIUM, LARGE = 6.5, 8, 10  # points
-GAP, FEWEST = 0.7, 12  # bars: between stages and before the average; how many have room
-LONGEST = 36  # characters of a name, of which the last are shown
+GAP, FEWEST = 0.7, 12  # bars: the gap around stages; the least number that has room
+LONGEST = 36  # characters of a name; the end of a longer one is shown
 
 
 def check_output(path: Path) -> None:
-    """Raises SnzooError where no chart can be written to ``path``, before any other work."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise SnzooError(f"{path}: name the chart {', '.join(SUFFIXES)}, by what to draw")
-    check_writable(path)
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise SnzooError(
-            "charts need matplotlib: pip install matplotlib (or the extra snzoo[plots])"
-        ) from None
-
-
-def save_chart(path: Path, models: Sequence[Model]) -> None:
-    """Draw the gates of ``models`` side by side to path.svg, .png or .html.
-
-    The page has no script and loads nothing; its tables hold the figures that are drawn.
-    The same gates give the same SVG and page, byte for byte, with the same matplotlib.
+    """Check that a chart can be written to ``path``, before any other work.
 
     Raises:
-        SnzooError: another ending, no matplotlib, or ``path`` can't be written.
+        ArgumentError: the suffix is none of .svg, .png and .html.
+        FileError: the file cannot be written.
+        MissingPackageError: matplotlib is not installed.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"{path}: the suffix of a chart must be one of {', '.join(SUFFIXES)}")
+    check_writable(path)
+    require_packages("matplotlib", extra="plots", purpose="drawing charts")
+
+
+def save_chart(path: str | Path, models: Sequence[Model]) -> None:
+    """Draw the gates of ``models`` side by side to ``path``: .svg, .png or .html.
+
+    The HTML page has no script and loads nothing; its tables hold the figures that are drawn.
+    The same gates and the same matplotlib give the same SVG and page, byte for byte.
+
+    Args:
+        models: names, and what :func:`snzoo.gates.load_gates` returned for them.
+
+    Raises:
+        ArgumentError, FileError, MissingPackageError: see :func:`check_output`.
+    """
+    path = Path(path)
     check_output(path)
     kind = path.suffix.lower()
-    with _own_settings():
+    with _default_settings():
         figure = draw(models)
         if kind == ".png":
-            content = _png(figure)
+            content = _to_png(figure)
         else:
-            svg = _svg(figure, _title(models))
+            svg = _to_svg(figure, _title(models))
             content = (svg if kind == ".svg" else _page(svg, models)).encode()
     with write_atomically(path) as partial:
         partial.write_bytes(content)
 
 
 @contextmanager
-def _own_settings() -> Iterator[None]:
-    """matplotlib as it comes, whatever the user's settings are, which stand again afterwards."""
+def _default_settings() -> Iterator[None]:
+    """Use matplotlib's default settings in the block, whatever the user's are."""
     from matplotlib import rc_context, rcdefaults, rcParams
 
-    # A name in a script that the font lacks is no reason for warnings.
+    # matplotlib warns about scripts that its font lacks.
     with rc_context(), warnings.catch_warnings(action="ignore", category=UserWarning):
         rcdefaults()
-        rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "snzoo"})  # text; the same ids
+        rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "snzoo"})  # text; fixed ids
         yield
 
 
 def draw(models: Sequence[Model]) -> Figure:
-    """The chart; matplotlib's figures and settings are left alone."""
+    """Return the chart. It is no figure of pyplot, whose state stays as it is."""
     from matplotlib.figure import Figure
 
     columns = [_Column(name, layers) for name, layers in models]
@@ -119,15 +122,17 @@ def draw(models: Sequence[Model]) -> Figure:
 def _draw_legend(figure: Figure, columns: Sequence[_Column]) -> None:
     from matplotlib.patches import Patch
 
-    kinds = [kind for kind in KINDS if any(kind in c.layers[-1].kinds for c in columns)]
+    used = [stat for stat in STATS if any(stat in c.layers[-1].stats for c in columns)]
     width, height = figure.get_size_inches()
     figure.legend(
-        handles=[Patch(color=COLORS[kind], label=TITLES[kind]) for kind in kinds],
+        handles=[
+            Patch(color=STATS[stat].color, label=f"{STATS[stat].title} ({stat})") for stat in used
+        ],
         loc="upper left",
         bbox_to_anchor=(LEFT / width, 1 - 0.1 / height),
         borderaxespad=0,
         borderpad=0,
-        ncols=len(kinds),
+        ncols=len(used),
         frameon=False,
         fontsize=MEDIUM,
         labelcolor=INK,
@@ -135,7 +140,7 @@ def _draw_legend(figure: Figure, columns: Sequence[_Column]) -> None:
 
 
 class _Column:
-    """A model's two panels: its layers and their average, with gaps around stages."""
+    """The two panels of a model: its layers and their average, with gaps around stages."""
 
     def __init__(self, name: str, layers: Sequence[LayerGates]) -> None:
         self.name = _last(printable(name), 2 * LONGEST)
@@ -152,13 +157,13 @@ class _Column:
         return CHARACTER * max(map(len, self._names(plot)))
 
     def draw_bars(self, axes: Axes, which: str, *, prefix: str) -> None:
-        """Each bar has an id in the SVG: ``prefix``, the layer's number and the kind."""
+        """Draw a panel. The id of a bar in the SVG is ``prefix``, the layer's number, the norm."""
         bottoms = [0.0] * len(self.layers)
-        for kind in KINDS:
-            shares = [layer.shares(which).get(kind, 0.0) for layer in self.layers]
-            bars = axes.bar(self.places, shares, 0.86, bottoms, color=COLORS[kind], clip_on=False)
+        for name, stat in STATS.items():
+            shares = [layer.shares(which).get(name, 0.0) for layer in self.layers]
+            bars = axes.bar(self.places, shares, 0.86, bottoms, color=stat.color, clip_on=False)
             for i, bar in enumerate(bars):
-                bar.set_gid(f"{prefix}-{i}-{kind}")
+                bar.set_gid(f"{prefix}-{i}-{name}")
             bottoms = [a + b for a, b in zip(bottoms, shares, strict=True)]
         axes.set(xlim=(-0.5, self.span - 0.5), ylim=(0, 1), xticks=[])
         axes.set_yticks([0, 0.5, 1], labels=["0", "0.5", "1"], fontsize=MEDIUM, color=INK)
@@ -168,7 +173,7 @@ class _Column:
             spine.set_visible(False)
 
     def draw_heads(self, axes: Axes, plot: float) -> None:
-        """The model's name, and the stages' below it, over the upper panel."""
+        """Write the names of the model and its stages above the upper panel."""
         over = axes.get_xaxis_transform()  # x in bars, y in panels
         text: dict[str, Any] = {"transform": over, "parse_math": False, "color": INK}
         y = 1 + 0.3 / PANEL
@@ -181,7 +186,7 @@ class _Column:
             axes.text(middle, 1 + 0.1 / PANEL, stage, fontsize=MEDIUM, ha="center", **text)
 
     def draw_names(self, axes: Axes, plot: float) -> None:
-        """As many names as there is room for, counted from the average."""
+        """Write every n-th layer's name, so that they have room; the average is one of them."""
         step = ceil(LINE / (plot / self.span))
         kept = range(len(self.layers) - 1, -1, -step)
         names = self._names(plot)
@@ -195,13 +200,13 @@ class _Column:
         )
 
     def _marked(self, plot: float) -> Iterator[tuple[str, list[int]]]:
-        """The stages whose name has room over their bars."""
+        """Yield the stages whose name fits above their bars."""
         for stage, members in self.stages:
             if stage and len(stage) * 1.25 * CHARACTER <= len(members) * plot / self.span:
                 yield stage, members
 
     def _names(self, plot: float) -> list[str]:
-        """Of layers, without the stage where that is written over them."""
+        """Return the names of layers, without the stage where it is written above them."""
         names = list(self.names)
         for stage, members in self._marked(plot):
             for i in members:
@@ -210,7 +215,7 @@ class _Column:
 
 
 def _stage(name: str) -> str:
-    """``layer1`` of ``layer1.0.sn1``: what comes before a block's number, or ""."""
+    """Return what precedes the number of a block (``layer1`` of ``layer1.0.sn1``), or ""."""
     found = re.match(r"(.+?)\.[0-9]+\.", name)
     return found[1] if found else ""
 
@@ -219,14 +224,14 @@ def _last(text: str, most: int) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
-def _png(figure: Figure) -> bytes:
+def _to_png(figure: Figure) -> bytes:
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
     return stream.getvalue()
 
 
-def _svg(figure: Figure, title: str) -> str:
-    """One image to screen readers, called ``title``."""
+def _to_svg(figure: Figure, title: str) -> str:
+    """Return the SVG, which is one image called ``title`` to screen readers."""
     stream = StringIO()
     nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     figure.savefig(stream, format="svg", metadata=nothing)
@@ -238,44 +243,26 @@ def _title(models: Sequence[Model]) -> str:
     return f"Shares of instance, layer and batch norm in each layer of {names}"
 
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-STYLE = """
-body { margin: 2rem auto; padding: 0 1rem; max-width: 80rem; background: #fff; color: #222;
-  font: 16px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-h1 { font-size: 1.4rem; line-height: 1.3; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; overflow-x: auto; }
-svg { display: block; }
-table { border-collapse: collapse; margin: 2rem 0; font-size: .9rem; }
-caption { text-align: left; font-weight: 650; overflow-wrap: anywhere; }
-th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-tbody th, thead tr:first-child th:first-child { text-align: left; font-weight: inherit; }
-"""
-
-
 def _page(svg: str, models: Sequence[Model]) -> str:
-    title = escape(_title(models))
     tables = "".join(_table(name, layers) for name, layers in models)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-        f"<figure>\n{svg[svg.index('<svg') :]}</figure>\n{tables}</body>\n</html>\n"
-    )
+    figure = f'<figure class="paper">\n{svg[svg.index("<svg") :]}</figure>\n'
+    footer = "Made by snzoo inspect. Figures are rounded."
+    return make_page(_title(models), figure + tables, footer=footer)
 
 
 def _table(name: str, layers: Sequence[LayerGates]) -> str:
-    kinds = average(layers).kinds
-    group = f'<th scope="colgroup" colspan="{len(kinds)}">'
+    stats = average(layers).stats
+    group = f'<th scope="colgroup" colspan="{len(stats)}">'
     head = "".join(f"{group}{panel}, %</th>" for panel in PANELS.values())
-    row = "".join(f'<th scope="col">{kind}</th>' for kind in kinds) * len(PANELS)
+    row = "".join(f'<th scope="col">{stat}</th>' for stat in stats) * len(PANELS)
     head = f'<tr><th rowspan="2" scope="col">layer</th>{head}</tr>\n<tr>{row}</tr>'
     body = []
     for layer in [*layers, average(layers)]:
-        shares = [layer.shares(which).get(kind) for which in PANELS for kind in kinds]
+        shares = [layer.shares(which).get(stat) for which in PANELS for stat in stats]
         cells = "".join(f"<td>{'–' if s is None else f'{100 * s:.1f}'}</td>" for s in shares)
-        body.append(f'<tr><th scope="row">{escape(printable(layer.name))}</th>{cells}</tr>')
-    return (
-        f"<table>\n<caption>{escape(printable(name))}</caption>\n"
-        f"<thead>\n{head}\n</thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody>\n</table>\n"
+        body.append(f'<tr><th scope="row">{escape(layer.name)}</th>{cells}</tr>\n')
+    table = (
+        f'<table class="shares"><caption>{escape(name)}</caption>\n'
+        f"<thead>\n{head}\n</thead>\n<tbody>\n{''.join(body)}</tbody></table>"
     )
+    return f"<section>\n{scrolling(table, label=name)}</section>\n"

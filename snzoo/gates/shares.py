@@ -6,79 +6,96 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from snzoo.errors import CheckpointError, SnzooError, printable
+from snzoo.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = ("IN", "LN", "BN")
 GATES = ("mean_weight", "var_weight")
+
+
+class Stat(NamedTuple):
+    """How the statistics of one norm are named and colored, in charts and terminals."""
+
+    title: str
+    color: str  # of Okabe and Ito's palette for color-blind readers; these differ in lightness too
+    terminal_color: int  # the nearest one of the 256-color palette
+
+
+STATS = {
+    "IN": Stat("instance norm", "#E69F00", 214),
+    "LN": Stat("layer norm", "#009E73", 36),
+    "BN": Stat("batch norm", "#0072B2", 31),
+}
 
 
 @dataclass(frozen=True)
 class LayerGates:
-    """What one SN layer mixes: for each of ``kinds`` its share, which add up to 1.
+    """The shares that one SN layer mixes its statistics in (equation 5 of the paper).
 
-    ``mean`` are the shares of the mean, ``var`` those of the variance.
+    Attributes:
+        name: the layer's name in its network.
+        stats: the norms whose statistics are mixed, keys of :data:`STATS`.
+        mean: the share of each norm in the mean. They add up to 1.
+        var: the share of each norm in the variance. They add up to 1.
     """
 
     name: str
-    kinds: tuple[str, ...]
+    stats: tuple[str, ...]
     mean: tuple[float, ...]
     var: tuple[float, ...]
 
     def shares(self, which: str) -> dict[str, float]:
-        """Kind → share, of ``"mean"`` or ``"var"``."""
-        return dict(zip(self.kinds, self.mean if which == "mean" else self.var, strict=True))
+        """Return the shares by norm; ``which`` is ``"mean"`` or ``"var"``."""
+        return dict(zip(self.stats, self.mean if which == "mean" else self.var, strict=True))
 
 
 def read_gates(state: Mapping[str, Tensor], *, where: str | Path) -> list[LayerGates]:
-    """The SN layers of a state dict, in the order of depth.
+    """Return the gates of all SN layers in a state dict, in the order of depth.
 
-    A layer is a pair of ``<layer>.mean_weight`` and ``<layer>.var_weight``, of any network.
-    Three gates are IN, LN and BN; two are LN and BN with running statistics beside them
-    (SwitchNorm1d), else IN and LN; one is LN.
+    The network may be any one: a layer is a pair of ``<layer>.mean_weight`` and
+    ``<layer>.var_weight``. Three gates are those of IN, LN and BN. Two are LN and BN
+    (SwitchNorm1d) if the layer has running statistics, else IN and LN. One is LN.
 
     Args:
-        where: the file or the model, for messages.
+        where: the name of the file or model, for error messages.
 
     Raises:
-        CheckpointError: gates are no pair of 1 to 3 finite numbers each; names the key.
-        SnzooError: there is no SN layer.
+        CheckpointError: there is no SN layer, or the gates of one are not a pair of 1 to 3
+            finite numbers each.
     """
     pairs = [key.rpartition(".") for key in state]
     layers = dict.fromkeys(layer + dot for layer, dot, leaf in pairs if leaf in GATES)
     if not layers:
-        raise no_gates(where)
+        raise missing_gates_error(where)
     return [_read_layer(state, prefix, where) for prefix in sorted(layers, key=_depth)]
 
 
-def no_gates(where: str | Path) -> SnzooError:
-    """The error for a network without SN layers."""
-    return SnzooError(
-        f"{where} has no SN layer, so no gates to inspect (batch norm has none); "
-        "see: snzoo list --norm sn --pretrained"
+def missing_gates_error(where: str | Path) -> CheckpointError:
+    """Return the error for a network without SN layers."""
+    return CheckpointError(
+        f"{where} has no SN layer, so it has no gates; see: snzoo list --norm sn --pretrained"
     )
 
 
 def average(gates: Sequence[LayerGates]) -> LayerGates:
-    """The mean over layers, each counting the same; a kind that a layer lacks has share 0 there."""
-    kinds = tuple(kind for kind in KINDS if any(kind in layer.kinds for layer in gates))
+    """Return the mean over layers. A norm that a layer does not mix has share 0 there."""
+    stats = tuple(stat for stat in STATS if any(stat in layer.stats for layer in gates))
 
     def mean(which: str) -> tuple[float, ...]:
         rows = [layer.shares(which) for layer in gates]
-        return tuple(sum(row.get(kind, 0.0) for row in rows) / len(rows) for kind in kinds)
+        return tuple(sum(row.get(stat, 0.0) for row in rows) / len(rows) for stat in stats)
 
-    return LayerGates("average", kinds, mean("mean"), mean("var"))
+    return LayerGates("average", stats, mean("mean"), mean("var"))
 
 
 def _read_layer(state: Mapping[str, Tensor], prefix: str, where: str | Path) -> LayerGates:
     mean_key, var_key = (prefix + leaf for leaf in GATES)
     for key, other in ((mean_key, var_key), (var_key, mean_key)):
         if key not in state:
-            raise CheckpointError(f"{where}: {other} has no {key} beside it")
+            raise CheckpointError(f"{where}: {other} is there, but {key} is missing")
         _check(state[key], f"{where}: {key}")
     mean, var = state[mean_key], state[var_key]
     if len(mean) != len(var):
@@ -86,15 +103,16 @@ def _read_layer(state: Mapping[str, Tensor], prefix: str, where: str | Path) -> 
             f"{where}: {mean_key} has {len(mean)} gates, but {var_key} has {len(var)}"
         )
     with_bn = prefix + "running_mean" in state
-    kinds = {1: ("LN",), 2: ("LN", "BN") if with_bn else ("IN", "LN"), 3: KINDS}[len(mean)]
-    name = printable(prefix.removesuffix(".")) or "(root)"  # the state dict of a layer alone
-    return LayerGates(name, kinds, _softmax(mean), _softmax(var))
+    stats = {1: ("LN",), 2: ("LN", "BN") if with_bn else ("IN", "LN"), 3: tuple(STATS)}[len(mean)]
+    name = printable(prefix.removesuffix(".")) or "(root)"  # the state dict of a single layer
+    return LayerGates(name, stats, _softmax(mean), _softmax(var))
 
 
 def _check(gates: Tensor, where: str) -> None:
     if gates.ndim != 1 or not 1 <= len(gates) <= 3 or not gates.is_floating_point():
         raise CheckpointError(
-            f"{where} is {tuple(gates.shape)} of {gates.dtype}, but gates are 1 to 3 floats"
+            f"{where} has shape {tuple(gates.shape)} and type {gates.dtype}, but gates are 1 to 3 "
+            "floats"
         )
     if not gates.double().isfinite().all():
         raise CheckpointError(f"{where} is not finite: {gates.tolist()}")
@@ -105,20 +123,19 @@ def _softmax(gates: Tensor) -> tuple[float, ...]:
 
 
 def _depth(prefix: str) -> list[tuple[int, list[str | tuple[int, str]]]]:
-    """Sorts ``<layer>.`` by depth.
+    """Return the key that sorts layers ``<layer>.`` by depth.
 
-    safetensors files are sorted by key, so the order of a state dict tells nothing, and
-    names have to. Numbers count as numbers. Of what a module holds, its own norms come
-    before its children: the stem's ``sn1`` before ``layer1``, a block's ``sn1`` to ``sn3``
-    before ``downsample``; ``sn_out`` comes after them.
+    safetensors files are sorted by key, so only the names tell the order. Numbers compare as
+    numbers. The norms of a module come before its children (``sn1`` before ``layer1``, and
+    ``sn1`` to ``sn3`` of a block before its ``downsample``); ``sn_out`` comes after them.
     """
     *parents, own = prefix.split(".")[:-1] or [""]
-    rank = 1 if own.isdecimal() else 2 if own.endswith("_out") else 0  # numbered: a Sequential
+    rank = 1 if own.isdecimal() else 2 if own.endswith("_out") else 0  # numbers: a Sequential
     return [*((1, _natural(name)) for name in parents), (rank, _natural(own))]
 
 
 def _natural(name: str) -> list[str | tuple[int, str]]:
-    """Text and numbers in turn; numbers by length, then digits, as they may be too long for int."""
+    """Split text from numbers. Those sort by length, then digits: ``int`` limits their length."""
     parts: list[str | tuple[int, str]] = list(re.split("([0-9]+)", name))
     for i in range(1, len(parts), 2):
         digits = str(parts[i]).lstrip("0")

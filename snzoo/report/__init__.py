@@ -1,1 +1,1 @@
-"""The document of ``snzoo eval --json`` → one HTML page that stands by itself."""
+"""One HTML page that shows the results of ``snzoo eval --json``."""

@@ -1,6 +1,7 @@
-"""Charts as inline SVG, laid out in percent of the width: text and lines never scale.
+"""Charts as inline SVG.
 
-The tables beside them hold the same figures, so charts are one image each to screen readers.
+Places are in percent of the width, so that text and lines keep their size on any screen. The
+tables beside a chart hold the same figures, so a chart is one image to screen readers.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from snzoo.report.markup import NBSP, text
+from snzoo.report.markup import NBSP, escape
 
 BINS = 20
-HEIGHT = 140  # pixels of the histogram's tallest bar
+HEIGHT = 140  # of the histogram, in pixels
 PUBLISHED = '<path class="published" d="M0-8 8 0 0 8-8 0z"/>'
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measured value with its interval, and the published one, in percent; ``word`` is HTML."""
+    """A measured value, its interval and the published value, in percent; ``word`` is HTML."""
 
     name: str
     percent: float
@@ -29,7 +30,7 @@ class Row:
 
 
 def dot_plot(rows: Sequence[Row], *, label: str) -> str:
-    """A line a row: the interval, a dot at the measured value, a diamond at the published."""
+    """Return a chart with one line per row: the interval, a measured dot, a published diamond."""
     values = [value for row in rows for value in (row.low, row.high, row.published)]
     axis = ticks([value for value in values if value is not None])
     grid = "".join(f'<line class="grid" x1="{x}" x2="{x}" y2="100%"/>' for x in _places(axis))
@@ -41,9 +42,9 @@ def dot_plot(rows: Sequence[Row], *, label: str) -> str:
         if row.published is not None:
             x = _place(row.published, axis)
             marks += f'<svg class="at" x="{x}" y="50%">{PUBLISHED}</svg>'
-        names = f"<span>{text(row.name)}</span><span>{row.percent:.2f}{NBSP}% {row.word}</span>"
+        names = f"<span>{escape(row.name)}</span><span>{row.percent:.2f}{NBSP}% {row.word}</span>"
         parts.append(f'<div class="row">{names}<svg class="line">{grid}{marks}</svg></div>')
-    plot = f'<div class="plot" role="img" aria-label="{text(label)}">'
+    plot = f'<div class="plot" role="img" aria-label="{escape(label)}">'
     return f"{plot}{''.join(parts)}{_labels(axis)}</div>"
 
 
@@ -55,7 +56,7 @@ LEGEND = (
 
 
 def histogram(percents: Sequence[float], *, label: str) -> str:
-    """How many values lie in each twentieth of 0 to 100 %; 100 % belongs to the last."""
+    """Return a histogram with 20 bins from 0 to 100 %. A value of 100 % is in the last bin."""
     counts = [0] * BINS
     for percent in percents:
         counts[min(int(percent * BINS / 100), BINS - 1)] += 1
@@ -74,12 +75,12 @@ def histogram(percents: Sequence[float], *, label: str) -> str:
             f'height="{height:.1f}"><title>{low} to {high} %: {count} classes</title></rect>'
         )
     body = f'<svg class="bins" height="{HEIGHT}">{"".join(parts)}</svg>'
-    plot = f'<div class="plot tall" role="img" aria-label="{text(label)}">'
+    plot = f'<div class="plot tall" role="img" aria-label="{escape(label)}">'
     return f"{plot}{body}{_labels([0, 20, 40, 60, 80, 100])}</div>"
 
 
 def bar(percent: float) -> str:
-    """A bar for a table's cell, beside the figure that it draws."""
+    """Return a bar for a table's cell; the figure that it draws is in the next cell."""
     return (
         '<svg class="cell" aria-hidden="true"><rect class="track" width="100%" height="100%"/>'
         f'<rect class="bar" width="{percent:.2f}%" height="100%"/></svg>'
@@ -87,13 +88,13 @@ def bar(percent: float) -> str:
 
 
 def ticks(values: Sequence[float], *, most: int = 6, whole: bool = False) -> list[float]:
-    """At most ``most`` round numbers, evenly apart, from below the values to above them."""
+    """Return at most ``most`` round, evenly spaced numbers that enclose the values."""
     low, high = min(values), max(values)
     step = 10.0 ** floor(log10(max(high - low, 0.1) / most))
     for factor in (1, 2, 5, 10, 20, 50, 100):
         size = max(step * factor, 1.0) if whole else step * factor
         first, last = floor(low / size + 1e-9), ceil(high / size - 1e-9)
-        if first == last:  # one value, on a round number
+        if first == last:  # all values are the same round number
             first, last = max(first - 1, 0), max(first, 1)
         if last - first < most:
             break
@@ -109,7 +110,7 @@ def _places(axis: Sequence[float]) -> list[str]:
 
 
 def _labels(axis: Sequence[float]) -> str:
-    """The numbers below a plot, in percent."""
+    """Return the numbers below a plot, in percent."""
     anchors = ["start", *["middle"] * (len(axis) - 2), "end"]
     marks = zip(axis, _places(axis), anchors, strict=True)
     texts = [f'<text x="{x}" y="14" text-anchor="{at}">{tick:g}</text>' for tick, x, at in marks]

@@ -1,38 +1,73 @@
-"""Pieces of HTML that several parts of the page are made of."""
+"""Pieces of HTML, and the page that they stand in."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
-from html import escape
+from pathlib import Path
 
 from snzoo.errors import printable
 
 NBSP = "\u00a0"
+# A page runs no script and loads nothing. Pictures are part of it.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def text(value: object) -> str:
-    """Escaped for HTML, and what can't be seen (controls, marks that turn text around) too."""
-    return escape(printable(str(value)))
+def make_page(title: str, body: str, *, footer: str) -> str:
+    """Return an HTML document that needs no other file.
+
+    Args:
+        title: text, also the heading.
+        body: HTML.
+        footer: text.
+    """
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<h1>{escape(title)}</h1>
+{body}</main>
+<footer>{escape(footer)}</footer>
+</body>
+</html>
+"""
+
+
+def escape(value: object) -> str:
+    """Escape text for HTML, and the characters in it that nobody sees (controls, bidi marks)."""
+    return html.escape(printable(str(value)))
 
 
 def breakable(name: str) -> str:
-    """:func:`text` of a model's name, which may go on in another line after an underscore."""
-    return text(name).replace("_", "_<wbr>")
+    """Escape the name of a model, and allow line breaks after its underscores."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names beside their values, which are HTML."""
-    rows = (f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>\n" for name, value in pairs)
+    """Return a list of names (text) and their values (HTML)."""
+    rows = (f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>\n" for name, value in pairs)
     return f'<dl class="facts">\n{"".join(rows)}</dl>\n'
 
 
 def scrolling(table: str, *, label: str) -> str:
-    """A table in a box of its own, which scrolls where the table is wider than the page."""
+    """Return a box around a table, which scrolls if the table is wider than the page."""
     return (
-        f'<div class="scroll" role="region" aria-label="{text(label)}" tabindex="0">{table}</div>\n'
+        f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{table}'
+        "</div>\n"
     )
 
 
 def count(number: int, one: str, many: str) -> str:
-    """E.g. ``1 image``, ``1,000 images``."""
+    """Return a number with its noun, e.g. ``1 image`` or ``1,000 images``."""
     return f"{number:,} {one if number == 1 else many}"

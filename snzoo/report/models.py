@@ -1,4 +1,4 @@
-"""What the page says of one model: its classes, and what it takes for what."""
+"""The section of one model: its accuracy by class and its most frequent confusions."""
 
 from __future__ import annotations
 
@@ -8,40 +8,45 @@ from statistics import median
 from snzoo.evaluation.results import ClassCount, Model, Pair
 from snzoo.manifest import Preprocessing
 from snzoo.report.charts import bar, histogram
-from snzoo.report.markup import NBSP, count, facts, scrolling, text
+from snzoo.report.markup import NBSP, count, escape, facts, scrolling
 from snzoo.report.thumbnails import SIDE, Thumbnails
 
-FEW = 24  # classes that are all shown at once
-ENDS = 10  # of more classes, so many of the lowest and of the highest
-PAIRS = 6  # confused pairs that are shown at once
+FEW = 24  # classes; up to that number, each one has a bar
+ENDS = 10  # bars of the lowest classes, and of the highest, if there are more
+PAIRS = 6  # confused pairs that are not folded away
 
 
 def model_section(model: Model, thumbnails: Thumbnails, *, anchor: str) -> str:
-    """The section of one model, HTML; ``anchor`` is its id."""
-    about = facts(
-        [
-            ("Architecture", text(model.architecture)),
-            ("Weights", "the zoo's" if model.weights is None else text(model.weights)),
-            ("Input", _input(model.preprocessing)),
-            ("Calibration error", f"{100 * model.calibration_error:.2f}{NBSP}%, expected, 15 bins"),
-        ]
-    )
+    """Return the section as HTML; ``anchor`` is its id."""
+    calibration = f"{100 * model.calibration_error:.2f}{NBSP}% (ECE, 15 bins)"
+    pairs = [
+        ("Architecture", escape(model.architecture)),
+        ("Weights", "from the zoo" if model.weights is None else escape(model.weights)),
+        ("Input", _describe_input(model.preprocessing)),
+        ("Calibration error", calibration),
+    ]
+    if present := model.present:
+        figures = [f"{a.percent:.2f}{NBSP}%" for a in (present.top1, present.top5)]
+        among = f"when only the {count(present.classes, 'class', 'classes')} in the data compete"
+        pairs.append(("Classes present", f"top-1 {figures[0]}, top-5 {figures[1]}, {among}"))
+    about = facts(pairs)
     return (
-        f'<section id="{anchor}">\n<h2>{text(model.name)}</h2>\n{about}'
+        f'<section id="{anchor}">\n<h2>{escape(model.name)}</h2>\n{about}'
         f"{_classes(model.per_class)}{_confused(model, thumbnails)}</section>\n"
     )
 
 
-def _input(recipe: Preprocessing) -> str:
-    mean, std = (", ".join(f"{value:g}" for value in of) for of in (recipe.mean, recipe.std))
+def _describe_input(preprocessing: Preprocessing) -> str:
+    p = preprocessing
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
     return (
-        f"shorter side {recipe.resize}, center {recipe.crop}{NBSP}×{NBSP}{recipe.crop}, "
-        f"{recipe.channel_order} 0 to {recipe.scale}, mean {mean}, std {std}"
+        f"shorter side resized to {p.resize}, center crop of {p.crop}{NBSP}×{NBSP}{p.crop}, "
+        f"{p.channel_order} from 0 to {p.scale}, mean {mean}, std {std}"
     )
 
 
 def _classes(classes: Sequence[ClassCount]) -> str:
-    """Top-1 of each class, in order where they are few, else their distribution and its ends."""
+    """Return the top-1 accuracy of each class; of many, the distribution and its two ends."""
     if not classes:
         return ""
     ordered = sorted(classes, key=lambda c: (c.percent, -c.images, c.index))
@@ -55,41 +60,39 @@ def _classes(classes: Sequence[ClassCount]) -> str:
     )
     return (
         f"{start}<figure><figcaption>Number of classes by top-1</figcaption>{chart}</figure>\n"
-        f'<div class="columns">\n{_bars(ordered[:ENDS], f"The {ENDS} lowest in top-1")}'
-        f"{_bars(highest[:ENDS], f'The {ENDS} highest in top-1')}</div>\n{_list(classes)}"
+        f'<div class="columns">\n{_bars(ordered[:ENDS], f"{ENDS} classes with the lowest top-1")}'
+        f"{_bars(highest[:ENDS], f'{ENDS} classes with the highest top-1')}</div>\n"
+        f"{_list(classes)}"
     )
 
 
 def _spread(ordered: Sequence[ClassCount]) -> str:
     values = [c.percent for c in ordered]
-    sentence = (
-        f"{count(len(values), 'class', 'classes')}; the median has {median(values):.1f}{NBSP}%"
-    )
-    ends = [(sum(value == end for value in values), end) for end in (100, 0)]
-    said = [
-        f"{number:,} {'has' if number == 1 else 'have'} {end}{NBSP}%"
-        for number, end in ends
-        if number
-    ]
-    return f"{', '.join([sentence, *said])} top-1."
+    clauses = [f"The median top-1 of {count(len(values), 'class', 'classes')} is "]
+    clauses[0] += f"{median(values):.1f}{NBSP}%"
+    for end in (100, 0):
+        if number := sum(value == end for value in values):
+            clauses.append(f"{count(number, 'class has', 'classes have')} {end}{NBSP}%")
+    return f"{'; '.join(clauses)}."
 
 
 def _bars(classes: Sequence[ClassCount], caption: str) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{text(c.name)}</th><td class="wide">{bar(c.percent)}</td>'
+        f'<tr><th scope="row">{escape(c.name)}</th><td class="wide">{bar(c.percent)}</td>'
         f"<td>{c.percent:.1f}{NBSP}%</td><td>{c.top1:,} of {c.images:,}</td></tr>\n"
         for c in classes
     )
     return (
-        f'<table class="bars"><caption>{text(caption)}</caption>\n<thead><tr><th scope="col">Class'
-        '</th><th scope="col" colspan="2">Top-1</th><th scope="col">Correct</th></tr></thead>\n'
+        f'<table class="bars"><caption>{escape(caption)}</caption>\n<thead><tr>'
+        '<th scope="col">Class</th><th scope="col" colspan="2">Top-1</th>'
+        '<th scope="col">Correct</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table>\n"
     )
 
 
 def _list(classes: Sequence[ClassCount]) -> str:
     rows = "".join(
-        f'<tr><td>{c.index}</td><th scope="row">{text(c.name)}</th><td>{c.images:,}</td>'
+        f'<tr><td>{c.index}</td><th scope="row">{escape(c.name)}</th><td>{c.images:,}</td>'
         f"<td>{c.top1:,}</td><td>{c.percent:.1f}</td>"
         f"<td>{c.top5:,}</td><td>{100 * c.top5 / c.images:.1f}</td></tr>\n"
         for c in sorted(classes, key=lambda c: c.index)
@@ -102,17 +105,18 @@ def _list(classes: Sequence[ClassCount]) -> str:
 
 
 def _confused(model: Model, thumbnails: Thumbnails) -> str:
-    """The most frequent mistakes, each with some of its images."""
+    """Return the most frequent mistakes, each with some of its images."""
     if not model.confused:
         return ""
     images = {c.index: c.images for c in model.per_class}
     cards = [_card(pair, images.get(pair.label), thumbnails.uris) for pair in model.confused]
     parts = [
         "<h3>Most confused</h3>\n"
-        "<p>How many of the images of a class were taken for another, most frequent first.</p>\n"
+        "<p>The number of images of one class that the model took for another, most frequent "
+        "first.</p>\n"
     ]
     if thumbnails.note:
-        parts.append(f'<p class="note">{text(thumbnails.note)}</p>\n')
+        parts.append(f'<p class="note">{escape(thumbnails.note)}</p>\n')
     parts.append(f'<div class="cards">\n{"".join(cards[:PAIRS])}</div>\n')
     if rest := cards[PAIRS:]:
         summary = f"{count(len(rest), 'more pair', 'more pairs')}"
@@ -124,13 +128,13 @@ def _confused(model: Model, thumbnails: Thumbnails) -> str:
 def _card(pair: Pair, images: int | None, uris: dict[str, str]) -> str:
     share = f"{NBSP}of{NBSP}{images:,}" if images else ""
     pictures = "".join(
-        f'<img src="{uris[name]}" alt="{text(name)}" title="{text(name)}" '
+        f'<img src="{uris[name]}" alt="{escape(name)}" title="{escape(name)}" '
         f'width="{SIDE}" height="{SIDE}">'
         for name in pair.examples
         if name in uris
     )
     return (
-        f'<figure class="card"><figcaption><b>{text(pair.label_name)}</b> taken for '
-        f"<b>{text(pair.predicted_name)}</b> <span>{pair.count:,}{share}</span></figcaption>"
+        f'<figure class="card"><figcaption><b>{escape(pair.label_name)}</b> taken for '
+        f"<b>{escape(pair.predicted_name)}</b> <span>{pair.count:,}{share}</span></figcaption>"
         f"{f'<div>{pictures}</div>' if pictures else ''}</figure>\n"
     )

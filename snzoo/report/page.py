@@ -1,114 +1,94 @@
-"""The page: what was measured, how it compares, and how it was measured."""
+"""The report: the figures beside the published ones, each model, and the settings of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from snzoo.evaluation.results import Accuracy, Model, Results
 from snzoo.report.charts import LEGEND, Row, dot_plot
-from snzoo.report.markup import NBSP, breakable, count, facts, scrolling, text
+from snzoo.report.markup import NBSP, breakable, count, escape, facts, make_page, scrolling
 from snzoo.report.models import model_section
 from snzoo.report.thumbnails import Thumbnails
 
 MOST_ERRORS = 200  # messages shown
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def make_page(results: Results, thumbnails: Thumbnails) -> str:
-    """One HTML document that needs nothing beside it: no script, no request."""
+def make_report(results: Results, thumbnails: Thumbnails) -> str:
+    """Return the report as one HTML document that needs no other file."""
     models = results.models
-    title = text(models[0].name) if len(models) == 1 else f"{len(models)} models"
+    title = models[0].name if len(models) == 1 else f"{len(models)} models"
     title += f" on {count(results.data.images, 'image', 'images')}"
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     sections = [_summary(results), _accuracy(models)]
     for i, model in enumerate(models, 1):
         sections.append(model_section(model, thumbnails, anchor=f"model-{i}"))
     sections += [_run(results), _left_out(results.errors)]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{"".join(sections)}</main>
-<footer>Made by snzoo report. Figures are rounded; the JSON document has all digits.</footer>
-</body>
-</html>
-"""
+    footer = "Made by snzoo report. Figures are rounded; the JSON file of snzoo eval is exact."
+    return make_page(title, "".join(sections), footer=footer)
 
 
 def _summary(results: Results) -> str:
     data, run = results.data, results.run
     where = "the photos bundled with snzoo" if data.path is None else data.path
     pairs = [
-        ("Images", f"{text(data.description)}<br><small>{text(where)}</small>"),
+        ("Images", f"{escape(data.description)}<br><small>{escape(where)}</small>"),
         ("Pixels", _exactness(results)),
-        ("Throughput", f"{run.images_per_second:,.1f} images/s on {text(run.device)}"),
+        ("Throughput", f"{run.images_per_second:,.1f} images/s on {escape(run.device)}"),
     ]
     if data.dataset:
-        pairs.insert(1, ("Data set", text(data.dataset)))
+        pairs.insert(1, ("Data set", escape(data.dataset)))
     if results.errors:
         link = f'<a href="#left-out">{count(len(results.errors), "image", "images")}</a>'
-        pairs.append(("Left out", f"{link} that can't be read"))
+        pairs.append(("Left out", f"{link} that cannot be read"))
     return f'<p class="lead">{_verdict(results.models)}</p>\n{facts(pairs)}'
 
 
 def _exactness(results: Results) -> str:
     if results.pixels.exact:
-        return "exact, those of the reference transform"
-    return '<strong class="differs">approximate</strong>, near those of the reference transform'
+        return "exactly those of the reference transform"
+    return '<strong class="differs">approximately</strong> those of the reference transform'
 
 
 def _verdict(models: Sequence[Model]) -> str:
-    """In words, how the published figures compare."""
+    """Say in sentences whether the published figures were reproduced."""
     compared = [model for model in models if _published(model)]
     same = [model for model in compared if model.same_images]
     others = [model for model in compared if not model.same_images]
     sentences = []
     if same:
-        sentences.append(f"{_share(same)} the published figures, which are of the same images.")
+        sentences.append(f"{_count_agreeing(same)} the accuracy published for the same images.")
         sentences += [
-            f"<strong>{text(model.name)}</strong> differs in {_differing(model)}."
+            f"<strong>{escape(model.name)}</strong> differs in {_differing(model)}."
             for model in same
             if _differing(model)
         ]
     if others:
-        of = "; ".join(sorted({text(model.published_on) for model in others if model.published_on}))
-        start = f"The published figures are of other images ({of}), so they need not agree:"
-        sentences.append(f"{start} {_inside(others)}.")
+        sets = "; ".join(
+            sorted({escape(model.published_on) for model in others if model.published_on})
+        )
+        sentences.append(f"Other figures were published for other images ({sets}) and may differ.")
+        sentences.append(_inside(others))
     if nothing := len(models) - len(compared):
-        sentences.append(f"Nothing was published for {count(nothing, 'model', 'models')}.")
+        sentences.append(f"No accuracy was published for {count(nothing, 'model', 'models')}.")
     return " ".join(sentences)
 
 
-def _share(models: Sequence[Model]) -> str:
+def _count_agreeing(models: Sequence[Model]) -> str:
+    agreeing = sum(not _differing(model) for model in models)
     if len(models) == 1:
-        return f"The model {'agrees' if _fits(models) else 'does not agree'} with"
-    return f"{_fits(models)} of {len(models)} models agree with"
-
-
-def _fits(models: Sequence[Model]) -> int:
-    return sum(not _differing(model) for model in models)
+        return f"The model {'reproduces' if agreeing else 'does not reproduce'}"
+    return f"{agreeing} of {len(models)} models reproduce"
 
 
 def _inside(models: Sequence[Model]) -> str:
-    intervals = f"the 95{NBSP}% interval" + "s" * (len(models) > 1)
     if len(models) > 1:
-        return f"they lie inside {intervals} for {_fits(models)} of {len(models)} models"
-    differing = _differing(models[0])
-    if not differing:
-        return f"they lie inside {intervals}"
-    return f"{differing} {'lie' if ' and ' in differing else 'lies'} outside {intervals}"
+        inside = sum(not _differing(model) for model in models)
+        words = f"They lie inside the 95{NBSP}% intervals"
+        return f"{words} of {inside} of {len(models)} models."
+    outside = _differing(models[0])
+    if not outside:
+        return f"They lie inside the 95{NBSP}% interval."
+    verb = "lie" if " and " in outside else "lies"
+    return f"The published {outside} {verb} outside the 95{NBSP}% interval."
 
 
 def _published(model: Model) -> bool:
@@ -121,7 +101,7 @@ def _differing(model: Model) -> str:
 
 
 def _word(accuracy: Accuracy, model: Model) -> str:
-    """The verdict on one figure: a color only where the images are the same."""
+    """Return the verdict on one figure, colored only if the images are the same."""
     if accuracy.agrees is None:
         return ""
     if model.same_images:
@@ -135,9 +115,9 @@ def _accuracy(models: Sequence[Model]) -> str:
         f"<figure><figcaption>{title}</figcaption>{_plot(models, which, title)}</figure>\n"
         for which, title in (("top1", "Top-1"), ("top5", "Top-5"))
     )
-    table = scrolling(_table(models), label="Accuracy, measured and published")
+    table = scrolling(_table(models), label="Measured and published accuracy")
     return (
-        '<section id="accuracy">\n<h2>Measured against published</h2>\n'
+        '<section id="accuracy">\n<h2>Measured and published accuracy</h2>\n'
         f'{LEGEND}\n<div class="columns">\n{charts}</div>\n{table}{_explain(models)}</section>\n'
     )
 
@@ -147,7 +127,7 @@ def _plot(models: Sequence[Model], which: str, title: str) -> str:
     for model in models:
         a: Accuracy = getattr(model, which)
         rows.append(Row(model.name, a.percent, *a.interval95, a.published, _word(a, model)))
-    return dot_plot(rows, label=f"{title} of each model; the table below has the figures.")
+    return dot_plot(rows, label=f"{title} accuracy of each model, as in the table below.")
 
 
 def _table(models: Sequence[Model]) -> str:
@@ -193,15 +173,15 @@ def _measured(accuracy: Accuracy, *, of: bool = False) -> str:
 
 def _explain(models: Sequence[Model]) -> str:
     notes = [
-        f"Below a measured figure is its 95{NBSP}% interval, below a published one measured minus "
-        "published, in points.",
-        "The calibration error is the expected one: the mean distance between confidence and "
-        "accuracy, over 15 bins of confidence.",
+        f"Small print: the 95{NBSP}% interval (Wilson) of a measured figure, and the difference "
+        "between the measured and the published figure, in percentage points.",
+        "The calibration error (ECE) is the mean distance between confidence and accuracy over "
+        "15 bins of confidence.",
     ]
     if any(not model.same_images and _published(model) for model in models):
         notes.append(
-            "Inside and outside tell where a figure that was published for other images lies "
-            f"from the 95{NBSP}% interval."
+            f"“Inside” and “outside” (the 95{NBSP}% interval) describe figures that were published "
+            "for other images."
         )
     return f'<p class="note">{" ".join(notes)}</p>\n'
 
@@ -209,23 +189,23 @@ def _explain(models: Sequence[Model]) -> str:
 def _run(results: Results) -> str:
     run, pixels = results.run, results.pixels
     pairs = [
-        ("Device", text(run.device)),
-        ("Precision", text(run.precision)),
-        ("Batch", count(run.batch_size, "image", "images")),
+        ("Device", escape(run.device)),
+        ("Precision", escape(run.precision)),
+        ("Batch size", count(run.batch_size, "image", "images")),
         ("Compiled", "yes" if run.compile else "no"),
         ("Channels last", "yes" if run.channels_last else "no"),
         ("Processes", f"{run.processes:,}"),
-        ("Threads of PyTorch", f"{run.threads:,}"),
+        ("PyTorch threads", f"{run.threads:,}"),
         ("Decoding threads", f"{run.workers:,}"),
         ("Time", f"{_duration(run.seconds)}, {run.images_per_second:,.1f} images/s"),
-        ("Resumed", "yes, begun by an earlier run" if run.resumed else "no"),
+        ("Resumed", "yes, an earlier run was continued" if run.resumed else "no"),
         ("Pixels", _exactness(results)),
-        ("Decoded by", text(pixels.decoder)),
-        ("Resized by", text(pixels.resize)),
+        ("Decoded by", escape(pixels.decoder)),
+        ("Resized by", escape(pixels.resize)),
     ]
-    versions = [(name, text(version)) for name, version in results.versions.items()]
+    versions = [(name, escape(version)) for name, version in results.versions.items()]
     return (
-        f'<section id="run">\n<h2>How it was measured</h2>\n<div class="columns">\n'
+        f'<section id="run">\n<h2>Settings of the run</h2>\n<div class="columns">\n'
         f"<div><h3>Run</h3>\n{facts(pairs)}</div>\n"
         f"<div><h3>Versions</h3>\n{facts(versions)}</div>\n</div>\n</section>\n"
     )
@@ -245,11 +225,12 @@ def _duration(seconds: float) -> str:
 def _left_out(errors: Sequence[str]) -> str:
     if not errors:
         return ""
-    items = "".join(f"<li>{text(error)}</li>\n" for error in errors[:MOST_ERRORS])
+    items = "".join(f"<li>{escape(error)}</li>\n" for error in errors[:MOST_ERRORS])
     more = len(errors) - MOST_ERRORS
-    rest = f"<p>… and {more:,} more, in the JSON document.</p>\n" if more > 0 else ""
+    rest = f"<p>… and {more:,} more, in the JSON file.</p>\n" if more > 0 else ""
     return (
         '<section id="left-out">\n<h2>Images left out</h2>\n'
-        f"<p>{count(len(errors), 'image', 'images')} can't be read and are in no figure.</p>\n"
+        f"<p>The figures do not include {count(len(errors), 'image', 'images')} that could not be "
+        "read.</p>\n"
         f"<details><summary>Messages</summary>\n<ul>\n{items}</ul>\n{rest}</details>\n</section>\n"
     )

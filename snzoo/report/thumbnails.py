@@ -1,4 +1,4 @@
-"""The images of confused pairs, small enough to be part of the page."""
+"""The example images of confused pairs, small enough to be part of the page."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 
 from snzoo.data.decode import load_image
 from snzoo.data.demo import demo_samples
-from snzoo.data.samples import Samples, find_samples
+from snzoo.data.samples import find_samples
 from snzoo.errors import SnzooError
-from snzoo.evaluation.results import Data, Results
+from snzoo.evaluation.results import Results
 from snzoo.manifest import Photos
 
 SIDE = 120  # pixels
@@ -21,50 +21,57 @@ SIDE = 120  # pixels
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Name of an image → its ``data:`` URI; ``note`` tells people what is missing, and why."""
+    """``data:`` URIs by the names of images, and a note for readers on those that are missing."""
 
     uris: dict[str, str] = field(default_factory=dict)
     note: str | None = None
 
 
-def find_thumbnails(results: Results, photos: Photos | None) -> Thumbnails:
-    """The examples of the confused pairs, as far as they are still where they were.
+def find_thumbnails(
+    results: Results, *, images: Path | None = None, demo: Photos | None = None
+) -> Thumbnails:
+    """Return thumbnails of the examples of confused pairs.
 
-    An image counts as there only if its class is the recorded one. ``photos`` are the demo.
+    A results document may come from anyone, and a page may be passed on. The path that the
+    document names is therefore never opened: it could name any pictures on this machine.
+
+    Args:
+        images: the evaluated images, as for :func:`snzoo.evaluate`. An image is shown only if
+            it has the recorded name and class there.
+        demo: the bundled photos, which are shown if the results are theirs.
+
+    Raises:
+        DataError: ``images`` cannot be read, or has no labels of these classes.
     """
     pairs = [pair for model in results.models for pair in model.confused]
     labels = {name: pair.label for pair in pairs for name in pair.examples}
     if not labels:
         return Thumbnails()
-    where = results.data.path or "their place in snzoo"
-    try:
-        samples = _find(results.data, photos)
-    except SnzooError as error:
-        return Thumbnails(note=f"The images are not at {where} any more ({error}).")
+    if images is not None:
+        samples = find_samples(images, results.data.classes)
+    elif results.data.path is None and demo is not None:
+        try:
+            samples = demo_samples(demo, results.data.classes)
+        except SnzooError as error:  # e.g. a demo with other classes
+            return Thumbnails(note=f"The images are not shown: {error}.")
+    else:
+        return Thumbnails(note="To show the images: snzoo report RESULTS --images PATH.")
     uris = {}
     for index, name in enumerate(samples.names):
         if labels.get(name) == samples.labels[index]:
             try:
-                uris[name] = _uri(samples.read(index), name)
+                uris[name] = _encode(samples.read(index), name)
             except SnzooError:
-                continue  # counted below
+                continue  # counted as missing
     missing = sorted(set(labels) - set(uris))
     if not missing:
         return Thumbnails(uris)
-    count = f"{len(missing)} of these {len(labels)} images are"
-    return Thumbnails(uris, f"{count} not at {where} any more, e.g. {missing[0]}.")
+    count = f"{len(missing)} of {len(labels)} images could not be found or read"
+    return Thumbnails(uris, f"{count}, e.g. {missing[0]}.")
 
 
-def _find(data: Data, photos: Photos | None) -> Samples:
-    if data.path is not None:
-        return find_samples(Path(data.path), data.classes)
-    if photos is None:
-        raise SnzooError("this manifest has no demo")
-    return demo_samples(photos, data.classes)
-
-
-def _uri(content: bytes, name: str) -> str:
-    """The central square, as small as it is shown."""
+def _encode(content: bytes, name: str) -> str:
+    """Return the central square as a ``data:`` URI."""
     image = load_image(content, name=name, shrink_to=SIDE)
     small = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()

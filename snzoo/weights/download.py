@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from snzoo.errors import ChecksumError, DownloadError
+from snzoo.errors import ChecksumError, DownloadError, printable
 from snzoo.http import explain, iter_body, open_url
 from snzoo.weights.cache import discard, origin_of
 from snzoo.weights.checkpoint import looks_like_html
@@ -66,7 +66,9 @@ def download(request: Request) -> bool:
         if attempt:
             pause = BACKOFF * 2 ** (attempt - 1)
             if sys.stderr.isatty():  # say why nothing happens
-                print(f"{request.title}: {reason}; again in {pause:.0f} s", file=sys.stderr)
+                print(
+                    printable(f"{request.title}: {reason}; again in {pause:.0f} s"), file=sys.stderr
+                )
             time.sleep(pause)
         try:
             return _transfer(request)

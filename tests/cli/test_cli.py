@@ -72,7 +72,7 @@ def test_list_filters_and_sorts(capsys):
 
 def test_list_says_where_nothing_fits(capsys):
     assert main(["list", "vgg*"]) == 1
-    assert "no model fits 'vgg*'" in capsys.readouterr().err
+    assert "no model matches 'vgg*'" in capsys.readouterr().err
 
 
 def test_info_tells_accuracy_license_and_origin(capsys):

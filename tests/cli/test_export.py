@@ -1,4 +1,4 @@
-"""``snzoo export`` as people meet it."""
+"""``snzoo export``: the files that it writes, and its errors."""
 
 import json
 import os
@@ -40,14 +40,14 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(folder):
-    """A finetuned one, which says what it is."""
+    """A finetuned checkpoint with its description."""
     model = snzoo.create_model("resnet18v2_bn", width=8, num_classes=2)
     save_file(model.state_dict(), "mine.safetensors", {"snzoo": json.dumps(DESCRIPTION)})
     return "mine.safetensors"
 
 
 @pytest.mark.slow
-def test_the_demo_by_a_process_of_its_own(folder):
+def test_the_demo_is_exported_by_default(folder):
     done = subprocess.run(
         [sys.executable, "-m", "snzoo", "export", "--format", "pt2"],
         capture_output=True,
@@ -64,7 +64,7 @@ def test_the_demo_by_a_process_of_its_own(folder):
 
 
 @pytest.mark.parametrize("format", get_args(Format))
-def test_a_finetuned_checkpoint_says_in_the_file_what_it_is(checkpoint, format, capfd):
+def test_the_file_describes_a_finetuned_checkpoint(checkpoint, format, capfd):
     output = f"mine.{format.upper()}"
     assert main(["export", "--weights", checkpoint, "--output", output]) == 0
     out, err = capfd.readouterr()
@@ -88,10 +88,10 @@ def test_a_finetuned_checkpoint_says_in_the_file_what_it_is(checkpoint, format, 
     "arguments, words",
     [
         ([], ["which format?", "--format onnx"]),
-        (["--output", "x"], ["x: end it in .onnx or .pt2"]),
+        (["--output", "x"], ["x: use the suffix .onnx or .pt2"]),
         (["--output", "x.pt2", "--format", "onnx"], ["x.pt2", "the format is onnx"]),
         (["--output", "none/x.onnx"], ["none/x.onnx", "folder that you may write"]),
-        (["--output", "/dev/null", "--format", "pt2"], ["/dev/null", "folder that you may write"]),
+        (["--output", "/dev/null", "--format", "pt2"], ["/dev/null", "regular file"]),
         (["--format", "pt2", "--model", "resnet81v1_sn"], ["no model named 'resnet81v1_sn'"]),
         (["--format", "pt2", "--model", "resnet18v1_sn"], ["no published weights"]),
         (["--format", "pt2", "--weights", "none.pth"], ["none.pth", "No such file"]),
@@ -101,7 +101,7 @@ def test_a_finetuned_checkpoint_says_in_the_file_what_it_is(checkpoint, format, 
         ),
     ],
 )
-def test_errors_are_one_line_and_nothing_is_written(checkpoint, folder, capsys, arguments, words):
+def test_errors_are_one_line(checkpoint, folder, capsys, arguments, words):
     content = (folder / checkpoint).read_bytes()
     assert main(["export", *arguments]) == 1
     out, err = capsys.readouterr()
@@ -110,7 +110,7 @@ def test_errors_are_one_line_and_nothing_is_written(checkpoint, folder, capsys, 
     assert (folder / checkpoint).read_bytes() == content
 
 
-def test_missing_packages_are_named_before_anything_is_downloaded(folder, monkeypatch, capsys):
+def test_missing_packages_are_named_before_the_download(folder, monkeypatch, capsys):
     monkeypatch.setenv("SNZOO_HOME", str(folder / "home"))
     monkeypatch.setenv("SNZOO_OFFLINE", "1")
     wanted = ["export", "--model", "resnet50v1_sn_8x1", "--format"]
@@ -118,12 +118,12 @@ def test_missing_packages_are_named_before_anything_is_downloaded(folder, monkey
         monkeypatch.setitem(sys.modules, name, None)
     assert main([*wanted, "onnx"]) == 1
     err = capsys.readouterr().err
-    assert "pip install onnxscript onnxruntime" in err and "snzoo[export]" in err
+    assert "ONNX needs onnxscript and onnxruntime" in err and "snzoo[export]" in err
     assert main([*wanted, "pt2"]) == 1  # which needs none of them
     assert "SNZOO_OFFLINE=1" in capsys.readouterr().err
 
 
-def test_the_command_line_offers_every_format(capsys):
+def test_the_option_offers_every_format(capsys):
     with pytest.raises(SystemExit) as stopped:
         build_parser().parse_args(["export", "--format", "tflite"])
     assert stopped.value.code == 2
@@ -138,12 +138,13 @@ def test_the_command_line_offers_every_format(capsys):
         ("some/mine.v2.safetensors", "mine.v2"),
         ("net-v1.5", "net-v1.5"),
         ("./net-v1.5/", "net-v1.5"),
+        ("local-dir:net-v1.5", "net-v1.5"),
         ("hf-hub:owner/name-v1.5@refs/pr/1", "name-v1.5"),
         ("hf-hub:owner/name", "name"),
         ("", ""),
     ],
 )
-def test_the_default_name_is_that_of_the_source(tmp_path, monkeypatch, source, name):
+def test_the_file_is_named_after_the_source(tmp_path, monkeypatch, source, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net-v1.5").mkdir()
     assert short_name(source) == name

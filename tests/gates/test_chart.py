@@ -1,4 +1,4 @@
-"""The chart: its bars are as high as the shares, and nothing else is left behind or changed."""
+"""The chart of gates: the heights of its bars, its names, and what it leaves unchanged."""
 
 import re
 import subprocess
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from snzoo.errors import SnzooError
-from snzoo.gates import LayerGates, average
-from snzoo.gates.chart import COLORS, save_chart
+from snzoo.gates import STATS, LayerGates, average
+from snzoo.gates.chart import save_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 ALL = ("IN", "LN", "BN")
@@ -52,19 +52,19 @@ def svg(tmp_path_factory):
 
 @pytest.mark.parametrize("row, layers", [(0, LAYERS), (1, TWO)])
 @pytest.mark.parametrize("which", ["mean", "var"])
-def test_bars_are_stacked_in_the_order_of_depth_and_as_high_as_the_shares(svg, row, layers, which):
+def test_bars_have_the_heights_of_the_shares(svg, row, layers, which):
     drawn, right = bars(svg), 0.0
     for i, layer in enumerate([*layers, average(layers)]):
-        stack = [drawn[f"{row}-{which}-{i}-{kind}"] for kind in ALL]
-        for kind, (color, left, _, width, height) in zip(ALL, stack, strict=True):
-            assert color == COLORS[kind].lower() and left >= right and width > 1
-            assert height == pytest.approx(layer.shares(which).get(kind, 0) * 1.3 * 72, abs=1e-3)
+        stack = [drawn[f"{row}-{which}-{i}-{stat}"] for stat in ALL]
+        for stat, (color, left, _, width, height) in zip(ALL, stack, strict=True):
+            assert color == STATS[stat].color.lower() and left >= right and width > 1
+            assert height == pytest.approx(layer.shares(which).get(stat, 0) * 1.3 * 72, abs=1e-3)
         for below, above in pairwise(stack):
             assert above[2] + above[4] == pytest.approx(below[2], abs=1e-3)
         right = stack[0][1] + stack[0][3]
 
 
-def test_names_stay_text_and_stages_are_written_once(svg):
+def test_names_are_text_and_stages_are_written_once(svg):
     found = texts(svg)
     assert {"first", "second", "sn1", "0.sn1", "0.sn2", "average", TWO[0].name} <= set(found)
     assert found.count("layer1") == 1 and found.count("share of the variance") == 2
@@ -72,7 +72,7 @@ def test_names_stay_text_and_stages_are_written_once(svg):
     assert root.get("role") == "img" and "first, second" in root.get("aria-label")
 
 
-def test_all_names_of_a_resnet101_are_drawn_and_more_are_thinned(tmp_path):
+def test_all_names_of_a_resnet101_have_room(tmp_path):
     for count, named in ((104, 104), (500, 125)):
         layers = [LayerGates(f"l.{i}.sn", ("LN",), (1.0,), (1.0,)) for i in range(count)]
         save_chart(tmp_path / "x.svg", [("x", layers)])
@@ -82,7 +82,7 @@ def test_all_names_of_a_resnet101_are_drawn_and_more_are_thinned(tmp_path):
         )
 
 
-def test_the_same_gates_give_the_same_bytes_whatever_the_settings(tmp_path, svg):
+def test_user_settings_change_neither_the_chart_nor_are_changed(tmp_path, svg):
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"savefig.bbox": "tight", "font.size": 30, "svg.fonttype": "path"}):
         save_chart(tmp_path / "x.svg", [("first", LAYERS), ("second", TWO)])
@@ -91,13 +91,13 @@ def test_the_same_gates_give_the_same_bytes_whatever_the_settings(tmp_path, svg)
     assert dict(matplotlib.rcParams) == before
 
 
-def test_png_shows_the_colors_at_a_size_to_print(tmp_path):
+def test_png_has_the_colors(tmp_path):
     save_chart(tmp_path / "x.PNG", [("first", LAYERS)])
     with Image.open(tmp_path / "x.PNG") as image:
         width, height = image.size
         seen = {rgb for _, rgb in image.convert("RGB").getcolors(1 << 24)}
     assert width > height > 400
-    assert {tuple(bytes.fromhex(color[1:])) for color in COLORS.values()} <= seen
+    assert {tuple(bytes.fromhex(stat.color[1:])) for stat in STATS.values()} <= seen
 
 
 class Page(HTMLParser):
@@ -117,13 +117,14 @@ class Page(HTMLParser):
             self.cells[-1] += data.strip()
 
 
-def test_the_page_stands_by_itself_and_holds_the_figures(tmp_path):
+def test_the_page_loads_nothing_and_has_the_figures(tmp_path):
     save_chart(tmp_path / "x.html", [("<script>", LAYERS), ("two", TWO)])
     text = (tmp_path / "x.html").read_text()
     page = Page(text)
     assert "<script>" in page.attributes["svg"]["aria-label"]
-    assert not {"script", "img", "link", "iframe"} & set(page.tags)
-    assert not re.search(r"(src|href)=\"(?!#)|url\((?!#)|@import", text)
+    assert not {"script", "img", "iframe"} & set(page.tags)
+    assert not re.search(r"(src|href)=\"(?!#|data:)|url\((?!#)|@import", text)
+    assert "default-src 'none'" in text and "color-scheme" in text
     cells = page.cells
     assert [cells[cells.index("sn1") :][i] for i in range(7)] == [
         *("sn1", "50.0", "30.0", "20.0", "10.0", "20.0", "70.0"),
@@ -132,7 +133,7 @@ def test_the_page_stands_by_itself_and_holds_the_figures(tmp_path):
     assert "<script>" in cells and cells.count("average") == 2
 
 
-def test_names_of_any_kind_can_be_drawn(tmp_path, recwarn):
+def test_any_name_can_be_drawn(tmp_path, recwarn):
     names = [
         "$a_b$",
         r"$\frac{1$",
@@ -152,22 +153,22 @@ def test_names_of_any_kind_can_be_drawn(tmp_path, recwarn):
 
 
 @pytest.mark.parametrize("name", ["x.pdf", "x", "folder.svg", "none/x.svg"])
-def test_what_can_not_be_written_is_refused_and_nothing_is_left(tmp_path, name):
+def test_paths_that_cannot_be_written_are_refused(tmp_path, name):
     (tmp_path / "folder.svg").mkdir()
     with pytest.raises(SnzooError, match=r"\.svg, \.png, \.html|can't write"):
         save_chart(tmp_path / name, [("first", LAYERS)])
     assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
 
 
-def test_a_chart_that_fails_leaves_the_old_one(tmp_path):
+def test_a_failed_chart_keeps_the_old_file(tmp_path):
     path = tmp_path / "x.svg"
     path.write_text("old")
-    with pytest.raises(ValueError):  # no share for a kind
+    with pytest.raises(ValueError):  # a share is missing
         save_chart(path, [("first", [LayerGates("a", ALL, (1.0,), (1.0,))])])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_pyplot_stays_out(tmp_path):
+def test_pyplot_is_not_imported(tmp_path):
     code = (
         "import sys; from pathlib import Path; from snzoo.gates import LayerGates\n"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)\n"

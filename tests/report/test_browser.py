@@ -1,4 +1,4 @@
-"""The page as a browser shows it: on a phone and a desk, in light and dark, asking for nothing."""
+"""The report page in a browser: on small and large screens, in light and dark, without requests."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -50,7 +50,7 @@ DOTS = """
 
 @pytest.fixture
 def page(report, make, tmp_path):
-    """Several models with everything that a document can hold."""
+    """A page of several models with everything that a document can hold."""
     names = make.names(30)
     make.photos(tmp_path / "photos", names)
     models = [
@@ -61,10 +61,10 @@ def page(report, make, tmp_path):
     real = {"correct": 1500, "percent": 83.33, "interval95": [81.5, 85.0], "images": 1800}
     models[1] |= {"real": real, "weights": f"/{LONG}.safetensors"}
     models[2]["per_class"][0] |= {"images": 13_000, "top1": 1_000, "top5": 12_000}
-    document = make.document(models, path=str(tmp_path / "photos"), classes=names)
+    document = make.document(models, classes=names)
     document["pixels"]["exact"] = False
     document["errors"] = ["can't read x: truncated"]
-    return report(document)
+    return report(document, "--images", tmp_path / "photos")
 
 
 @pytest.mark.parametrize("width", [300, 390, 1200])
@@ -74,7 +74,7 @@ def test_nothing_is_wider_than_the_screen(browser, page, width):
     assert (found["wider"], found["scroll"]) == ([], found["width"])
 
 
-def test_long_words_do_not_widen_it(browser, report, make):
+def test_long_words_do_not_widen_the_page(browser, report, make):
     model = make.model(LONG, classes=[f"{LONG}{i}" for i in range(30)], published=70.0)
     document = make.document([model, model], path=f"/{LONG}")
     document["errors"], document["run"]["device"] = [LONG], LONG
@@ -82,12 +82,12 @@ def test_long_words_do_not_widen_it(browser, report, make):
     assert (found["wider"], found["scroll"]) == ([], found["width"])
 
 
-def test_it_can_be_read(browser, page):
+def test_no_text_is_small(browser, page):
     assert min(browser.measure(page, FONTS, width=390)) >= 12
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_stands_out_in_light_and_dark(browser, page, dark):
+def test_text_has_contrast_in_light_and_dark(browser, page, dark):
     colors = browser.measure(page, COLORS, dark=dark)
     background = luminance(colors["page"])
     assert (background < 0.1) == dark
@@ -98,13 +98,13 @@ def test_text_stands_out_in_light_and_dark(browser, page, dark):
 
 
 def luminance(color):
-    """WCAG's relative luminance of ``rgb(r, g, b)``."""
+    """Return the relative luminance (WCAG) of ``rgb(r, g, b)``."""
     parts = [int(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(",")]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_thumbnails_are_seen(browser, page):
+def test_thumbnails_are_visible(browser, page):
     images = browser.measure(page, IMAGES, width=390)
     assert len(images) == 3 * 20 * 3
     assert sum(visible for *_, visible in images) == 3 * 6 * 3  # the others are in <details>
@@ -112,7 +112,7 @@ def test_thumbnails_are_seen(browser, page):
         assert natural == 120 and (width > 80 or not visible)
 
 
-def test_marks_lie_where_the_axis_has_their_values(browser, page):
+def test_marks_are_at_their_values_on_the_axis(browser, page):
     top1, _ = browser.measure(page, DOTS, width=390)
     start, end = top1["lines"][0], top1["lines"][-1]
     low, high = top1["ticks"][0], top1["ticks"][-1]
@@ -126,14 +126,14 @@ def test_marks_lie_where_the_axis_has_their_values(browser, page):
         assert value(row[1]) == (published and pytest.approx(published, abs=0.05))
 
 
-def test_it_opens_from_a_file_without_a_word_on_the_console(browser, page):
+def test_the_console_is_silent(browser, page):
     dom, console = browser.open(page)
     assert console == [] and "<h1>3 models" in dom
     _, console = browser.open(page.replace("</body>", "<script>1</script></body>"))
-    assert console  # so a word would have been heard
+    assert console  # the check can fail
 
 
-def test_it_asks_nothing_of_any_server(browser, report, make):
+def test_no_server_is_asked(browser, report, make):
     asked = []
 
     class Server(BaseHTTPRequestHandler):

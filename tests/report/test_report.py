@@ -1,4 +1,4 @@
-"""snzoo report: what the page says, what it never lets in, and which documents are refused."""
+"""The report page: what it says, what it escapes, and which documents are refused."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u202e\n</
 
 
 class Page(HTMLParser):
-    """Elements (tag, attributes, own text) in order; tags must be nested properly."""
+    """The elements (tag, attributes, text) of a page in order; tags must be nested properly."""
 
     def __init__(self, page):
         super().__init__()
@@ -65,7 +65,7 @@ def zoo(make):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Runs ``snzoo report`` on a file; it must fail in one line without leaving anything."""
+    """Run ``snzoo report`` on a file; it must fail in one line and write nothing."""
 
     def run(path, *options):
         before = sorted(os.listdir(tmp_path))
@@ -79,7 +79,7 @@ def refused(tmp_path, capsys):
     return run
 
 
-def test_each_model_stands_beside_its_published_figures(report, zoo):
+def test_measured_and_published_figures_are_compared(report, zoo):
     zoo["models"][1]["top1"] = {
         "correct": 1532,
         "percent": 76.6,
@@ -95,15 +95,15 @@ def test_each_model_stands_beside_its_published_figures(report, zoo):
     lead = next(
         text for tag, attributes, text in page.elements if attributes.get("class") == "lead"
     )
-    assert "1 of 2 models agree with the published figures" in lead
+    assert "1 of 2 models reproduce the accuracy published for the same images." in lead
     assert "resnet50v1_sn_8x32 differs in top-1." in lead
-    assert "Nothing was published for 1 model." in lead
+    assert "No accuracy was published for 1 model." in lead
 
 
-def test_figures_published_for_other_images_are_not_called_wrong(report, make):
+def test_figures_published_for_other_images_may_differ(report, make):
     model = make.model("a", classes=make.names(5), published=99.5, same=False)
     page = report(make.document([model]))
-    assert "of other images" in page and "top-1 lies outside the 95\u00a0% interval" in page
+    assert "for other images" in page and "top-1 lies outside the 95\u00a0% interval." in page
     assert 'class="differs"' not in page and "outside</span>" in page
     assert "50,000 images of imagenet-1k-val" in page
 
@@ -123,52 +123,54 @@ def test_all_models_and_classes_are_listed(report, make, models, classes):
             assert f"{c['index']}{c['name']}7{c['top1']}{100 * c['top1'] / 7:.1f}" in text
 
 
-def test_of_many_classes_the_lowest_and_the_highest_are_shown(report, make):
+def test_the_lowest_and_the_highest_of_many_classes_have_bars(report, make):
     model = make.model("a", classes=make.names(100))
     ordered = sorted(model["per_class"], key=lambda c: (c["top1"], c["index"]))
     page = Page(report(make.document([model])))
-    lowest = next(text for _, _, text in page.all("table") if "10 lowest" in text)
+    lowest = next(text for _, _, text in page.all("table") if "10 classes with the lowest" in text)
     places = [lowest.index(f"{c['name']}{2 * c['top1']:.1f}") for c in ordered[:10]]
     assert places == sorted(places)
     assert f"{ordered[-1]['top1']} of 50" in next(
-        text for _, _, text in page.all("table") if "10 highest" in text
+        text for _, _, text in page.all("table") if "10 classes with the highest" in text
     )
     bars = [text for tag, _, text in page.elements if tag == "title" and "classes" in text]
     assert sum(int(re.search(r": (\d+) classes", text)[1]) for text in bars) == 100
 
 
-def test_how_it_was_measured_is_said(report, zoo):
+def test_settings_and_left_out_images_are_shown(report, zoo):
     zoo["pixels"] = {"exact": False, "decoder": "someone's 7", "resize": "draft"}
     zoo["run"] |= {"seconds": 7322.4, "device": "NVIDIA H100", "precision": "bf16", "resumed": True}
     zoo["errors"] = [f"can't read /data/val/{i}.JPEG: truncated" for i in range(250)]
     text = " ".join(Page(report(zoo)).text)
-    for words in ("approximate", "NVIDIA H100", "bf16", "2\u00a0h 2\u00a0min", "18.2 images/s"):
+    for words in ("approximately", "NVIDIA H100", "bf16", "2\u00a0h 2\u00a0min", "18.2 images/s"):
         assert words in text
     assert "2.14.1" in text and "someone&#x27;s" not in text and "someone's 7" in text
-    assert "250 images can't be read" in text and "/data/val/199.JPEG" in text
+    assert "250 images that could not be read" in text and "/data/val/199.JPEG" in text
     assert "/data/val/200.JPEG" not in text and "50 more" in text
 
 
-def test_exact_pixels_are_not_called_approximate(report, zoo):
+def test_real_labels_and_present_classes_are_shown_if_counted(report, zoo):
     page = report(zoo)
-    assert "exact, those of the reference transform" in page and "approximate" not in page
-
-
-def test_reassessed_labels_have_columns_where_there_are_any(report, zoo):
-    assert "ReaL" not in report(zoo)
+    assert "exactly those of the reference transform" in page and "approximately" not in page
+    assert "ReaL" not in page
     real = {"correct": 1500, "percent": 83.33, "interval95": [81.5, 85.0], "images": 1800}
     zoo["models"][0]["real"] = real
+    top1 = {"correct": 9, "images": 10, "percent": 90.0, "interval95": [60.0, 98.0]}
+    zoo["models"][0]["present"] = {"classes": 40, "top1": top1, "top5": top1}
     page = Page(report(zoo))
     rows = [row[2] for row in page.all("tr")]
     assert any("1,500of 1,80083.33" in row for row in rows)
     assert "ReaL top-1, %" in rows[0]
+    words = "top-1 90.00\u00a0%, top-5 90.00\u00a0%, when only the 40 classes in the data compete"
+    assert words in " ".join(page.text)
 
 
-def test_thumbnails_are_the_images_themselves_small(report, make, tmp_path):
+def test_thumbnails_are_the_images(report, make, tmp_path):
     names = ["cat", "cow", "dog"]
     colors = make.photos(tmp_path / "photos", names)
     model = make.model("a", classes=names)
-    page = Page(report(make.document([model], path=str(tmp_path / "photos"), classes=names)))
+    document = make.document([model], path="/data", classes=names)
+    page = Page(report(document, "--images", tmp_path / "photos"))
     images = {attributes["alt"]: attributes for _, attributes, _ in page.all("img")}
     assert images.keys() == {name for pair in model["confused"] for name in pair["examples"]}
     for name, attributes in images.items():
@@ -180,23 +182,31 @@ def test_thumbnails_are_the_images_themselves_small(report, make, tmp_path):
         assert max(abs(a - b) for a, b in zip(pixel, colors[name], strict=True)) < 8
 
 
-def test_without_its_images_the_page_says_so(report, make, tmp_path):
+def test_no_picture_is_read_from_a_path_in_the_document(report, make, tmp_path):
     names = ["cat", "dog"]
-    document = make.document([make.model("a", classes=names)], path="/gone/photos", classes=names)
-    page = report(document)
-    assert "The images are not at /gone/photos any more" in page and "<img" not in page
-    document["data"]["path"] = None  # the demo has other classes
-    assert "The images are not at their place in snzoo any more" in report(document)
+    make.photos(tmp_path / "photos", names)
+    document = make.document([make.model("a", classes=names)], classes=names)
     document["data"]["path"] = str(tmp_path / "photos")
+    page = report(document)
+    assert "<img" not in page and "snzoo report RESULTS --images PATH" in page
+    document["data"]["path"] = None  # but the bundled photos have other classes
+    page = report(document)
+    assert "<img" not in page and "The images are not shown" in page
+
+
+def test_missing_images_are_counted(report, refused, make, tmp_path):
+    names = ["cat", "dog"]
     make.photos(tmp_path / "photos", names)
     (tmp_path / "photos" / "cat" / "0.png").write_bytes(b"no image")
     (tmp_path / "photos" / "dog" / "1.png").unlink()
-    page = Page(report(document))
+    document = make.document([make.model("a", classes=names)], classes=names)
+    page = Page(report(document, "--images", tmp_path / "photos"))
     assert len(page.all("img")) == 4
-    assert "2 of these 6 images are not at" in " ".join(page.text)
+    assert "2 of 6 images could not be found or read, e.g. cat/0.png." in " ".join(page.text)
+    assert "none" in refused(tmp_path / "results.json", "--images", tmp_path / "none")
 
 
-def test_an_image_of_another_class_is_not_shown_for_the_recorded_one(report, make, tmp_path):
+def test_only_images_of_the_recorded_class_are_shown(report, make, tmp_path):
     names = ["cat", "dog"]
     make.photos(tmp_path / "photos", names)
     model = make.model("a", classes=names)
@@ -204,12 +214,13 @@ def test_an_image_of_another_class_is_not_shown_for_the_recorded_one(report, mak
         other = names[1 - pair["label"]]
         pair["examples"] = [f"{other}/0.png", "../secret.png", f"{pair['label_name']}/1.png"]
     Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
-    page = Page(report(make.document([model], path=str(tmp_path / "photos"), classes=names)))
+    document = make.document([model], classes=names)
+    page = Page(report(document, "--images", tmp_path / "photos"))
     assert sorted(a["alt"] for _, a, _ in page.all("img")) == ["cat/1.png", "dog/1.png"]
 
 
 def spoil(value):
-    """Every text replaced by one that would be a script, if anything were let through."""
+    """Replace every text by one that would be a script, if it were not escaped."""
     if isinstance(value, dict):
         return {key: spoil(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -240,7 +251,7 @@ def test_text_of_the_document_stays_text(report, make):
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_nothing_is_asked_of_any_other_place(report, make, zoo, bad):
+def test_the_page_loads_nothing(report, make, zoo, bad):
     source = report(hostile(make) if bad else zoo)
     page = Page(source)
     (policy,) = [a["content"] for _, a, _ in page.all("meta") if "http-equiv" in a]
@@ -253,11 +264,11 @@ def test_nothing_is_asked_of_any_other_place(report, make, zoo, bad):
     assert "url(" not in style and "@import" not in style and "//" not in style
 
 
-def test_the_page_is_in_order_for_readers_who_do_not_see_it(report, make, tmp_path):
+def test_the_page_is_accessible(report, make, tmp_path):
     names = make.names(30)
     make.photos(tmp_path / "photos", names)
     model = make.model("a", classes=names, published=76.0)
-    page = Page(report(make.document([model], path=str(tmp_path / "photos"), classes=names)))
+    page = Page(report(make.document([model], classes=names), "--images", tmp_path / "photos"))
     assert page.all("html")[0][1]["lang"] == "en" and page.all("title")[0][2]
     levels = [int(tag[1]) for tag, *_ in page.all("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and levels.count(1) == 1
@@ -322,9 +333,7 @@ PAIR |= {"examples": []}
         (["models", 1, "confused"], [PAIR] * 21, "at most 20 confused pairs"),
     ],
 )
-def test_a_document_that_is_not_one_is_refused_by_field(
-    refused, zoo, tmp_path, place, value, words
-):
+def test_a_malformed_document_is_refused_by_field(refused, zoo, tmp_path, place, value, words):
     replaced(zoo, place, value)
     path = tmp_path / "results.json"
     path.write_text(json.dumps(zoo))
@@ -373,7 +382,7 @@ def test_output_that_cannot_be_written_is_refused(refused, zoo, tmp_path):
     assert (tmp_path / "results.html").read_bytes() == before
 
 
-def test_an_old_page_stays_whole_where_the_new_one_cannot_be_made(refused, report, zoo, tmp_path):
+def test_a_failed_report_keeps_the_old_page(refused, report, zoo, tmp_path):
     page = report(zoo)
     del zoo["run"]
     (tmp_path / "results.json").write_text(json.dumps(zoo))
@@ -381,7 +390,7 @@ def test_an_old_page_stays_whole_where_the_new_one_cannot_be_made(refused, repor
     assert (tmp_path / "results.html").read_text(encoding="utf-8") == page
 
 
-def test_the_page_goes_where_it_is_wanted(report, zoo, tmp_path, capsys):
+def test_output_names_the_page(report, zoo, tmp_path, capsys):
     page = report(zoo)
     assert (
         main(["report", str(tmp_path / "results.json"), "--output", str(tmp_path / "p.htm")]) == 0
@@ -390,7 +399,7 @@ def test_the_page_goes_where_it_is_wanted(report, zoo, tmp_path, capsys):
     assert (tmp_path / "p.htm").read_text(encoding="utf-8") == page
 
 
-def test_a_finished_evaluation_can_be_reported(tmp_path, capsys):
+def test_an_evaluation_of_the_demo_can_be_reported(tmp_path, capsys):
     document = tmp_path / "results.json"
     assert main(["eval", "--json", str(document)]) == 0
     assert main(["report", str(document)]) == 0
