@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import snzoo
 from snzoo.nn import SwitchNorm2d, norm_relu
 
 NORMS = {
@@ -91,21 +90,6 @@ def test_a_subclass_keeps_its_own_forward():
         plain = SwitchNorm2d(6).eval()
         plain.forward = lambda x: x - 1
         assert torch.equal(norm_relu(plain, x), F.relu(x - 1))
-
-
-@pytest.mark.parametrize("name", ["resnet18v1_bn", "resnet18v1_gn", "resnet18v1_sn"])
-def test_networks_can_be_traced(name):
-    class Tracer(torch.fx.Tracer):
-        def is_leaf_module(self, module, qualified_name):
-            return isinstance(module, SwitchNorm2d) or super().is_leaf_module(
-                module, qualified_name
-            )
-
-    model = snzoo.create_model(name, width=4).eval()
-    traced = torch.fx.GraphModule(model, Tracer().trace(model))
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.allclose(traced(x), model(x), atol=1e-4)
 
 
 def test_a_transform_over_the_shortcut_alone():

@@ -1,6 +1,5 @@
 """The operator against float64 results of the published code (tests/golden/layers.npz)."""
 
-import copy
 import re
 from pathlib import Path
 
@@ -128,30 +127,3 @@ def test_channels_last_is_kept_and_equal(layer, shape, memory_format):
     y = layer(x.to(memory_format=memory_format))
     assert y.is_contiguous(memory_format=memory_format)
     assert torch.allclose(y, layer(x), atol=1e-5)
-
-
-RANKS = [
-    (SwitchNorm1d(4), (3, 4)),
-    (SwitchNorm1d(4), (3, 4, 5)),
-    (SwitchNorm2d(4), (3, 4, 5, 5)),
-    (SwitchNorm3d(4), (3, 4, 2, 5, 5)),
-]
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("layer, shape", RANKS)
-def test_compiles_without_a_graph_break(layer, shape, training):
-    layer = copy.deepcopy(layer).train(training)
-    x = torch.randn(shape)
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(x), layer(x), atol=1e-6)
-    assert torch.allclose(compiled.running_var, layer.running_var)
-
-
-@pytest.mark.parametrize("layer, shape", RANKS)
-def test_exports_with_a_dynamic_batch(layer, shape):
-    layer = copy.deepcopy(layer).eval()
-    batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(layer, (torch.randn(shape),), dynamic_shapes=({0: batch},))
-    x = torch.randn(7, *shape[1:])
-    assert torch.allclose(program.module()(x), layer(x), atol=1e-6)
