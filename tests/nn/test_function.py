@@ -138,6 +138,15 @@ def test_long_sums_lose_no_more_than_the_plain_formula_does(strides, mean):
     assert relative(layer.running_var.double(), exact.running_var) < unit
 
 
+@pytest.mark.parametrize("mean", [0, 3, 10, 50, 200, 1e3])
+def test_a_variance_keeps_its_precision_at_any_mean(mean, monkeypatch):
+    """The difference of two sums is taken only where it loses a few bits."""
+    monkeypatch.setattr(cpu, "SMALL", 0)
+    x = torch.randn(2, 8, 40, 40) + mean
+    exact = x.double().var((2, 3), correction=0)
+    assert relative(cpu.moments(x)[1].double(), exact) < 1e-5
+
+
 def test_a_share_of_zero_is_none():
     layer = make((2, 3, 4, 4), training=False)
     for gates in (layer.mean_weight, layer.var_weight):

@@ -1,10 +1,11 @@
-"""norm → (+ shortcut) → ReLU: one result, whoever computes it and whoever looks on."""
+"""norm → (+ shortcut) → ReLU: the same result in every way of computing it."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import snzoo
 from snzoo.nn import SwitchNorm2d, norm_relu
 
 NORMS = {
@@ -58,6 +59,54 @@ def test_a_hook_sees_and_keeps_what_the_norm_returned(norm):
         finally:
             handle.remove()
         assert torch.equal(kept[1], norm(x))
+
+
+HOOKS = ["forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("on", ["norm", "relu", "all modules"])
+@pytest.mark.parametrize("kind", ["sn", "bn"])
+def test_every_hook_is_called(kind, on, hook):
+    norm, relu, calls = NORMS[kind]().eval(), nn.ReLU(), []
+    x = torch.randn(2, 6, 4, 4, requires_grad=True)
+    right = torch.autograd.grad(F.relu(norm(x) + x).square().sum(), x)[0]
+    targets = {"norm": norm, "relu": relu}
+    register = (
+        getattr(nn.modules.module, f"register_module_{hook}")
+        if on == "all modules"
+        else getattr(targets[on], f"register_{hook}")
+    )
+    handle = register(lambda module, *args: calls.append(module))
+    try:
+        y = norm_relu(norm, x, x, relu)
+        assert torch.allclose(torch.autograd.grad(y.square().sum(), x)[0], right, atol=1e-5)
+    finally:
+        handle.remove()
+    assert {*calls} == ({norm, relu} if on == "all modules" else {targets[on]})
+
+
+@pytest.mark.parametrize("name", ["resnet18v1_bn", "resnet18v1_sn", "resnet50v2_sn"])
+def test_networks_have_a_relu_module_for_each_activation(name):
+    torch.manual_seed(0)
+    model = snzoo.create_model(name, width=8, num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64, requires_grad=True)
+    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    plain, calls = torch.autograd.grad(model(x).sum(), x)[0], []
+
+    def guide(relu, grad_input, grad_output):  # guided backpropagation
+        calls.append(relu)
+        return (grad_input[0].clamp_min(0),)
+
+    handles = [relu.register_full_backward_hook(guide) for relu in relus]
+    guided = torch.autograd.grad(model(x).sum(), x)[0]
+    assert len(calls) == len(relus) == len({*calls}) >= 17
+    assert not torch.allclose(guided, plain, rtol=0.1)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(torch.autograd.grad(model(x).sum(), x)[0], plain)
+    model.layer1[0].relu1 = nn.GELU()
+    assert not torch.equal(torch.autograd.grad(model(x).sum(), x)[0], plain)
 
 
 def test_the_gradient_of_a_shortcut_is_not_lost_where_the_norm_is_frozen():

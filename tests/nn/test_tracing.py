@@ -101,7 +101,9 @@ def test_a_layer_keeps_dynamic_sizes(kind, options, how, tmp_path):
     assert_takes_another_size(layer.eval(), x, other, how, tmp_path)
 
 
-@exporters
+# torch.export itself tells maps of one position apart, for batch norm networks too.
+@pytest.mark.parametrize("how", ["jit", "onnx", "torchscript onnx"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_map_shrinks_to_one_position(how, tmp_path):
     model = nn.Sequential(nn.AvgPool2d(4), layer_and_inputs("2d")[0]).eval()
     x = torch.randn(2, 4, 16, 16)
@@ -156,6 +158,7 @@ def test_an_exported_graph_has_plain_operations_only():
 def test_compiles_without_a_graph_break(kind, training, options):
     layer, (x, _) = layer_and_inputs(kind, **options)
     layer.train(training)
+    torch._dynamo.reset()  # or it counts all of these as recompilations of one function
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), layer(x), atol=1e-6)
     assert torch.allclose(compiled.running_var, layer.running_var)
