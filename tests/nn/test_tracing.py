@@ -16,6 +16,7 @@ import snzoo
 from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d, disable_running_stats_
 from snzoo.nn.functional import switch_norm
 
+OLD = torch.__version__ < "2.7"
 NETWORKS = ["resnet18v1_bn", "resnet18v1_sn", "resnet18v2_sn"]
 # A layer, and shapes of two inputs.
 LAYERS = {
@@ -97,6 +98,8 @@ exporters = pytest.mark.parametrize(
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_layer_keeps_dynamic_sizes(kind, options, how, tmp_path):
+    if options and how == "export" and OLD:
+        pytest.skip("torch 2.6 can't export buffers that are None, as in nn.InstanceNorm2d")
     layer, (x, other) = layer_and_inputs(kind, **options)
     assert_takes_another_size(layer.eval(), x, other, how, tmp_path)
 
@@ -131,13 +134,18 @@ def assert_takes_another_size(model, x, other, how, folder):
             program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=strict)
             y = program.module()(other)
         else:
-            y = run_onnx(model, x, other, {i: f"d{i}" for i in dims}, how == "onnx", folder)
+            y = run_onnx(model, x, other, dims, how == "onnx", folder)
         assert_near(y, model(other))
 
 
-def run_onnx(model, x, other, names, dynamo, folder):
+def run_onnx(model, x, other, dims, dynamo, folder):
     runtime = pytest.importorskip("onnxruntime")
-    dynamic = {"dynamic_shapes": (names,)} if dynamo else {"dynamic_axes": {"x": names}}
+    if dynamo and OLD:
+        pytest.skip("torch 2.6 can't convert arithmetic on dynamic sizes: dynamo=False can")
+    if dynamo:
+        dynamic = {"dynamic_shapes": (dict.fromkeys(dims, torch.export.Dim.AUTO),)}
+    else:
+        dynamic = {"dynamic_axes": {"x": dims}}
     path, options = str(folder / "model.onnx"), {"input_names": ["x"], "verbose": False}
     torch.onnx.export(model, (x,), path, dynamo=dynamo, **options, **dynamic)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])

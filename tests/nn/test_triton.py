@@ -317,6 +317,7 @@ def test_offsets_are_64_bits(layout):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled in the interpreter")
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="Triton 3.2 is asked for it in another way")
 @pytest.mark.parametrize(
     "layout, dtype",
     [("contiguous", HALF), ("channels_last", BRAIN), ("contiguous", DOUBLE)],
