@@ -1,4 +1,4 @@
-"""The fast paths against the plain formula: values, gradients, and what autograd keeps."""
+"""The backends against the plain formula: values, gradients, and what autograd keeps."""
 
 import copy
 import subprocess
@@ -26,7 +26,7 @@ STRIDES = {
 
 @pytest.fixture(params=["small", "large"])
 def size(request, monkeypatch):
-    """As if the input were so large that the CPU's moments come from two sums."""
+    """Make the CPU backend compute moments from two sums, as for large inputs."""
     if request.param == "large":
         monkeypatch.setattr(cpu, "SMALL", 0)
 
@@ -42,7 +42,7 @@ def make(shape, *, training=True, using_bn=True, dtype=torch.float64):
 
 
 def plain(layer, x):
-    """The reference, differentiated by autograd."""
+    """Return the plain formula's output, which autograd differentiates."""
     return switch_norm(x, *layer.tensors_and_config())[0]
 
 
@@ -62,7 +62,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
     weights = torch.randn(shape, dtype=torch.float64)
     expected = plain(layer, x)
     y = layer(x)
-    # One position of one channel is its own mean: what is left is the bias, perhaps near 0.
+    # One position of one channel is its own mean: only the bias remains, perhaps near 0.
     assert (y - expected).abs().max() <= 1e-10 * expected.abs().max().clamp_min(1)
     gradients = torch.autograd.grad(expected, wanted, weights)
     scale = max(gradient.abs().max() for gradient in gradients)
@@ -88,7 +88,7 @@ def test_float32_is_near_float64(strides, training, dtype, error, size):
 
 
 def published(layer, x):
-    """The formula as published: statistics of LN and BN from ``E[x²] − E[x]²``."""
+    """Return the published formula, with LN and BN statistics from ``E[x²] − E[x]²``."""
     mean_in, var_in = x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True)
     square = var_in + mean_in**2
     mean, var = 0, 0
@@ -103,7 +103,7 @@ def published(layer, x):
 
 @pytest.mark.parametrize("strides", ["contiguous", "channels last"])
 @pytest.mark.parametrize("gate, side", [(1, 28), (20, 56)])  # even shares; IN's alone
-def test_a_mean_far_from_zero_costs_no_more_than_it_did(strides, gate, side, size):
+def test_a_mean_far_from_zero_costs_no_more_precision_than_as_published(strides, gate, side, size):
     layer = SwitchNorm2d(24)
     layer.mean_weight.data[0] = layer.var_weight.data[0] = gate
     x = STRIDES[strides](torch.randn(4, 24, side, side) + 1e3)
@@ -112,7 +112,7 @@ def test_a_mean_far_from_zero_costs_no_more_than_it_did(strides, gate, side, siz
     error = relative(layer(x).double(), exact)
     assert error <= relative(published(layer, x).double(), exact)
     assert error < 1e-3
-    # In evaluation mode too, where other code does the small part.
+    # In evaluation mode, other code computes the (N, C) part.
     layer.running_mean.fill_(1e3)
     layer.running_var.fill_(1)
     exact = plain(copy.deepcopy(layer).double().eval(), x.double())
@@ -231,7 +231,7 @@ def test_one_activation_is_kept():
     assert laid and sum(tensor.nbytes for tensor in laid) < x.nbytes / 8
     small = sum(parameter.nbytes for parameter in layer.parameters())
     assert kept.pop(x.data_ptr()) == x.nbytes
-    assert kept.pop(y.data_ptr()) == y.nbytes  # the ReLU's, which the next convolution shares
+    assert kept.pop(y.data_ptr()) == y.nbytes  # kept by the ReLU and the next convolution
     assert sum(kept.values()) <= small
 
 
@@ -297,7 +297,7 @@ parallel(x[rank]).pow(3).mean().backward()
 if rank == 0:
     gradients = [parameter.grad for parameter in net.parameters()]
     torch.save((net.state_dict(), x, gradients), sys.argv[1])
-del parallel  # before its process group: at the end of the interpreter its threads may abort
+del parallel  # before its process group, or its threads may abort at exit
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """

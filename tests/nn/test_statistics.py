@@ -41,7 +41,7 @@ def batches(count, channels=2):
 
 
 def inputs_of(model, name, loader):
-    """What a layer is given in training, batch by batch."""
+    """Return the inputs of a layer in training, batch by batch."""
     seen = []
     model = copy.deepcopy(model).double()
     model.get_submodule(name).register_forward_hook(lambda module, args, y: seen.append(args[0]))
@@ -90,7 +90,7 @@ def test_averages_are_over_all_calls_of_each_layer(channels, convert):
     assert update_bn_statistics(model, iter(loader), 3) == 3
     for name in ("first", "twice"):
         assert_averages(model.get_submodule(name), inputs_of(model, name, loader[:3]))
-    # All else is as it was, and the buffers are the tensors that they were.
+    # Everything else is unchanged, and the buffers are the same tensors.
     assert all(buffers[name] is buffer for name, buffer in model.named_buffers())
     for name in (
         "first.running_mean",
@@ -109,7 +109,7 @@ def test_evaluation_uses_them():
     (x,) = batches(1, 3)
     assert update_bn_statistics(model, [x]) == 1
     with torch.no_grad():
-        # Of one batch, they are its own: evaluation is as training was.
+        # The average over one batch is its own statistics.
         assert torch.allclose(model.eval()(x), model.train()(x), atol=1e-5)
 
 
