@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 
 def _find(path: str) -> Any:
@@ -19,6 +18,7 @@ def _find(path: str) -> Any:
     return found
 
 
+_forward_ad = _find("autograd.forward_ad")
 _is_jit_tracing = _find("jit.is_tracing")
 _are_transforms_active = _find("_C._are_functorch_transforms_active")
 _count_dispatch_modes = _find("_C._len_torch_dispatch_stack")
@@ -58,7 +58,7 @@ def is_traced(x: Any) -> bool:
         or _is_jit_tracing()
         or _are_transforms_active()
         or _count_dispatch_modes() > 0
-        or getattr(forward_ad, "_current_level", 0) >= 0
+        or getattr(_forward_ad, "_current_level", 0) >= 0
     )
 
 
@@ -77,7 +77,6 @@ def is_batched_gradient(grad: Tensor) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether calling ``module`` does more than its class's ``forward``."""
-    # Read from the instance: nn.Module.__getattr__ is slow where an attribute is absent.
     own = vars(module)
     if "forward" in own:
         return True

@@ -175,9 +175,9 @@ def mix(mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, count:
 
 
 def _weighted_sum(logits: Tensor, statistics: list[Tensor]) -> Tensor:
-    shares = logits.softmax(0)
-    mixed = shares[0] * statistics[0]
-    for share, statistic in zip(shares[1:], statistics[1:], strict=True):
+    first, *others = logits.softmax(0).unbind()
+    mixed = first * statistics[0]
+    for share, statistic in zip(others, statistics[1:], strict=True):
         mixed = mixed + share * statistic
     return mixed
 

@@ -7,11 +7,17 @@ import torch
 from torch import nn
 
 import snzoo
-from snzoo.nn import SwitchNorm1d, SwitchNorm2d, convert_sync_switchnorm, update_bn_statistics
+from snzoo.nn import (
+    SwitchNorm1d,
+    SwitchNorm2d,
+    convert_sync_switchnorm,
+    disable_running_stats_,
+    update_bn_statistics,
+)
 
 
 class Net(nn.Module):
-    """A layer behind a batch norm, one that runs twice, one that never runs, one without BN."""
+    """A layer after a batch norm, one that runs twice, one that never runs, one without BN."""
 
     def __init__(self, channels=2):
         super().__init__()
@@ -35,7 +41,7 @@ def batches(count, channels=2):
 
 
 def inputs_of(model, name, loader):
-    """What a layer is given in training, batch by batch."""
+    """Return the inputs of a layer in training, batch by batch."""
     seen = []
     model = copy.deepcopy(model).double()
     model.get_submodule(name).register_forward_hook(lambda module, args, y: seen.append(args[0]))
@@ -84,7 +90,7 @@ def test_averages_are_over_all_calls_of_each_layer(channels, convert):
     assert update_bn_statistics(model, iter(loader), 3) == 3
     for name in ("first", "twice"):
         assert_averages(model.get_submodule(name), inputs_of(model, name, loader[:3]))
-    # All else is as it was, and the buffers are the tensors that they were.
+    # Everything else is unchanged, and the buffers are the same tensors.
     assert all(buffers[name] is buffer for name, buffer in model.named_buffers())
     for name in (
         "first.running_mean",
@@ -103,7 +109,7 @@ def test_evaluation_uses_them():
     (x,) = batches(1, 3)
     assert update_bn_statistics(model, [x]) == 1
     with torch.no_grad():
-        # Of one batch, they are its own: evaluation is as training was.
+        # The average over one batch is its own statistics.
         assert torch.allclose(model.eval()(x), model.train()(x), atol=1e-5)
 
 
@@ -188,10 +194,46 @@ def test_a_network_of_the_zoo():
     assert_averages(model.layer1[0].sn1, inputs_of(model, "layer1.0.sn1", [x, x + 1]))
 
 
-def test_statistics_that_are_not_finite_are_refused_and_the_old_ones_stay():
-    model = nn.Sequential(SwitchNorm2d(3))
+@pytest.mark.parametrize("dtype, value", [(torch.float32, float("nan")), (torch.float16, 300)])
+def test_statistics_that_are_not_finite_are_refused_and_the_old_ones_stay(dtype, value):
+    model = nn.Sequential(SwitchNorm2d(3)).to(dtype)
     before = copy.deepcopy(model.state_dict())
-    images = torch.full((2, 3, 4, 4), float("nan"))
+    images = (torch.randn(2, 3, 40, 40) * value).to(dtype)  # float16 has no variance of 90,000
     with pytest.raises(ValueError, match="not finite"):
         update_bn_statistics(model, [images])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_variance_of_constant_channels_is_not_negative():
+    model = SwitchNorm2d(512).double()
+    x = torch.rand(512, dtype=torch.float64)[:, None, None].expand(2, 512, 3, 3)
+    update_bn_statistics(model, [x] * 3)  # in float64, E[mean²] − E[mean]² rounds to ±1e-17
+    assert model.running_var.min() >= 0
+
+
+@pytest.mark.parametrize("convert", [lambda model: model, convert_sync_switchnorm])
+def test_without_running_statistics_the_batch_gives_them_in_evaluation_too(convert):
+    model = convert(nn.Sequential(SwitchNorm2d(3, bias_correction=True), nn.BatchNorm2d(3)))
+    x = torch.randn(4, 3, 5, 5)
+    right = model[0].train()(x)
+    assert disable_running_stats_(model) is model
+    names = ["weight", "bias", "mean_weight", "var_weight"]
+    assert list(model[0].state_dict()) == names and model[1].running_mean is not None
+    layer = SwitchNorm2d(3, track_running_stats=False)
+    assert list(layer.state_dict()) == names and "track_running_stats=False" in repr(layer)
+    for each in (model[0], layer):
+        for training in (True, False):
+            assert torch.allclose(each.train(training)(x), right, atol=1e-6)
+    with pytest.raises(ValueError, match="no SwitchNorm layer with using_bn"):
+        update_bn_statistics(model, [x])
+
+
+def test_running_statistics_that_are_no_longer_tracked_stay_and_serve_evaluation():
+    layer, x = SwitchNorm2d(3), torch.randn(4, 3, 5, 5) + 2
+    layer(x)
+    layer.track_running_stats = False
+    before = copy.deepcopy(layer.state_dict())
+    right = layer.eval()(x)
+    layer.train()(x + 1)
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+    assert torch.equal(layer.eval()(x), right)

@@ -1,6 +1,5 @@
 """The operator against float64 results of the published code (tests/golden/layers.npz)."""
 
-import copy
 import re
 from pathlib import Path
 
@@ -8,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn import (
+    SwitchNorm1d,
+    SwitchNorm2d,
+    SwitchNorm3d,
+    SyncSwitchNorm1d,
+    SyncSwitchNorm2d,
+)
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "layers.npz")
 CASES = sorted({key.split("/")[0] for key in GOLDEN.files})
@@ -94,6 +99,23 @@ def test_integers_are_refused():
         SwitchNorm2d(4)(torch.zeros(2, 4, 3, 3, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("side", [1, 16])  # the plain formula, and the backend's passes
+def test_running_statistics_of_half_precision_are_mixed_in_float32(dtype, moving, side):
+    batches = [(torch.randn(4, 8, side, 16) * std).to(dtype) for std in (300, 30)]
+    layer = SwitchNorm2d(8, using_moving_average=moving)
+    half = SwitchNorm2d(8, using_moving_average=moving).to(dtype)
+    for x in batches[not moving :]:  # a sum of 90,000 is beyond float16
+        layer(x.float())
+        assert half(x).isfinite().all()
+    for name, buffer in half.named_buffers():
+        right = layer.get_buffer(name)
+        # Cast once per step.
+        assert torch.allclose(buffer.float(), right, rtol=3 * torch.finfo(dtype).eps, atol=0.1)
+    assert half.eval()(batches[1]).isfinite().all()
+
+
 def test_half_precision_keeps_float32_statistics():
     layer = SwitchNorm2d(8)
     x = (torch.randn(2, 8, 40, 40) * 300).half()  # squares overflow in float16
@@ -130,28 +152,50 @@ def test_channels_last_is_kept_and_equal(layer, shape, memory_format):
     assert torch.allclose(y, layer(x), atol=1e-5)
 
 
-RANKS = [
-    (SwitchNorm1d(4), (3, 4)),
-    (SwitchNorm1d(4), (3, 4, 5)),
-    (SwitchNorm2d(4), (3, 4, 5, 5)),
-    (SwitchNorm3d(4), (3, 4, 2, 5, 5)),
-]
+@pytest.mark.parametrize("layer", [*LAYERS.values(), SyncSwitchNorm1d, SyncSwitchNorm2d])
+@pytest.mark.parametrize("factory", [{"dtype": torch.bfloat16}, {"device": "meta"}])
+def test_factory_arguments_are_those_of_torch(layer, factory):
+    made = layer(8, **factory, bias_correction=True)
+    like = torch.nn.BatchNorm2d(8, **factory)
+    for name, tensor in made.state_dict().items():
+        right = like.state_dict()["num_batches_tracked" if "num" in name else "weight"]
+        assert (tensor.device, tensor.dtype) == (right.device, right.dtype), name
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("layer, shape", RANKS)
-def test_compiles_without_a_graph_break(layer, shape, training):
-    layer = copy.deepcopy(layer).train(training)
-    x = torch.randn(shape)
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(x), layer(x), atol=1e-6)
-    assert torch.allclose(compiled.running_var, layer.running_var)
+def test_timms_networks_take_the_layer():
+    timm = pytest.importorskip("timm")
+
+    def sn_act(channels, apply_act=True, act_layer=torch.nn.SiLU, inplace=True, **options):
+        factory = {key: options.get(key) for key in ("device", "dtype")}
+        norm = SwitchNorm2d(channels, **factory)
+        return torch.nn.Sequential(norm, act_layer(inplace)) if apply_act else norm
+
+    for name, norm_layer in {"resnet18": SwitchNorm2d, "efficientnet_b0": sn_act}.items():
+        model = timm.create_model(name, norm_layer=norm_layer, num_classes=3).eval()
+        assert any(isinstance(module, SwitchNorm2d) for module in model.modules())
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+        with torch.inference_mode():
+            assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
-@pytest.mark.parametrize("layer, shape", RANKS)
-def test_exports_with_a_dynamic_batch(layer, shape):
-    layer = copy.deepcopy(layer).eval()
-    batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(layer, (torch.randn(shape),), dynamic_shapes=({0: batch},))
-    x = torch.randn(7, *shape[1:])
-    assert torch.allclose(program.module()(x), layer(x), atol=1e-6)
+@pytest.mark.parametrize("layer, shape", [(SwitchNorm1d, (64, 6)), (SwitchNorm3d, (8, 6, 2, 3, 4))])
+def test_bias_correction_is_adams_and_evaluates_early(layer, shape):
+    published, corrected = layer(6), layer(6, bias_correction=True)
+    assert "num_batches_tracked" not in published.state_dict()
+    for step in range(1, 21):
+        x = torch.randn(shape) * 3 + 2
+        y = published(x)
+        assert torch.equal(corrected(x), y)
+        factor = 1 - published.momentum**step
+        for name in ("running_mean", "running_var"):
+            expected = published.get_buffer(name) / factor
+            assert torch.allclose(corrected.get_buffer(name), expected, rtol=1e-4)
+    assert corrected.num_batches_tracked == 20
+    error, wrong = ((each.eval()(x) - y).abs().mean() for each in (corrected, published))
+    assert error < wrong / 2
+
+
+@pytest.mark.parametrize("options", [{"using_moving_average": False}, {"momentum": 1.0}])
+def test_bias_correction_needs_a_moving_average(options):
+    with pytest.raises(ValueError, match="bias_correction is for moving averages"):
+        SwitchNorm2d(3, bias_correction=True, **options)

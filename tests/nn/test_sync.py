@@ -1,4 +1,4 @@
-"""Two processes with parts of a batch against one process with the whole of it.
+"""Two processes with parts of a batch against one process with the whole batch.
 
 The processes are this file, run as a script: they run all of :data:`WORK` and save what they had.
 """
@@ -30,7 +30,7 @@ from snzoo.nn import (
 )
 
 LAYERS = {2: SwitchNorm1d, 3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
-# Those with one position, and few channels that are last, have no fast passes on a CPU.
+# No CPU backend serves single positions, nor few channels in channels-last layout.
 SHAPES = [(4, 5), (4, 5, 3), (4, 5, 1, 1), (4, 5, 3, 4), (4, 128, 4, 4), (4, 5, 2, 3, 2)]
 LAYOUTS = {
     "contiguous": lambda x: x.contiguous(),
@@ -55,7 +55,7 @@ def make(shape, **options):
 
 
 def run(module, x, *, collectives=None):
-    """All that a step gives; the gradient is that of a sum over samples."""
+    """Return all results of a step; the gradient is that of a sum over samples."""
     x = x.detach().requires_grad_()
     with profile() as forward:
         y = module(x)
@@ -105,7 +105,7 @@ def run_nothing_anywhere(rank):
 
 
 def run_local(rank, kind):
-    """What must be as in one process: the gradient has no collective either."""
+    """Run a layer that needs no other process, forward or backward."""
     layer, x = make((4, 5, 3, 4), using_bn=kind != "no bn")
     group = [dist.new_group([r]) for r in (0, 1)][rank] if kind == "group" else None
     convert_sync_switchnorm(layer.train(kind != "eval"), process_group=group)
@@ -131,7 +131,7 @@ def run_twice_differentiated(rank, shape):
 
 
 def run_only_parameters(rank):
-    """Pruned for one process, the gradient of the statistics must not be awaited by another."""
+    """Return gradients of parameters alone, for which autograd could skip the collective."""
     layer, x = make((4, 5, 3, 4))
     x = part(x, 4, rank).requires_grad_()
     y = convert_sync_switchnorm(layer)(x)
@@ -172,7 +172,7 @@ def work(rank, folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A function: what a piece of work gave in each of the two processes."""
+    """Return a function that gives the results of a piece of work in the two processes."""
     folder = tmp_path_factory.mktemp("processes")
     commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in (0, 1)]
     logs = [(folder / f"{rank}.log").open("w+") for rank in (0, 1)]
@@ -218,7 +218,7 @@ def test_a_layer_is_as_with_the_whole_batch(found, shape, layout, split, options
         forward, backward = process["collectives"]
         assert forward == ["c10d::allgather_"] and backward == ["c10d::allreduce_"]
     for gradient in parts[split == 4]["gradients"].values() if split in (0, 4) else ():
-        assert not gradient.any()  # of no samples
+        assert not gradient.any()  # this process has no samples
 
 
 @pytest.mark.parametrize("split, parallel", list(product((3, 4), (False, True))))
@@ -289,7 +289,7 @@ def test_norm_relu(found):
 
 def test_batch_averages_are_of_all_processes(found):
     model, x = network()
-    # The second batch is of one sample in the first process, so of three in the other.
+    # The second batch has one sample in the first process and three in the other.
     update_bn_statistics(model, [x, x + 1])
     first, second = found(run_update)
     for name, right in model.named_buffers():
