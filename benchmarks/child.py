@@ -1,4 +1,4 @@
-"""One job in this process: JSON in as the argument, JSON out as the last line of stdout."""
+"""Run one job in this process: JSON in as the argument, JSON out as the last line of stdout."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import os
 import re
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs import Job
 
 from snzoo.errors import SnzooError
-
-if TYPE_CHECKING:
-    from snzoo.manifest import Entry
+from snzoo.inference import choose_device
+from snzoo.spec import ModelSpec
 
 
 def main() -> int:
@@ -30,73 +30,56 @@ def main() -> int:
         return 0
     task = {"pixels": pixels, "load": load, "evaluate": evaluate}[job.task]
     try:
-        print(json.dumps(task(contender, job)))
+        # Without a network, the preprocessing of the reference.
+        spec = ModelSpec.find(job.model or "resnet50v1_bn", weights=job.weights)
+        job = replace(job, device=choose_device(job.device), preprocessing=spec.preprocessing)
+        print(json.dumps(task(contender, job, spec)))
     except SnzooError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def pixels(contender: Any, job: Job) -> dict[str, list[str]]:
-    """File → digests of its uint8 (3, H, W): one, unless links to it are read differently."""
-    from snzoo.inference import choose_device
-
+def pixels(contender: Any, job: Job, spec: ModelSpec) -> dict[str, list[str]]:
+    """Return digests of each file's uint8 (3, H, W): one, unless links to it read differently."""
     digests: dict[str, set[str]] = {}
-    device = choose_device(job.device)
-    for name, image in contender.pixels(job.folder, _entry(job).preprocessing, device=device):
+    for name, image in contender.pixels(job):
         file = os.path.realpath(os.path.join(job.folder, name))
         content = image.contiguous().numpy().tobytes()
         digests.setdefault(file, set()).add(hashlib.sha256(content).hexdigest())
     return {file: sorted(found) for file, found in digests.items()}
 
 
-def load(contender: Any, job: Job) -> dict[str, Any]:
-    """From the folder to the last normalized batch, after a pass over the warm photos."""
-    preprocessing = _entry(job).preprocessing
-    options = {"workers": job.workers, "batch_size": job.batch_size}
+def load(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:
+    """Time from the folder to the last normalized batch, after a pass over the warm photos."""
     start = time.perf_counter()
-    sum(map(len, contender.batches(job.warm, preprocessing, **options)))
+    sum(map(len, contender.batches(replace(job, folder=job.warm))))
     gc.collect()  # the workers of the first pass end with its loader
     middle = time.perf_counter()
-    images = sum(map(len, contender.batches(job.folder, preprocessing, **options)))
-    return _timed(images, start, middle)
+    return _timed(sum(map(len, contender.batches(job))), start, middle)
 
 
-def evaluate(contender: Any, job: Job) -> dict[str, Any]:
-    """From the folder to the counts, after a pass over the warm photos."""
+def evaluate(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:
+    """Time from the folder to the counts, after a pass over the warm photos."""
     import torch
 
-    import snzoo
     from snzoo.data.imagenet import wnids
-    from snzoo.inference import choose_device
 
-    entry, device = _entry(job), choose_device(job.device)
     torch.manual_seed(0)  # the same random weights in every process
-    model = snzoo.create_model(entry.name, weights=job.weights).to(device).eval()
-    classes = wnids() if isinstance(entry.classes, str) else entry.classes
-    about = model, classes, entry.preprocessing
-    options = {"workers": job.workers, "batch_size": job.batch_size, "device": device}
+    model = (spec.load() if job.weights else spec.build()).to(job.device).eval()
+    classes = wnids() if isinstance(spec.classes, str) else spec.classes
     start = time.perf_counter()
-    contender.evaluate(job.warm, *about, **options)
-    if device.startswith("cuda"):  # cuDNN chooses its kernels by the size of the batch
-        side, size = entry.preprocessing.crop, job.batch_size or 128
+    contender.evaluate(replace(job, folder=job.warm), model, classes)
+    cuda = job.device.startswith("cuda")
+    if cuda:  # cuDNN chooses its kernels by the size of the batch
+        side, size = spec.preprocessing.crop, job.batch_size or 128
         with torch.inference_mode():
-            model(torch.zeros(size, 3, side, side, device=device)).cpu()
+            model(torch.zeros(size, 3, side, side, device=job.device)).cpu()
     gc.collect()
     middle = time.perf_counter()
-    images, top1, top5 = contender.evaluate(job.folder, *about, **options)
-    return _timed(images, start, middle) | {
-        "top1": top1,
-        "top5": top5,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-    }
-
-
-def _entry(job: Job) -> Entry:
-    """Of the network; without one, of any with the reference's preprocessing."""
-    from snzoo.spec import ModelSpec
-
-    return ModelSpec.find(job.model or "resnet50v1_bn", weights=job.weights)
+    images, top1, top5 = contender.evaluate(job, model, classes)
+    device = torch.cuda.get_device_name(job.device) if cuda else job.device
+    return _timed(images, start, middle) | {"top1": top1, "top5": top5, "device": device}
 
 
 def _timed(images: int, start: float, middle: float) -> dict[str, Any]:

@@ -5,7 +5,6 @@ python benchmarks/cold_start.py --output benchmarks/results/NAME.json
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -15,17 +14,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
+import harness
 import torch
 import torchvision
-from jobs import cores_elsewhere
-from report import Document, check_output, circumstances, elsewhere, heading, save
-from rounds import Row, rotated
-from session import positive, say
+from harness import Document, Row
 from torch import Tensor
 
 import snzoo
@@ -69,26 +63,14 @@ class Contender:
 
 
 def main(arguments: Sequence[str] | None = None) -> int | str:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = harness.make_parser(__doc__, rounds=10)
     add = parser.add_argument
     add("--model", default="resnet101v2_sn_8x32", metavar="NAME", help="snzoo's, no checksum known")
     add("--peer", default="resnet101", metavar="NAME", help="torchvision's, with default weights")
-    add("--rounds", type=positive, default=10, metavar="R", help="measurements of each")
-    add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
     args = parser.parse_args(arguments)
-    try:
-        check_output(args.output)
-        document = run(args.model, args.peer, args.rounds)
-    except SnzooError as error:
-        return f"cold_start.py: {error}"
-    text = markdown(document)
-    print(text, end="")
-    if args.output:
-        save(args.output, document, text)
-    return 0
+    return harness.run_benchmark(
+        lambda: run(args.model, args.peer, args.rounds), markdown, args.output
+    )
 
 
 def run(model: str, peer: str, rounds: int) -> Document:
@@ -98,13 +80,11 @@ def run(model: str, peer: str, rounds: int) -> Document:
         SnzooError: a name is unknown, or a process failed or loaded other weights.
     """
     with caches(model, peer) as contenders:
-        for contender in contenders:  # untimed: the files into the page cache
+        for contender in contenders:  # not timed: it brings the files into the page cache
             start(contender)
-        rows = measure(contenders, rounds)
+        rows = harness.measure_in_turns(contenders, rounds, start, _describe)
     models = {contender.name: contender.model for contender in contenders}
-    found = circumstances()
-    found["versions"]["safetensors"] = version("safetensors")
-    return found | {
+    return {
         "title": "Cold starts",
         "rounds": rounds,
         "models": models,
@@ -113,9 +93,13 @@ def run(model: str, peer: str, rounds: int) -> Document:
     }
 
 
+def _describe(row: Row) -> str:
+    return f"{row['contender']}: {row['seconds']:.3f} s"
+
+
 @contextmanager
 def caches(model: str, peer: str) -> Iterator[list[Contender]]:
-    """Both contenders, with random weights in their caches for the published ones."""
+    """Yield both contenders, with random weights instead of the published ones in their caches."""
     try:
         theirs = torchvision.models.get_model(peer).state_dict()
         url = torchvision.models.get_model_weights(peer)["DEFAULT"].url
@@ -137,19 +121,8 @@ def caches(model: str, peer: str) -> Iterator[list[Contender]]:
         ]
 
 
-def measure(contenders: Sequence[Contender], rounds: int) -> list[Row]:
-    """Each once a round, in turn, each round beginning with another one."""
-    rows = []
-    for number in range(rounds):
-        for contender in rotated(contenders, number):
-            row, other = cores_elsewhere(partial(start, contender))
-            rows.append(row | {"round": number + 1, "cores_elsewhere": round(other, 3)})
-            say(f"round {number + 1} of {rounds}: {contender.name}: {row['seconds']:.3f} s")
-    return rows
-
-
 def start(contender: Contender) -> Row:
-    """The parts of one start in a fresh process, in seconds."""
+    """Measure the parts of one start in a fresh process, in seconds."""
     output = _python(["-c", contender.code, contender.model], contender.environment)
     imports, model, read, total = json.loads(output)
     if not math.isclose(total, contender.total, rel_tol=1e-9):
@@ -175,40 +148,32 @@ def _total(state: Mapping[str, Tensor]) -> float:
 
 
 def compare(rows: Sequence[Row], ours: str, theirs: str) -> Row:
-    """Part → the seconds of both, and ``ours`` as a share of ``theirs``, round by round."""
-    found = {name: [row for row in rows if row["contender"] == name] for name in (ours, theirs)}
+    """Return the seconds of both for each part, and the ratio ``ours`` to ``theirs`` per round."""
     comparison = {}
     for part in PARTS:
-        seconds = {name: [row[part] for row in each] for name, each in found.items()}
-        ratios = [a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
-        comparison[part] = {name: _spread(values) for name, values in seconds.items()}
-        comparison[part]["ratio"] = _spread(ratios)
+        seconds = {n: [row[part] for row in rows if row["contender"] == n] for n in (ours, theirs)}
+        values = seconds | {"ratio": harness.divide(*seconds.values())}
+        comparison[part] = {name: harness.spread(each, digits=5) for name, each in values.items()}
     return comparison
 
 
-def _spread(values: Sequence[float]) -> Row:
-    found = {"median": median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, 5) for name, value in found.items()}
-
-
 def markdown(document: Document) -> str:
-    """The document for people; everything but the single rounds is in it."""
+    """Return the document as Markdown. Only the single rounds are left out."""
     labels = {name: f"{name}, `{model}`, s" for name, model in document["models"].items()}
     labels["ratio"] = "ratio"
+    rows = [["", *PARTS.values()]]
+    for name, label in labels.items():
+        rows.append(
+            [label, *(harness.show_spread(document["comparison"][p][name], 3) for p in PARTS)]
+        )
     lines = [
-        *heading(document),
+        *harness.heading(document),
         "From after `import torch`, each time in a fresh process; random weights in both caches, "
         f"the files in the page cache; rounds: {document['rounds']}.",
-        elsewhere(document),
-        "",
-        "|" + "".join(f" | {title}" for title in PARTS.values()) + " |",
-        "| --- |" + " ---: |" * len(PARTS),
+        *harness.describe_elsewhere(document),
+        *("", *harness.table(*rows), "", "Medians (least … most); a ratio is of one round."),
     ]
-    for name, label in labels.items():
-        cells = (document["comparison"][part][name] for part in PARTS)
-        texts = [f"{f['median']:.3f} ({f['least']:.3f} … {f['most']:.3f})" for f in cells]
-        lines.append(f"| {label} | {' | '.join(texts)} |")
-    return "\n".join([*lines, "", "Medians (least … most); a ratio is of one round."]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -12,45 +12,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import Document, Row, run_benchmark
 from jobs import Job
 from photos import Photos
-from rounds import Row
-from session import conclude, options, run
+from pipelines import format_pipelines, make_pipeline_parser, measure_pipelines
 
 import snzoo
-from snzoo.errors import SnzooError
 
 
 def main() -> int | str:
-    parser = options(__doc__.partition("\n")[0], images=1000)
+    parser = make_pipeline_parser(__doc__, images=1000)
     parser.add_argument("--model", required=True, metavar="NAME", help="see: snzoo list")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its checkpoint, else random")
-    parser.add_argument("--device", metavar="NAME", help="else CUDA where there is one")
+    parser.add_argument("--device", metavar="NAME", help="default: CUDA if available")
     args = parser.parse_args()
-    network = {
-        "model": args.model,
-        "weights": args.weights and str(args.weights.resolve()),
-        "device": args.device,
-    }
+    weights = args.weights and str(args.weights.resolve())
 
     def ours(photos: Photos) -> list[Job]:
+        network = {"model": args.model, "weights": weights, "device": args.device}
         return [Job("evaluate", "snzoo", str(photos.timed), str(photos.warm), **network)]
 
-    try:
+    def measure() -> Document:
         snzoo.get_info(args.model)
-        document = run(args, ours=ours)
-        counts = counted(document["measurements"])
-        weights = args.weights.name if args.weights else "random weights"
-        device = document["measurements"][0]["device"]
-        about = {"about": f"; {args.model} ({weights}) on {device}", "counts": counts}
-        conclude({"title": "Whole evaluations"} | document | about, args.output)
-    except SnzooError as error:
-        return f"evaluation.py: {error}"
-    return 0
+        document = measure_pipelines(args, ours=ours)
+        rows = document["measurements"]
+        network = f"{args.model} ({args.weights.name if weights else 'random weights'})"
+        return {
+            "title": "Whole evaluations",
+            **document,
+            "about": f"; {network} on {rows[0]['device']}",
+            "counts": find_counts(rows),
+        }
+
+    return run_benchmark(measure, format_pipelines, args.output)
 
 
-def counted(rows: Sequence[Row]) -> dict[str, list[list[int]]]:
-    """Contender → the different (images, top-1, top-5) of its evaluations: one, if all agree."""
+def find_counts(rows: Sequence[Row]) -> dict[str, list[list[int]]]:
+    """Return the different (images, top-1, top-5) of each contender: one, if its rounds agree."""
     found: dict[str, set[tuple[int, int, int]]] = {}
     for row in rows:
         if "top1" in row:

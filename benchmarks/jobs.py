@@ -1,6 +1,6 @@
-"""A measurement in a fresh process, and the memory of that process and all its children.
+"""Measure in a fresh process, and the memory of that process and all its children.
 
-Nothing here imports torch: a parent that holds gigabytes would share them with its children.
+Nothing here imports torch: a parent with gigabytes would share them with its children.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +26,9 @@ PERIOD = 0.05  # seconds between two looks at the memory
 class Job:
     """What a fresh process does: ``folder`` holds class folders, ``warm`` a few of its photos.
 
-    ``workers`` and ``batch_size``: None is the contender's own default. ``model``, ``weights``
-    and ``device`` are for ``evaluate`` alone; ``device`` None is CUDA where there is one.
+    If ``workers`` or ``batch_size`` is None, the contender uses its own default. ``model`` and
+    ``weights`` are for ``evaluate``. ``device`` None means CUDA if available. The process itself
+    sets ``preprocessing``.
     """
 
     task: Literal["pixels", "load", "evaluate"]
@@ -39,7 +39,8 @@ class Job:
     batch_size: int | None = None
     model: str | None = None
     weights: str | None = None
-    device: str | None = None
+    device: Any = None
+    preprocessing: Any = None
 
     @property
     def configuration(self) -> tuple[str, int | None, int | None]:
@@ -53,7 +54,7 @@ def describe(contender: str, workers: int | None, batch_size: int | None) -> str
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """The result of ``job``; ``{"absent": reason}`` where its library can't be imported.
+    """Return the result of ``job``, or ``{"absent": reason}`` if its library can't be imported.
 
     Raises:
         SnzooError: it failed; the message has the last line of its stderr.
@@ -61,35 +62,12 @@ def run_job(job: Job) -> dict[str, Any]:
     return _run(job, watch=False)[0]
 
 
-def cores_elsewhere(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of ``work``, and how many cores were at other work than its processes' then.
-
-    Time that a hypervisor gave to other machines is other work too.
-    """
-    start, busy, own = time.perf_counter(), _busy(), _own()
-    result = work()
-    other = (_busy() - busy) - (_own() - own)
-    return result, max(0.0, other / (time.perf_counter() - start))
-
-
-def _busy() -> float:
-    """Seconds that all cores together have not been idle."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split(None, 9)[1:9]]
-    user, nice, system, _, _, irq, softirq, steal = fields
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _own() -> float:
-    """Seconds of this process and of the ended ones below it."""
-    return sum(os.times()[:4])
-
-
 def peak_memory(job: Job) -> float:
-    """MiB: the largest sum of PSS over the processes of ``job``, looked at every 50 ms.
+    """Return the largest sum of PSS over the processes of ``job`` in MiB, read every 50 ms.
 
     PSS counts a page that k processes share as 1/k in each, so that the sum counts it once.
-    Looking costs up to a fifth of a core (the kernel walks all page tables), so a run that is
-    watched is not timed.
+    Reading it costs up to a fifth of a core, because the kernel walks all page tables, so such a
+    run is not timed.
     """
     return _run(job, watch=True)[1]
 
@@ -127,7 +105,7 @@ def _watch(process: subprocess.Popen[bytes]) -> float:
 
 
 def session_pss(session: int) -> int:
-    """KiB of PSS over all processes of a session now."""
+    """Return the current PSS of all processes of a session in KiB."""
     total = 0
     for name in os.listdir("/proc"):
         if name.isdecimal():

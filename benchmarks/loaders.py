@@ -8,25 +8,23 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from harness import Document, run_benchmark
 from jobs import Job
 from photos import Photos
-from session import conclude, options, run
-
-from snzoo.errors import SnzooError
+from pipelines import format_pipelines, make_pipeline_parser, measure_pipelines
 
 
 def main() -> int | str:
-    args = options(__doc__.partition("\n")[0], images=2000).parse_args()
+    args = make_pipeline_parser(__doc__, images=2000).parse_args()
 
     def ours(photos: Photos) -> list[Job]:
         base = Job("load", "snzoo", str(photos.timed), str(photos.warm), device="cpu")
         return [replace(base, batch_size=size) for size in args.batch_size]
 
-    try:
-        conclude({"title": "The input pipeline"} | run(args, ours=ours), args.output)
-    except SnzooError as error:
-        return f"loaders.py: {error}"
-    return 0
+    def measure() -> Document:
+        return {"title": "The input pipeline"} | measure_pipelines(args, ours=ours)
+
+    return run_benchmark(measure, format_pipelines, args.output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Switchable Normalization, ours and the textbook's, and batch norm: layers and networks.
+"""Speed and memory of SN (snzoo's and the textbook's) and batch norm: layers and networks.
 
 python benchmarks/normalization.py --output benchmarks/results/NAME.json
 
-Everything runs in this process, on one input, in turn; README.md says how it is measured.
+Everything runs in this process, on one input, in turns; README.md says how it is measured.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from allocations import kept_bytes, peak_bytes
 from figures import PARTS, compare, markdown
-from jobs import cores_elsewhere
-from report import Document, check_output, circumstances, save
-from rounds import Row
-from session import positive, say
+from harness import Document, Row, cores_elsewhere, make_parser, positive, run_benchmark, say
 from stopwatch import Work, measure
 from workloads import LAYOUTS, PRECISIONS, Case, Setting, prepare
 
@@ -39,20 +35,11 @@ COPY_MIB = 256
 
 def main(arguments: Sequence[str] | None = None) -> int | str:
     args = _options(arguments)
-    try:
-        check_output(args.output)
-        document = run(args)
-    except SnzooError as error:
-        return f"normalization.py: {error}"
-    text = markdown(document)
-    print(text, end="")
-    if args.output:
-        save(args.output, document, text)
-    return 0
+    return run_benchmark(partial(run, args), markdown, args.output)
 
 
 def run(args: argparse.Namespace) -> Document:
-    """All measurements and what follows from them.
+    """Return all measurements and the figures computed from them.
 
     Raises:
         SnzooError: snzoo's results are not the textbook's, or there is no such device.
@@ -68,7 +55,7 @@ def run(args: argparse.Namespace) -> Document:
         del contenders, works  # before the next ones are made
     copies = [copying(setting, args.rounds)] if "layers" in args.only else []
     rate = 2 * COPY_MIB * 2**20 / median(copies[0]["seconds"]["copy"]) if copies else None
-    return circumstances() | {
+    return {
         "title": "Normalization",
         "device": device,
         "precision": setting.precision,
@@ -81,7 +68,7 @@ def run(args: argparse.Namespace) -> Document:
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
-    """What is timed, in the order of ``PARTS``."""
+    """Yield what is timed, in the order of ``PARTS``."""
     for part in PARTS:
         if part in args.only:
             yield from _cases(args, part)
@@ -100,7 +87,7 @@ def _cases(args: argparse.Namespace, part: str) -> Iterator[Case]:
 
 
 def copying(setting: Setting, rounds: int) -> Row:
-    """A copy too large for any cache: reads and writes ``COPY_MIB`` each."""
+    """Time a copy that is too large for any cache: it reads and writes ``COPY_MIB`` each."""
     source = torch.ones(COPY_MIB * 2**20, dtype=torch.uint8, device=setting.device)
     target = torch.empty_like(source)
     works = {"copy": lambda: target.copy_(source)}
@@ -114,7 +101,7 @@ def _measured(works: Mapping[str, Work], setting: Setting, rounds: int) -> Row:
 
 
 def memory(args: argparse.Namespace, setting: Setting) -> Iterator[Row]:
-    """Of one training step and of inference with the same batch, every contender by itself."""
+    """Measure one training step and one inference with the same batch, for each contender."""
     for case in (*_cases(args, "layers-training"), *_cases(args, "networks-training")):
         say(f"memory: {case.label}, batch {case.shape[0]}, {case.layout}")
         found: dict[str, Row] = {}
@@ -133,7 +120,7 @@ def _about(case: Case) -> Row:
 
 
 def _device(name: str) -> Document:
-    """What the results depend on beside the machine and the versions."""
+    """Return what the results depend on besides the machine and the versions."""
     if name == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
         return {"on": "cpu", "threads": torch.get_num_threads(), "instructions": capability}
@@ -148,31 +135,21 @@ def _device(name: str) -> Document:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     cuda = torch.cuda.is_available()
     parts = (*PARTS, "memory")
     add("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
-    add("--rounds", type=positive, default=5, metavar="R", help="measurements of each")
     add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
     add("--precision", choices=PRECISIONS, default="fp32", help="in training, by autocast")
     many: Any = {"nargs": "+", "default": argparse.SUPPRESS}
     add("--batch-size", type=positive, **many, metavar="B", help="in inference: 1 8; on CUDA 256")
-    add(
-        "--training-batch-size",
-        type=positive,
-        default=argparse.SUPPRESS,
-        metavar="B",
-        help="in training and for memory: 8; on CUDA 64",
-    )
+    one: Any = {"type": positive, "default": argparse.SUPPRESS, "metavar": "B"}
+    add("--training-batch-size", **one, help="in training and for memory: 8; on CUDA 64")
     known = ", ".join(f"{channels}x{side}" for channels, side in RESNET50)
     add("--maps", type=_map, **many, metavar="CxS", help=f"a layer's: every other of {known}")
     add("--network", choices=NETWORKS, default="resnet50v1", metavar="NAME", help="a ResNet v1")
     add("--image-size", type=positive, default=224, metavar="S", help="of the networks' images")
-    add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
     given = vars(parser.parse_args(arguments))
     on_cuda = given["device"] == "cuda"
     defaults = {

@@ -1,4 +1,4 @@
-"""Seconds of work in this process, in rounds, on the CPU or CUDA."""
+"""Time work in this process, in rounds, on the CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from math import ceil
 from typing import Any
 
 import torch
-from rounds import rotated
+from harness import rotate
 
 Work = Callable[[], object]
 LEAST = 0.05  # seconds that a measurement lasts: short work is repeated
 
 
 def measure(works: Mapping[str, Work], rounds: int, device: str) -> dict[str, Any]:
-    """Every work once a round, in turn, each round beginning with another one.
+    """Measure each work once per round, in turns. Each round begins with another one.
 
-    ``repeats``: name → times in one measurement; ``seconds``: name → one repeat's, a round each.
+    ``repeats`` has, by name, how often the work runs in one measurement, and ``seconds`` the time
+    of one run, by name and round.
     """
     repeats = {name: _repeats(work, device) for name, work in works.items()}
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
-        for name in rotated([*works], number):
+        for name in rotate([*works], number):
             found[name].append(seconds(works[name], repeats[name], device))
     return {"repeats": repeats, "seconds": found}
 
 
 def seconds(work: Work, repeats: int, device: str) -> float:
-    """Of one repeat; on CUDA from an idle device to the end of the last kernel."""
+    """Return the seconds of one run; on CUDA from an idle device to the end of the last kernel."""
     if device == "cpu":
         start = time.perf_counter()
         for _ in range(repeats):
@@ -46,6 +47,6 @@ def seconds(work: Work, repeats: int, device: str) -> float:
 
 
 def _repeats(work: Work, device: str) -> int:
-    """As many as last ``LEAST``, after a warm-up."""
+    """Warm up, then return how many runs take ``LEAST`` seconds."""
     work()
     return max(1, ceil(LEAST / seconds(work, 1, device)))

@@ -3,11 +3,10 @@
 ``import snzoo`` is cheap: each name below is imported when it is first used.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from snzoo import nn as nn
     from snzoo.evaluation import evaluate as evaluate
     from snzoo.finetune import parameter_groups as parameter_groups
@@ -35,21 +34,23 @@ _MODULES = {
 __all__ = [*_MODULES, "nn"]
 
 
-def __getattr__(name: str) -> _Any:
-    if name == "nn":
-        return _import_module("snzoo.nn")
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+if not _typing.TYPE_CHECKING:  # or no misspelled name would be an error for type checkers
 
-        try:
-            return version("snzoo")
-        except PackageNotFoundError:  # a checkout that is not installed
-            return "0+unknown"
-    if name not in _MODULES:
-        raise AttributeError(f"module 'snzoo' has no attribute {name!r}")
-    value = getattr(_import_module(f"snzoo.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> _typing.Any:
+        if name == "nn":
+            return _import_module("snzoo.nn")
+        if name == "__version__":
+            from importlib.metadata import PackageNotFoundError, version
+
+            try:
+                return version("snzoo")
+            except PackageNotFoundError:  # a checkout that is not installed
+                return "0+unknown"
+        if name not in _MODULES:
+            raise AttributeError(f"module 'snzoo' has no attribute {name!r}")
+        value = getattr(_import_module(f"snzoo.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

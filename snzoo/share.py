@@ -44,7 +44,8 @@ def save_pretrained(
             folder, and a ``README.md`` that a user wrote or edited, are left alone.
         classes: The names of the classes, if they differ from those of the zoo model or the
             checkpoint, as after ``reset_classifier``. Not needed without a classifier.
-        state_dict: The tensors to save instead of the model's own, e.g. averaged weights.
+        state_dict: The tensors to save instead of the model's own, e.g. averaged weights, or
+            weights in float16, which are loaded as float32.
 
     Raises:
         UnexpectedArgumentError: ``model`` is a wrapper, or does not come from ``create_model``.
@@ -122,6 +123,7 @@ def _save(
 
     # A network that was changed since it was created could not be created again.
     state = conform_state_dict(tensors, spec.layout(), where="the network to save")
+    state = {key: value.to(tensors[key].dtype) for key, value in state.items()}
     if path.suffix == ".safetensors":
         save_description(path, state, description)
     else:

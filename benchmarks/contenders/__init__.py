@@ -1,7 +1,6 @@
-"""The measured libraries, a module each; importing one fails where its library is absent.
+"""The measured libraries, one module each. Importing one fails if its library is absent.
 
-Each has ``pixels(folder, preprocessing, device=)``: (relative path, uint8 (3, H, W)) of every
-photo; ``batches(folder, preprocessing, workers=, batch_size=)``: normalized float32 batches on
-the CPU; ``evaluate(folder, model, classes, preprocessing, workers=, batch_size=, device=)``:
-images, top-1, top-5.
+Each has ``pixels(job)``: (relative path, uint8 (3, H, W)) of every photo; ``batches(job)``:
+normalized float32 batches on the CPU; and ``evaluate(job, model, classes)``: the number of
+images, top-1 and top-5. ``job.preprocessing`` and ``job.device`` are set.
 """

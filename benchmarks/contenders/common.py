@@ -5,29 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from jobs import Job
 from torch import Tensor, nn
-
-from snzoo.manifest import Preprocessing
 
 
 def count(
-    model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    preprocessing: Preprocessing,
-    *,
-    device: str,
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], job: Job
 ) -> tuple[int, int, int]:
-    """Images, top-1 and top-5, with the work a batch that both scripts do.
+    """Return the number of images, top-1 and top-5, with the work per batch of both scripts.
 
     Both compute the loss too, and wait for the device at every batch to log the figures.
     """
     images = top1 = top5 = 0
-    criterion = nn.CrossEntropyLoss().to(device)
+    criterion = nn.CrossEntropyLoss().to(job.device)
     with torch.inference_mode():
         for x, target in loader:
-            x = x.to(device, non_blocking=True)
-            target = target.to(device, non_blocking=True)
-            logits = model(x.flip(1) if preprocessing.channel_order == "BGR" else x)
+            x = x.to(job.device, non_blocking=True)
+            target = target.to(job.device, non_blocking=True)
+            logits = model(x.flip(1) if job.preprocessing.channel_order == "BGR" else x)
             criterion(logits, target).item()
             hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
             top1 += int(hits[:, 0].sum().item())

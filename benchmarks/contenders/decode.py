@@ -15,26 +15,23 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
+from jobs import Job
 from PIL import Image
-
-from snzoo.manifest import Preprocessing
 
 decode_jpeg: Any = find_spec("simplejpeg") and import_module("simplejpeg").decode_jpeg
 CHUNK = 8  # photos that a process takes at a time
 
 
-def batches(
-    folder: str, preprocessing: Preprocessing, *, workers: int, batch_size: None
-) -> Iterator[list[int]]:
-    """The heights of decoded photos, a list a chunk: enough to know that there were pixels."""
-    paths = sorted(Path(folder).glob("*/*"))
+def batches(job: Job) -> Iterator[list[int]]:
+    """Yield the heights of decoded photos, one list per chunk: they show that there were pixels."""
+    paths = sorted(Path(job.folder).glob("*/*"))
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    yield from _processes(workers).imap_unordered(_decode, chunks)
+    yield from _processes(job.workers or 1).imap_unordered(_decode, chunks)
 
 
 @cache
 def _processes(count: int) -> Pool:
-    """Started by the warm pass, so that starting them is not timed."""
+    """Return processes that the warm-up pass starts, so that starting them is not timed."""
     return multiprocessing.Pool(count)
 
 

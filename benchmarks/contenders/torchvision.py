@@ -10,64 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jobs import Job
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from contenders.common import count
-from snzoo.manifest import Preprocessing
 
 
-def pixels(
-    folder: str, preprocessing: Preprocessing, *, device: str
-) -> Iterator[tuple[str, Tensor]]:
-    dataset = ImageFolder(folder, transforms.Compose(_to_pixels(preprocessing)))
+def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
+    dataset = _dataset(job, floats=False)
     for i, (path, _) in enumerate(dataset.samples):
-        yield str(Path(path).relative_to(folder)), dataset[i][0]
+        yield str(Path(path).relative_to(job.folder)), dataset[i][0]
 
 
-def batches(
-    folder: str, preprocessing: Preprocessing, *, workers: int, batch_size: int
-) -> Iterator[Tensor]:
-    dataset = _dataset(folder, preprocessing)
-    for x, _ in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
+def batches(job: Job) -> Iterator[Tensor]:
+    for x, _ in DataLoader(_dataset(job), batch_size=job.batch_size, num_workers=job.workers or 0):
         yield x
 
 
-def evaluate(
-    folder: str,
-    model: nn.Module,
-    classes: tuple[str, ...],
-    preprocessing: Preprocessing,
-    *,
-    workers: int,
-    batch_size: int,
-    device: str,
-) -> tuple[int, int, int]:
-    cuda = device.startswith("cuda")
+def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int, int, int]:
+    cuda = job.device.startswith("cuda")
     if cuda:
         torch.backends.cudnn.deterministic = True
-    dataset = _dataset(folder, preprocessing)
+    dataset = _dataset(job)
     # Class folders may be a part of the network's classes.
     dataset.target_transform = partial(getitem, [classes.index(name) for name in dataset.classes])
-    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=workers, pin_memory=cuda)
-    return count(model, loader, preprocessing, device=device)
+    loader: Any = DataLoader(
+        dataset, batch_size=job.batch_size, num_workers=job.workers or 0, pin_memory=cuda
+    )
+    return count(model, loader, job)
 
 
-def _dataset(folder: str, preprocessing: Preprocessing) -> Any:
-    recipe = preprocessing.in_rgb()
-    floats = [
+def _dataset(job: Job, *, floats: bool = True) -> Any:
+    recipe = job.preprocessing.in_rgb()
+    bilinear = transforms.InterpolationMode.BILINEAR
+    steps = [
+        transforms.Resize(recipe.resize, interpolation=bilinear),
+        transforms.CenterCrop(recipe.crop),
+        transforms.PILToTensor(),
         transforms.ConvertImageDtype(torch.float),
         transforms.Normalize(recipe.mean, recipe.std),
     ]
-    return ImageFolder(folder, transforms.Compose(_to_pixels(preprocessing) + floats))
-
-
-def _to_pixels(preprocessing: Preprocessing) -> list[Any]:
-    bilinear = transforms.InterpolationMode.BILINEAR
-    return [
-        transforms.Resize(preprocessing.resize, interpolation=bilinear),
-        transforms.CenterCrop(preprocessing.crop),
-        transforms.PILToTensor(),
-    ]
+    return ImageFolder(job.folder, transforms.Compose(steps if floats else steps[:3]))

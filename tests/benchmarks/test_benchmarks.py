@@ -19,12 +19,6 @@ WNIDS = ["n01440764", "n01443537", "n01484850"]
 SHORT = ["--images", "7", "--rounds", "1", "--workers", "1", "--batch-size", "4"]
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The benchmarks' modules, found as they find each other."""
-    monkeypatch.syspath_prepend(FOLDER)
-
-
 @pytest.fixture
 def photos(tmp_path):
     """Six made photos of three classes, and a file that is none."""
@@ -43,7 +37,7 @@ def run(script, *arguments, path=""):
         list(map(str, command)),
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(path)},
+        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
     )
 
 
@@ -84,6 +78,15 @@ def test_whole_evaluations_count_the_same(photos, tmp_path):
     assert "resnet18v1_bn (random weights) on cpu" in done.stdout
 
 
+@pytest.mark.slow
+def test_both_commands_are_measured(photos):
+    for wnid, name in zip(WNIDS, ("hat", "shoes", "dress"), strict=True):
+        (photos / wnid).rename(photos / name)
+    done = run("prediction.py", photos, "--images", "7", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "\n| speed of predict | " in done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -91,6 +94,7 @@ def test_whole_evaluations_count_the_same(photos, tmp_path):
         (["loaders.py", "photos", "--output", "result.txt"], "can't write result.txt"),
         (["loaders.py", "photos", "--rounds", "0"], "'0' is not a whole number above 0"),
         (["evaluation.py", "photos", "--model", "resnet18"], "no model named 'resnet18'"),
+        (["prediction.py", "missing"], "missing is no folder of class folders"),
     ],
 )
 def test_mistakes_are_one_line_before_the_work(photos, monkeypatch, arguments, message):
@@ -119,7 +123,7 @@ MEMORY = [row(0, "ours", None, 0) | {"peak_mib": 600}, row(0, "peer", 4, 0) | {"
 
 
 def test_a_ratio_is_of_one_round_and_against_the_best_median():
-    from rounds import compare, summarize
+    from pipelines import compare, summarize
 
     found = compare(ROWS, MEMORY, "ours", "peer")
     assert found["theirs"] == "peer (4 workers, batch 32)"  # 150; the one with 500 has 100
@@ -140,9 +144,9 @@ def test_a_ratio_is_of_one_round_and_against_the_best_median():
 
 
 def test_every_round_begins_with_another_one():
-    from rounds import rotated
+    from harness import rotate
 
-    assert [rotated("abc", number) for number in range(4)] == [
+    assert [rotate("abc", number) for number in range(4)] == [
         ["a", "b", "c"],
         ["b", "c", "a"],
         ["c", "a", "b"],
@@ -158,13 +162,13 @@ def test_photos_are_spread_or_repeated():
 
 
 def test_other_pixels_than_the_references_stop_the_benchmark():
-    from session import _check_images, _check_pixels
+    from pipelines import check_images, check_pixels
 
-    _check_pixels({"photos": 6, "agree": {"snzoo": 6, "timm": 0}})
+    check_pixels({"photos": 6, "agree": {"snzoo": 6, "timm": 0}})
     with pytest.raises(SnzooError, match="5 of 6 photos"):
-        _check_pixels({"photos": 6, "agree": {"snzoo": 5, "timm": 6}})
+        check_pixels({"photos": 6, "agree": {"snzoo": 5, "timm": 6}})
     with pytest.raises(SnzooError, match="timm gave 6 of 7"):
-        _check_images([{"contender": "timm", "images": 6}], 7)
+        check_images([{"contender": "timm", "images": 6}], 7)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
@@ -192,7 +196,7 @@ SPIN = [sys.executable, "-c", "import time; end = time.time() + 1.5\nwhile time.
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
 def test_other_work_on_the_machine_is_seen():
-    from jobs import cores_elsewhere
+    from harness import cores_elsewhere
 
     subprocess.run(["sh", "-c", '"$@" &', "sh", *SPIN], check=True)  # no child of this process
     _, elsewhere = cores_elsewhere(lambda: time.sleep(1))
@@ -201,7 +205,7 @@ def test_other_work_on_the_machine_is_seen():
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
 def test_the_measured_work_is_no_other_work():
-    from jobs import cores_elsewhere
+    from harness import cores_elsewhere
 
     def spin():
         for process in [subprocess.Popen(SPIN) for _ in range(os.cpu_count())]:

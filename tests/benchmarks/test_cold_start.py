@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from snzoo.errors import SnzooError
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The benchmarks' modules, found as they find each other."""
-    monkeypatch.syspath_prepend(FOLDER)
 
 
 def run(*arguments):
@@ -68,20 +64,16 @@ def test_mistakes_are_one_line_before_the_work(arguments, message):
     assert message in str(main(arguments))
 
 
-def test_a_model_that_is_not_in_its_cache_is_not_timed(tmp_path):
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("resnet50v1_sn_8x4", "resnet50v1_sn_8x4 is not in"),
+        ("resnet18v1_sn_clothing", "snzoo did not load the weights in its cache"),
+    ],
+)
+def test_other_weights_than_those_of_the_cache_are_not_timed(tmp_path, model, message):
     from cold_start import OURS, Contender, start
 
-    from snzoo.errors import SnzooError
-
-    nowhere = {"SNZOO_HOME": str(tmp_path), "SNZOO_OFFLINE": "1"}
-    with pytest.raises(SnzooError, match="resnet50v1_sn_8x4 is not in"):
-        start(Contender("snzoo", "resnet50v1_sn_8x4", OURS, nowhere, 0.0))
-
-
-def test_other_weights_than_those_in_the_cache_are_not_timed():
-    from cold_start import OURS, Contender, start
-
-    from snzoo.errors import SnzooError
-
-    with pytest.raises(SnzooError, match="snzoo did not load the weights in its cache"):
-        start(Contender("snzoo", "resnet18v1_sn_clothing", OURS, {}, 0.0))
+    environment = {"SNZOO_HOME": str(tmp_path), "SNZOO_OFFLINE": "1"}
+    with pytest.raises(SnzooError, match=message):
+        start(Contender("snzoo", model, OURS, environment, 0.0))

@@ -20,12 +20,6 @@ TINY += ["--training-batch-size", "2", "--network", "resnet18v1", "--image-size"
 
 
 @pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The benchmarks' modules, found as they find each other."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-
-
-@pytest.fixture(autouse=True)
 def one_thread():
     """Threads of several processes wait for each other, which tiny work can't afford."""
     threads = torch.get_num_threads()
@@ -250,22 +244,6 @@ def test_memory_is_what_the_graph_holds_and_the_most_at_one_time():
         return y + 1
 
     assert peak_bytes(work, "cpu") == 4 * size
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--maps", "64"], "'64' is no map such as 256x56"),
-        (["--maps", "64x0"], "'0' is not a whole number above 0"),
-        (["--only", "speed"], "invalid choice: 'speed'"),
-    ],
-)
-def test_mistakes_in_options(arguments, message, capsys):
-    from normalization import main
-
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert message in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_before_the_work(tmp_path):

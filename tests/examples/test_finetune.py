@@ -1,6 +1,5 @@
-"""examples/finetune.py as a real process, on made photos of two colors."""
+"""examples/finetune.py in a process of its own, on generated photos of two colors."""
 
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 import snzoo
@@ -19,6 +17,7 @@ from snzoo.spec import ModelSpec
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune.py"
 SMALL = ["--width", "8", "--crop", "48", "--batch-size", "8", "--workers", "0"]
+APPLE_DOUBLE = b"\0\5\26\7\0\2\0\0Mac OS X        "
 
 
 @pytest.fixture
@@ -36,12 +35,17 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def finetune(data, *arguments):
-    command = [sys.executable, SCRIPT, data, "--model", "resnet18v1_sn", *SMALL, *arguments]
+def finetune(data, *arguments, sizes=SMALL):
+    command = [sys.executable, SCRIPT, data, "--model", "resnet18v1_sn", *sizes, *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=data.parent)
 
 
-def test_it_learns_and_its_checkpoint_knows_what_it_is(data, tmp_path, capsys):
+def test_it_learns_and_the_checkpoint_describes_itself(data, tmp_path, capsys):
+    # What macOS leaves beside a photo is not one, and a user's own file is not touched.
+    (data / "train" / "plum" / "._0.png").write_bytes(APPLE_DOUBLE)
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / "best.safetensors.partial"
+    mine.write_text("mine")
     done = finetune(data, "--epochs", 6, "--lr", 0.05, "--output", "out/best.safetensors")
     assert done.returncode == 0, done.stderr
     losses = [float(value) for value in re.findall(r"loss (\d\.\d+)", done.stdout)]
@@ -49,35 +53,21 @@ def test_it_learns_and_its_checkpoint_knows_what_it_is(data, tmp_path, capsys):
     assert "best: 8/8" in done.stdout
 
     best = tmp_path / "out" / "best.safetensors"
-    assert [path.name for path in best.parent.iterdir()] == ["best.safetensors"]
-    with safe_open(best, "pt") as file:
-        description = json.loads(file.metadata()["snzoo"])
-    assert description["classes"] == ["apple", "plum"]
-    assert description["preprocessing"]["crop"] == 48 and "--epochs 6" in description["command"]
-
-    # A second generation: the first one's width, classes and preprocessing are still known.
-    command = [sys.executable, SCRIPT, data, "--model", "resnet18v1_sn", "--weights", best]
-    command += ["--epochs", "1", "--workers", "0", "--output", "second.safetensors"]
-    subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
-    second = ModelSpec.find(weights=tmp_path / "second.safetensors")
-    assert second.arguments == {"width": 8} and second.preprocessing.crop == 48
-    # The zoo name that was typed has another width; what counts is what the file says.
-    command[command.index("resnet18v1_sn")] = "resnet18v1_sn_clothing"
-    subprocess.run(list(map(str, command)), cwd=data.parent, check=True)
-    assert ModelSpec.find(weights=tmp_path / "second.safetensors").name == "resnet18v1_sn"
-    snzoo.create_model("resnet18v1_sn", weights=tmp_path / "second.safetensors")
-
-    arguments = ["--model", "resnet18v1_sn", "--weights", str(best)]
-    assert main(["eval", *arguments, "--imagenet", str(data / "validation")]) == 0
+    assert set(best.parent.iterdir()) == {best, mine} and mine.read_text() == "mine"
+    spec = ModelSpec.find(weights=best)
+    assert spec.classes == ("apple", "plum") and spec.arguments == {"width": 8}
+    assert (spec.preprocessing.resize, spec.preprocessing.crop) == (55, 48)
+    predictions = snzoo.predict(snzoo.create_model(best), data / "validation" / "plum")
+    assert [p.names[0] for p in predictions] == ["plum"] * 4
+    assert main(["eval", "--weights", str(best), "--imagenet", str(data / "validation")]) == 0
     assert "8/8" in capsys.readouterr().out
-    assert main(["predict", *arguments, str(data / "validation" / "plum" / "0.png")]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[0] == "plum"
-    assert main(["predict", "--weights", str(best), str(data / "validation" / "plum")]) == 0
-    capsys.readouterr()
-    assert (
-        main(["eval", "--model", "resnet34v1_sn", "--weights", str(best), "--imagenet", "."]) == 1
-    )
-    assert "was made from resnet18v1_sn" in capsys.readouterr().err
+
+    # In a second run, the width, the classes and the preprocessing of the first are still known.
+    arguments = ["--weights", best, "--epochs", 1, "--workers", 0, "--output", "second.safetensors"]
+    done = finetune(data, *arguments, sizes=())
+    assert done.returncode == 0, done.stderr
+    second = ModelSpec.find(weights=tmp_path / "second.safetensors")
+    assert second.arguments == {"width": 8} and second.preprocessing == spec.preprocessing
 
 
 def test_frozen_stages_stay_as_they_were(data, tmp_path):
@@ -91,18 +81,19 @@ def test_frozen_stages_stay_as_they_were(data, tmp_path):
     for key, value in start.state_dict().items():
         if key.startswith(("conv1", "sn1", "layer1")):
             assert torch.equal(value, after[key]), key
-    assert not torch.equal(start.layer2[0].conv1.weight, after["layer2.0.conv1.weight"])
-    assert not torch.equal(start.layer2[0].sn1.running_mean, after["layer2.0.sn1.running_mean"])
+    for key in ("layer2.0.conv1.weight", "layer2.0.sn1.running_mean"):
+        assert not torch.equal(start.state_dict()[key], after[key])
 
 
 @pytest.mark.slow
-def test_half_stores_large_weights_in_half_the_bytes_and_loads(data, tmp_path):
-    assert finetune(data, "--epochs", 1, "--output", "full.safetensors").returncode == 0
-    assert finetune(data, "--epochs", 1, "--half", "--output", "half.safetensors").returncode == 0
+def test_half_stores_large_weights_in_half_the_bytes(data, tmp_path):
+    for name in ("full", "half"):
+        options = ["--half"] * (name == "half")
+        done = finetune(data, "--epochs", 1, "--output", f"{name}.safetensors", *options)
+        assert done.returncode == 0, done.stderr
     full, half = (tmp_path / f"{name}.safetensors" for name in ("full", "half"))
     assert half.stat().st_size < 0.75 * full.stat().st_size
-    model = snzoo.create_model("resnet18v1_sn", weights=half)
-    assert model.fc.out_features == 2 and model.conv1.weight.dtype == torch.float32
+    assert snzoo.create_model(half).conv1.weight.dtype == torch.float32
 
 
 @pytest.mark.slow
@@ -111,10 +102,10 @@ def test_half_stores_large_weights_in_half_the_bytes_and_loads(data, tmp_path):
     [
         (["--model", "resnet19"], "did you mean"),
         (["--freeze", "6"], "freeze takes 0 (the stem) to 4 stages, got 6"),
-        (["--output", "data"], "--output data: name a file"),
-        (["--min-scale", "2"], "--min-scale: must be a number from 0 to 1, got '2'"),
-        (["--lr", "nan"], "--lr: must be a number from 0 to inf, got 'nan'"),
-        (["--crop", "0"], "--crop: must be a whole number from 1, got '0'"),
+        (["--output", "data"], "--output data: name a .safetensors file"),
+        (["--output", "data/train/x.safetensors/y.safetensors"], "x.safetensors"),
+        (["--lr", "nan"], "lr must be"),
+        (["--crop", "0"], "crop 0 must be"),
         (["--lr", "1e30", "--epochs", "3"], "lower --lr"),
         (["--lr", "1e30", "--epochs", "1", "--batch-size", "24"], "lower --lr"),
         (["--weights", "none.pth"], "none.pth"),
@@ -123,21 +114,21 @@ def test_half_stores_large_weights_in_half_the_bytes_and_loads(data, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(data, arguments, message):
+    (data / "train" / "x.safetensors").write_text("a file")
     done = finetune(data, *arguments)
-    assert done.returncode in (1, 2) and message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode in (1, 2) and message in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
     assert not (data.parent / "finetuned.safetensors").exists()
 
 
-def test_a_broken_photo_is_one_line_from_a_reading_process_too(data):
+def test_photos_are_checked_before_the_training(data):
     broken = data / "train" / "plum" / "broken.png"
     broken.write_text("no image")
     done = finetune(data, "--workers", 2, "--epochs", 1)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and str(broken) in done.stderr
-
-
-def test_splits_that_do_not_fit_are_refused(data):
+    assert done.stdout == ""
+    broken.unlink()
     (data / "validation" / "plum").rename(data / "validation" / "prune")
-    assert "differ in their class folders: plum, prune" in finetune(data).stderr
+    assert "differ in their classes: plum, prune" in finetune(data).stderr
     (data / "validation").rename(data / "other")
-    assert "has no folder validation or val" in finetune(data).stderr
+    assert "has no folder validation" in finetune(data).stderr

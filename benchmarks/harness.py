@@ -1,0 +1,186 @@
+"""What all benchmarks share: turns, spreads, the document of a run, and its files.
+
+A measurement is a row: ``{"round", "contender", "cores_elsewhere", …}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+from snzoo.errors import FileError, SnzooError
+from snzoo.files import check_writable
+
+PACKAGES = (
+    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "numba", "numpy"),
+    "safetensors",
+)
+Row = dict[str, Any]
+Document = dict[str, Any]
+T = TypeVar("T")
+
+
+def make_parser(description: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(description or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--rounds", type=positive, default=rounds, metavar="R", help="measurements of each")
+    add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
+    return parser
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def run_benchmark(
+    measure: Callable[[], Document], markdown: Callable[[Document], str], output: Path | None
+) -> int | str:
+    """Measure, print the Markdown and write both files. Return the exit status or a message."""
+    try:
+        if output:
+            if output.suffix != ".json":
+                raise FileError(f"can't write {output}: name a .json file")
+            check_writable(output)
+        document = _circumstances() | measure()
+    except SnzooError as error:
+        return f"{Path(sys.argv[0]).name}: {error}"
+    text = markdown(document)
+    print(text, end="")
+    if output:
+        output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        output.with_suffix(".md").write_text(text, encoding="utf-8")
+    return 0
+
+
+def measure_in_turns(
+    turns: Sequence[T], rounds: int, measure: Callable[[T], Row], describe: Callable[[Row], str]
+) -> list[Row]:
+    """Measure each once per round. Each round begins with another one."""
+    rows = []
+    for number in range(rounds):
+        for turn in rotate(turns, number):
+            row, elsewhere = cores_elsewhere(partial(measure, turn))
+            rows.append(row | {"round": number + 1, "cores_elsewhere": round(elsewhere, 3)})
+            say(f"round {number + 1} of {rounds}: {describe(row)}")
+    return rows
+
+
+def rotate(turns: Sequence[T], number: int) -> list[T]:
+    start = number % len(turns)
+    return [*turns[start:], *turns[:start]]
+
+
+def cores_elsewhere(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return the result of ``work``, and how many cores did other work meanwhile.
+
+    Time that a hypervisor gives to other machines counts as other work.
+    """
+    start, busy, own = time.perf_counter(), _busy(), sum(os.times()[:4])
+    result = work()
+    other = (_busy() - busy) - (sum(os.times()[:4]) - own)
+    return result, max(0.0, other / (time.perf_counter() - start))
+
+
+def _busy() -> float:
+    """Return the seconds that all cores together were not idle."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split(None, 9)[1:9]]
+    user, nice, system, _, _, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def spread(values: Sequence[float], digits: int = 4) -> Row:
+    found = {"median": median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def divide(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def show_spread(row: Row, digits: int = 2) -> str:
+    median, least, most = (f"{row[key]:,.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least} … {most})"
+
+
+def table(*rows: Sequence[str]) -> list[str]:
+    """Return the lines of a Markdown table; its first column is aligned left."""
+    head, *rest = (f"| {' | '.join(cells)} |" for cells in rows)
+    return [head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *rest]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _circumstances() -> Document:
+    """Return date, machine and versions. A package that is not installed has None."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": _cpu(),
+            "cores": cores(),
+            "memory_gib": round(memory / 2**30, 1),
+            "system": f"{platform.system()} {platform.release()}",
+        },
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+    }
+
+
+def heading(document: Document) -> list[str]:
+    machine = document["machine"]
+    versions = [f"{name} {v}" for name, v in document["versions"].items() if v]
+    return [
+        f"# {document['title']}",
+        "",
+        f"{document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB; {', '.join(versions)}.",
+    ]
+
+
+def describe_elsewhere(document: Document) -> list[str]:
+    cores = [row["cores_elsewhere"] for row in document["measurements"]]
+    if not cores:
+        return []
+    return [
+        f"Cores at other work during a measurement: {median(cores):.2f} in the median, "
+        f"{max(cores):.2f} at most."
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,213 @@
+"""Rounds of snzoo and its peers over the same photos, as loaders.py and evaluation.py measure them.
+
+A configuration is (contender, workers, batch size); None is the contender's default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import harness
+from harness import Document, Row
+from jobs import Job, describe, peak_memory, run_job
+from photos import Photos, linked
+
+from snzoo.errors import SnzooError
+
+PEERS = ("timm", "torchvision")
+COLUMNS = ("contender", "workers", "batch_size")
+Configuration = tuple[str, int | None, int | None]
+
+
+def make_pipeline_parser(description: str | None, *, images: int) -> argparse.ArgumentParser:
+    parser = harness.make_parser(description)
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="a folder of class folders of photos")
+    add(
+        "--images", type=harness.positive, default=images, metavar="N", help="repeated to this many"
+    )
+    many: Any = {"type": harness.positive, "nargs": "+"}
+    add("--workers", **many, default=[2, 4], metavar="W", help="of the peers' loaders, each")
+    add("--batch-size", **many, default=[32, 256], metavar="B", help="of the loaders, each")
+    return parser
+
+
+def measure_pipelines(
+    args: argparse.Namespace, *, ours: Callable[[Photos], Sequence[Job]]
+) -> Document:
+    """Measure the configurations ``ours`` of snzoo against those of the peers for the same task.
+
+    Raises:
+        SnzooError: the photos can't be used, snzoo's pixels differ from the reference, or a
+            measurement failed.
+    """
+    with linked(args.path, args.images) as photos:
+        jobs = [*ours(photos)]
+        pixels = compare_pixels(photos, jobs[0])
+        absent = pixels.pop("absent")
+        peers = [peer for peer in PEERS if peer not in absent]
+        jobs += [
+            replace(jobs[0], contender=peer, workers=workers, batch_size=size)
+            for peer in peers
+            for workers in args.workers
+            for size in args.batch_size
+        ]
+        jobs = list(dict.fromkeys(jobs))  # a size that was given twice is measured once
+        ceiling = Job(
+            "load", "decode", str(photos.timed), str(photos.warm), workers=harness.cores()
+        )
+        rows = harness.measure_in_turns([*jobs, ceiling], args.rounds, _measure, _describe)
+        check_images(rows, args.images)
+        memory = [_columns(job) | {"peak_mib": round(peak_memory(job), 1)} for job in jobs]
+    return {
+        "photos": photos.description,
+        "rounds": args.rounds,
+        "absent": absent,
+        "pixels": pixels,
+        "summary": summarize(rows, memory),
+        "comparisons": [compare(rows, memory, "snzoo", name) for name in (*peers, "decode")],
+        "memory": memory,
+        "measurements": rows,
+    }
+
+
+def _measure(job: Job) -> Row:
+    return _columns(job) | run_job(job)
+
+
+def _describe(row: Row) -> str:
+    return f"{describe(*_configuration(row))}: {row['images_per_second']:.1f} images/s"
+
+
+def _columns(job: Job) -> Row:
+    return dict(zip(COLUMNS, job.configuration, strict=True))
+
+
+def _configuration(row: Row) -> Configuration:
+    contender, workers, batch_size = (row[key] for key in COLUMNS)
+    return contender, workers, batch_size
+
+
+def compare_pixels(photos: Photos, base: Job) -> dict[str, Any]:
+    """Count the photos of which each contender has torchvision's pixels.
+
+    snzoo reads all the links, as in the measurement, because it may choose its way by their
+    number. ``absent`` says why a peer is left out; ``agree`` is None if torchvision is absent.
+
+    Raises:
+        SnzooError: snzoo itself is absent, or its pixels are not torchvision's.
+    """
+    found: dict[str, Any] = {}
+    absent: dict[str, str] = {}
+    for contender in ("snzoo", *PEERS):
+        folder = str(photos.timed if contender == "snzoo" else photos.each)
+        job = replace(base, task="pixels", contender=contender, folder=folder, workers=None)
+        result = run_job(job)
+        if set(result) == {"absent"}:
+            absent[contender] = result["absent"]
+            harness.say(f"{contender} is absent and left out: {result['absent']}")
+        else:
+            found[contender] = result
+    if "snzoo" in absent:
+        raise SnzooError(f"snzoo can't be measured: {absent['snzoo']}")
+    reference = found.pop("torchvision", None)
+    agree = reference and {
+        name: sum(digests.get(file) == expected for file, expected in reference.items())
+        for name, digests in found.items()
+    }
+    pixels = {"absent": absent, "photos": len(reference or found["snzoo"]), "agree": agree}
+    check_pixels(pixels)
+    return pixels
+
+
+def check_pixels(pixels: dict[str, Any]) -> None:
+    agree, photos = pixels["agree"], pixels["photos"]
+    if agree and agree["snzoo"] != photos:
+        raise SnzooError(
+            f"snzoo's pixels are torchvision's on {agree['snzoo']} of {photos} photos only; "
+            "nothing was timed"
+        )
+
+
+def check_images(rows: Sequence[Row], images: int) -> None:
+    for row in rows:
+        if row["images"] != images:
+            raise SnzooError(f"{row['contender']} gave {row['images']} of {images} images")
+
+
+def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
+    """Return images/s and peak memory of each configuration; None if it was not measured."""
+    peaks = {_configuration(row): row["peak_mib"] for row in memory}
+    return [
+        dict(zip(COLUMNS, configuration, strict=True))
+        | harness.spread(rates, digits=2)
+        | {"peak_mib": peaks.get(configuration)}
+        for configuration, rates in _rates(rows).items()
+    ]
+
+
+def compare(rows: Sequence[Row], memory: Sequence[Row], ours: str, theirs: str) -> Row:
+    """Compare ``ours`` to ``theirs`` round by round, each in the configuration of best median."""
+    rates, peaks = _rates(rows), {_configuration(row): row["peak_mib"] for row in memory}
+    a, b = (
+        max((c for c in rates if c[0] == name), key=lambda c: median(rates[c]))
+        for name in (ours, theirs)
+    )
+    ratios = harness.divide(rates[a], rates[b])
+    return {
+        "ours": describe(*a),
+        "theirs": describe(*b),
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        **harness.spread(ratios),
+        "memory_ratio": round(peaks[a] / peaks[b], 4) if b in peaks else None,
+    }
+
+
+def _rates(rows: Sequence[Row]) -> dict[Configuration, list[float]]:
+    """Return the images/s of each configuration in the order of the rounds."""
+    rates: dict[Configuration, list[float]] = {}
+    for row in sorted(rows, key=lambda row: int(row["round"])):
+        rates.setdefault(_configuration(row), []).append(row["images_per_second"])
+    return rates
+
+
+def format_pipelines(document: Document) -> str:
+    """Return the document as Markdown. Only the single rounds are left out."""
+    rates = [["", "workers", "batch", "images/s, median", "least … most", "peak memory, MiB"]]
+    for row in document["summary"]:
+        workers, batch_size = (str(row[key] or "default") for key in ("workers", "batch_size"))
+        if row["contender"] == "decode":
+            batch_size = "–"
+        peak = f"{row['peak_mib']:,.0f}" if row["peak_mib"] else "–"
+        extremes = f"{row['least']:,.1f} … {row['most']:,.1f}"
+        rates.append(
+            [row["contender"], workers, batch_size, f"{row['median']:,.1f}", extremes, peak]
+        )
+    ratios = [["best configurations", "ratio, median", "least … most", "peak memory"]]
+    for row in document["comparisons"]:
+        memory = f"× {row['memory_ratio']:.2f}" if row["memory_ratio"] else "–"
+        extremes = f"{row['least']:.3f} … {row['most']:.3f}"
+        ratios.append(
+            [f"{row['ours']} : {row['theirs']}", f"{row['median']:.3f}", extremes, memory]
+        )
+    pixels, counts = document["pixels"], [["counts", "top-1", "top-5", "of"]]
+    for name, found in document.get("counts", {}).items():
+        counts += [[name, str(top1), str(top5), str(images)] for images, top1, top5 in found]
+    agree = "Pixels were not checked: torchvision, the reference, is absent."
+    if pixels["agree"] is not None:
+        shares = (f"{name} on {count:,}" for name, count in pixels["agree"].items())
+        agree = f"Pixels identical with torchvision's: {', '.join(shares)} of {pixels['photos']:,}."
+    lines = [
+        *harness.heading(document),
+        f"{document['photos']}; rounds: {document['rounds']}{document.get('about', '')}.",
+        *harness.describe_elsewhere(document),
+        *(f"{name} is absent and left out: {why}." for name, why in document["absent"].items()),
+        *("", *harness.table(*rates), "", *harness.table(*ratios), "", agree),
+        *(("", *harness.table(*counts)) if len(counts) > 1 else ()),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,92 @@
+"""The commands `snzoo predict FOLDER` and `snzoo eval` on the same photos.
+
+python benchmarks/prediction.py PATH --output benchmarks/results/NAME.json
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import harness
+from harness import Document, Row
+from photos import linked
+
+from snzoo.errors import SnzooError
+
+
+def main() -> int | str:
+    parser = harness.make_parser(__doc__)
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="a folder of class folders of photos")
+    add("--images", type=harness.positive, default=1000, metavar="N", help="repeated to this many")
+    add("--model", default="resnet18v1_sn_clothing", help="has the classes of the folders")
+    add("--weights", type=Path, metavar="FILE", help="its checkpoint, else that of the zoo")
+    args = parser.parse_args()
+    options = ["--model", args.model]
+    options += ["--weights", str(args.weights.resolve())] if args.weights else []
+
+    def measure() -> Document:
+        with linked(args.path, args.images) as photos:
+            commands = {
+                "eval": ["eval", "--data", str(photos.timed)],
+                "predict": ["predict", *map(str, sorted(photos.timed.iterdir()))],
+            }
+
+            def run(name: str) -> Row:
+                return {"contender": name, "seconds": run_command([*commands[name], *options])}
+
+            for name in commands:  # not timed: it brings photos and weights into the page cache
+                run(name)
+            rows = harness.measure_in_turns(
+                [*commands], args.rounds, run, lambda row: f"{row['contender']}: {row['seconds']} s"
+            )
+        return {
+            "title": "Predictions and evaluations",
+            "photos": photos.description,
+            "model": args.model,
+            "rounds": args.rounds,
+            "comparison": compare(rows),
+            "measurements": rows,
+        }
+
+    return harness.run_benchmark(measure, markdown, args.output)
+
+
+def run_command(arguments: list[str]) -> float:
+    """Return the seconds of one command of snzoo, from the start of its process to the end."""
+    start = time.perf_counter()
+    command = [sys.executable, "-P", "-m", "snzoo", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SnzooError((done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1])
+    return round(time.perf_counter() - start, 4)
+
+
+def compare(rows: list[Row]) -> Row:
+    """Return the seconds of both commands, and the ratio of eval's to predict's per round."""
+    rows = sorted(rows, key=lambda row: int(row["round"]))
+    seconds = {
+        name: [row["seconds"] for row in rows if row["contender"] == name]
+        for name in ("eval", "predict")
+    }
+    values = seconds | {"speed of predict": harness.divide(*seconds.values())}
+    return {name: harness.spread(each) for name, each in values.items()}
+
+
+def markdown(document: Document) -> str:
+    """Return the document as Markdown. Only the single rounds are left out."""
+    shown = [[name, harness.show_spread(row, 3)] for name, row in document["comparison"].items()]
+    lines = [
+        *harness.heading(document),
+        f"{document['photos']}; {document['model']}; rounds: {document['rounds']}.",
+        *harness.describe_elsewhere(document),
+        *("", *harness.table(["", "seconds of the command, or ratio of a round"], *shown)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
