@@ -67,7 +67,7 @@ def test_mistakes_are_one_line_before_the_work(arguments, message):
 @pytest.mark.parametrize(
     "model, message",
     [
-        ("resnet50v1_sn_8x4", "resnet50v1_sn_8x4 is not in"),
+        ("resnet50v1_sn_8x4", "resnet50v1_sn_8x4 is missing"),
         ("resnet18v1_sn_clothing", "snzoo did not load the weights in its cache"),
     ],
 )
