@@ -54,7 +54,7 @@ class Named(nn.Module):
 
     def norm_relu(self, which: int | str, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Return ``relu(norm(x) [+ shortcut])``, in one pass where no one looks on."""
-        return norm_relu(self.norm(which), x, shortcut, self.get_submodule(f"relu{which}"))
+        return norm_relu(self.norm(which), x, shortcut, getattr(self, f"relu{which}"))
 
 
 class Block(Named, ABC):

@@ -122,7 +122,7 @@ class Backbone(Named):
         for module in self._modules_of(range(1, 1 + STAGES)):
             if isinstance(module, nn.Sequential):
                 yield from ([block] for block in module)
-            else:
+            elif not isinstance(module, nn.ReLU):
                 yield [module]
 
     def _modules_of(self, levels: Iterable[int]) -> list[nn.Module]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 
-def _find(path: str) -> Any:
-    """Return ``torch.<path>``, or None where a part of it is absent."""
+def _find(path: str, default: Any = None) -> Any:
+    """Return ``torch.<path>``, or ``default`` where a part of it is absent."""
     found: Any = torch
     for name in path.split("."):
-        found = getattr(found, name, None)
+        found = getattr(found, name, default)
     return found
 
 
@@ -30,8 +30,12 @@ _OBSERVERS_UNKNOWN = None in (
     _is_batched_tensor,
 )
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = [_find(f"nn.modules.module._global{name}") for name in _HOOKS]
+# Dictionaries of hooks. Where this version of torch keeps them is unknown if they are absent.
+_UNKNOWN = True
+_global_forward_hooks = _find("nn.modules.module._global_forward_hooks", _UNKNOWN)
+_global_forward_pre_hooks = _find("nn.modules.module._global_forward_pre_hooks", _UNKNOWN)
+_global_backward_hooks = _find("nn.modules.module._global_backward_hooks", _UNKNOWN)
+_global_backward_pre_hooks = _find("nn.modules.module._global_backward_pre_hooks", _UNKNOWN)
 
 # What the CPU backend is made of.
 unsafe_view = _find("ops.aten._unsafe_view")
@@ -77,11 +81,16 @@ def is_batched_gradient(grad: Tensor) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether calling ``module`` does more than its class's ``forward``."""
+    # Unrolled, because this runs twice per normalization layer.
     own = vars(module)
-    if "forward" in own:
-        return True
-    for name, hooks in zip(_HOOKS, _GLOBAL_HOOKS, strict=True):
-        # None: this version of torch keeps its hooks elsewhere.
-        if hooks is None or hooks or own.get(name, True):
-            return True
-    return False
+    return bool(
+        "forward" in own
+        or own.get("_forward_hooks", _UNKNOWN)
+        or own.get("_forward_pre_hooks", _UNKNOWN)
+        or own.get("_backward_hooks", _UNKNOWN)
+        or own.get("_backward_pre_hooks", _UNKNOWN)
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_backward_hooks
+        or _global_backward_pre_hooks
+    )

@@ -22,7 +22,11 @@ CPU = [
     "native_group_norm",
     "batch_norm_update_stats",
 ]
-HOOKS = [f"nn.modules.module._global{name}" for name in _compat._HOOKS]
+HOOKS = [
+    f"nn.modules.module._global_{pass_}_{kind}"
+    for pass_ in ("forward", "backward")
+    for kind in ("hooks", "pre_hooks")
+]
 
 
 class Hidden:
