@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from snzoo.errors import ArgumentError
 from snzoo.manifest import load_demo
 from snzoo.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from snzoo.models.resnet import ResNet
 
 MODEL = "name of the zoo or of an architecture, folder, or hf-hub:OWNER/NAME"
 WEIGHTS = "checkpoint or folder to load instead of the zoo's weights"
@@ -74,7 +70,3 @@ def check_survives(output: Path, weights: Path | None) -> None:
     inside = [weights / name for name in FILES] if weights else []
     if weights and output.resolve() in [file.resolve() for file in (weights, *inside)]:
         raise ArgumentError(f"{output} is not overwritten: it is an input; name another file")
-
-
-def load_model(args: argparse.Namespace, spec: ModelSpec) -> ResNet:
-    return spec.load()

@@ -205,12 +205,13 @@ def _prepare(model: Model, spec: ModelSpec, device: str | torch.device | None) -
 
 @contextmanager
 def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
-    """Put back a network's mode and device at the end; give the device to use in between.
+    """Restore a network's mode, device and memory format at the end; yield the device to use.
 
     Args:
         device: default: that of the first parameter.
     """
     modes = {module: module.training for module in model.modules()}
+    strides = {parameter: parameter.stride() for parameter in model.parameters()}
     first = next(model.parameters(), torch.empty(0))
     home = first.device
     there = home if device is None else torch.device(choose_device(str(device)))
@@ -221,6 +222,9 @@ def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterat
             module.training = training
         if there != home:
             model.to(home)
+        for parameter, stride in strides.items():
+            if parameter.stride() != stride:  # channels_last was asked for
+                parameter.data = parameter.data.contiguous()
 
 
 def _make_prediction(

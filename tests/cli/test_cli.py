@@ -207,6 +207,18 @@ def test_predict_turns_phone_photos_upright(photo, tmp_path, capsys):
     assert classes("phone", "--no-upright") == classes("sideways")
 
 
+def test_a_folder_is_resolved_once(photo, tmp_path, monkeypatch):
+    model = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True)
+    snzoo.save_pretrained(model, tmp_path / "mine")
+    described, description_of = [], snzoo.weights.description_of
+    monkeypatch.setattr(
+        "snzoo.weights.description_of", lambda path: described.append(path) or description_of(path)
+    )
+    for command in (["predict", str(photo)], ["eval", "--data", str(ROOT / "snzoo/demo/photos")]):
+        assert main([*command, "--model", str(tmp_path / "mine")]) == 0
+    assert described == [tmp_path / "mine"] * 2
+
+
 def test_names_of_files_print_no_control_characters(photo, tmp_path, capsys):
     evil = "\x1b[31mred\x07"
     folder = tmp_path / evil / "hat"

@@ -199,13 +199,6 @@ def test_only_the_same_images_are_resumed_and_repaired_ones_are_read(tmp_path, h
         assert results(output)["models"] == whole["models"]
 
 
-def test_resuming_what_was_never_begun_says_so_and_begins(tmp_path, whole):
-    output = tmp_path / "results.json"
-    _, errors = finish(start(*CLOTHING, "--batch-size", 4, "--json", output, "--resume"))
-    assert errors == "snzoo: there is no record of such a run, so it begins anew\n"
-    assert results(output)["models"] == whole["models"]
-
-
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, home, whole):
     home.write_text("a file")
     output = tmp_path / "results.json"

@@ -43,8 +43,11 @@ def test_the_demo_is_the_default():
 def test_a_network_and_its_name_give_the_same(tmp_path):
     network = snzoo.create_model(DEMO, pretrained=True)
     modes = [module.training for module in network.modules()]
+    strides = [parameter.stride() for parameter in network.parameters()]
+    snzoo.evaluate(network, PHOTOS, channels_last=True)
     by_network = snzoo.evaluate(network, PHOTOS, json=tmp_path / "results.json")
     assert [module.training for module in network.modules()] == modes
+    assert [parameter.stride() for parameter in network.parameters()] == strides
     by_name = snzoo.evaluate([DEMO], str(PHOTOS))
     assert by_network.models == by_name.models
     written = json.loads((tmp_path / "results.json").read_text())
