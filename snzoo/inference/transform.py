@@ -120,4 +120,4 @@ def check_takes_photos(spec: ModelSpec) -> None:
     """
     channels = spec.arguments.get("in_chans", 3)
     if channels != 3:
-        raise ArgumentError(f"{spec.name} takes images of {channels} channels, not photos")
+        raise ArgumentError(f"{spec.weights or spec.name} takes images of {channels} channels, not photos")
