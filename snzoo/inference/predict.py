@@ -188,7 +188,8 @@ def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
         ArgumentError: it has none, or takes other images.
     """
     if not getattr(model, "num_classes", spec.num_classes):
-        raise ArgumentError(f"{spec.name} has no classes: it is a backbone without a classifier")
+        name = spec.weights or spec.name
+        raise ArgumentError(f"{name} has no classes: it is a backbone without a classifier")
     check_takes_photos(spec)
 
 
