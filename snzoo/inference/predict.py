@@ -225,7 +225,8 @@ def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterat
             model.to(home)
         for parameter, stride in strides.items():
             if parameter.stride() != stride:  # channels_last was asked for
-                parameter.data = parameter.data.contiguous()
+                like = parameter.data
+                parameter.data = like.new_empty_strided(like.shape, stride).copy_(like)
 
 
 def _make_prediction(
