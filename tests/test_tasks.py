@@ -166,7 +166,7 @@ def test_a_detector_normalizes_as_its_weights_want_it(name):
     "make, arguments, message",
     [
         (tasks.faster_rcnn, {"out_indices": (3, 4)}, r"out_indices=\(1, 2, 3, 4\)"),
-        (tasks.mask_rcnn, {"in_chans": 1}, "in_chans 3"),
+        (tasks.mask_rcnn, {"in_chans": 1}, "in_chans=3"),
         (tasks.fcn, {"output_stride": 8}, r"out_indices=\(4,\) or \(3, 4\)"),
         (tasks.deeplabv3, {"out_indices": (4,)}, "stride 32; create it with output_stride=8 or 16"),
     ],
