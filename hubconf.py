@@ -2,7 +2,7 @@
 
     torch.hub.load("PATH_OR_REPOSITORY", "resnet50v1_sn_8x32", pretrained=True, trust_repo=True)
 
-They are made from the manifest, so a new checkpoint needs no new code.
+The entry points are made from the manifest, so a new checkpoint needs no new code.
 """
 
 from typing import Any as _Any
@@ -45,15 +45,17 @@ def _docstring(name: str) -> str:
 
     Args:
         pretrained (bool): {weights}
-        weights (str): load this file instead
+        weights (str): load this file instead of the zoo's weights
         features_only (bool): return the maps of several stages (default: False)
-        out_indices (tuple): those maps, 0 is the stem (default: 1 to 4, the stages)
-        num_classes (int): logits (default: {spec.num_classes}); another number gives a new head
+        out_indices (tuple): indices of these maps; 0 is the stem (default: 1 to 4, the stages)
+        num_classes (int): number of logits (default: {
+        spec.num_classes
+    }); another number gives a new head
         in_chans (int): input channels (default: 3); weights are adapted to another number
         width (int): channels of the stem (default: {spec.arguments.get("width", 64)})
         output_stride (int): 8, 16 or 32 (default); below 32, the last stages are dilated
         drop_rate (float): dropout before fc (default: {spec.arguments.get("drop_rate", 0.0)})
-        using_bn (bool): SN only, mix in batch statistics (default: {
+        using_bn (bool): for SN only, also mix batch statistics (default: {
         spec.arguments.get("using_bn", True)
     })
     """

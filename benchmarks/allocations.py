@@ -1,4 +1,4 @@
-"""Bytes of tensors: what is kept for the backward pass, and the most at one time."""
+"""The bytes of tensors that are kept for the backward pass, and the most at one time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Work = Callable[[], object]
 
 
 def kept_bytes(forward: Callable[[], Tensor], x: Tensor, device: str) -> int:
-    """What the graph of ``forward`` holds for the backward pass, of its input ``x`` too.
+    """Return the bytes that the graph of ``forward`` holds for the backward pass.
 
-    What it allocated and is still there when the output is gone (so that nothing that a
-    function lays aside by itself is missed), and ``x`` where it was saved.
+    These are the bytes that ``forward`` allocated and that remain after the output is deleted,
+    including tensors that a function stores by itself. The input ``x`` counts too if it was saved.
     """
     saved: set[int] = set()
 
@@ -39,19 +39,19 @@ def kept_bytes(forward: Callable[[], Tensor], x: Tensor, device: str) -> int:
 
 
 def peak_bytes(work: Work, device: str) -> int:
-    """The most that ``work`` has allocated at one time, beyond what lay there before."""
+    """Return the most bytes that ``work`` allocates at one time."""
     return _allocated(work, device)[0]
 
 
 def _allocated(work: Work, device: str) -> tuple[int, int]:
-    """The most at one time, and what the result of ``work`` holds.
+    """Return the most bytes at one time, and the bytes that the result of ``work`` holds.
 
-    By torch's allocator: what a library takes elsewhere is not seen.
+    Only PyTorch's allocator is observed. Memory that a library allocates elsewhere does not count.
     """
-    work()  # what is made only once is no part of it
+    work()  # allocations that happen only once do not count
     if device == "cpu":
         return _allocated_on_cpu(work)
-    gc.collect()  # or older tensors go meanwhile, and are set against the new ones
+    gc.collect()  # older tensors must not be freed during the measurement
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -63,7 +63,9 @@ def _allocated(work: Work, device: str) -> tuple[int, int]:
 
 
 def _allocated_on_cpu(work: Work) -> tuple[int, int]:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler complains of no CUDA
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # otherwise the profiler warns that CUDA is missing
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = work()
     del result
@@ -80,6 +82,6 @@ def _allocated_on_cpu(work: Work) -> tuple[int, int]:
             live[address] = size
             total += size
             peak = max(peak, total)
-        else:  # of older tensors there is no address: they are no part of it
+        else:  # older tensors have no address here and do not count
             total -= live.pop(address, 0)
     return peak, total

@@ -1,4 +1,4 @@
-"""Run one job in this process: JSON in as the argument, JSON out as the last line of stdout."""
+"""Run the job in the JSON argument; print the result as JSON in the last line of stdout."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def main() -> int:
     job = Job(**json.loads(sys.argv[1]))
     try:
         contender = import_module(f"contenders.{job.contender}")
-    except (ImportError, RuntimeError, OSError) as error:  # absent, or not built for this torch
+    except (ImportError, RuntimeError, OSError) as error:  # absent, or built for another torch
         reason = re.sub(r" \(/.*\)", "", str(error).partition("\n")[0])  # no paths in results
         print(json.dumps({"absent": reason}))
         return 0
     task = {"pixels": pixels, "load": load, "evaluate": evaluate}[job.task]
     try:
-        # Without a network, the preprocessing of the reference.
+        # A job without a network uses the preprocessing of the reference.
         spec = ModelSpec.find(job.model or "resnet50v1_bn", weights=job.weights)
         job = replace(job, device=choose_device(job.device), preprocessing=spec.preprocessing)
         print(json.dumps(task(contender, job, spec)))
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def pixels(contender: Any, job: Job, spec: ModelSpec) -> dict[str, list[str]]:
-    """Return digests of each file's uint8 (3, H, W): one, unless links to it read differently."""
+    """Return digests of each file's uint8 (3, H, W); several, if its links differ."""
     digests: dict[str, set[str]] = {}
     for name, image in contender.pixels(job):
         file = os.path.realpath(os.path.join(job.folder, name))
@@ -51,7 +51,7 @@ def pixels(contender: Any, job: Job, spec: ModelSpec) -> dict[str, list[str]]:
 
 
 def load(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:
-    """Time from the folder to the last normalized batch, after a pass over the warm photos."""
+    """Return the time from the folder to the last normalized batch, after a warm-up pass."""
     start = time.perf_counter()
     sum(map(len, contender.batches(replace(job, folder=job.warm))))
     gc.collect()  # the workers of the first pass end with its loader
@@ -60,7 +60,7 @@ def load(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:
 
 
 def evaluate(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:
-    """Time from the folder to the counts, after a pass over the warm photos."""
+    """Return the counts, and the time from the folder to them, after a warm-up pass."""
     import torch
 
     from snzoo.data.imagenet import wnids

@@ -1,4 +1,4 @@
-"""From `import torch` to a network with its cached weights: snzoo and torchvision.
+"""Measure the time from `import torch` to a network with cached weights: snzoo and torchvision.
 
 python benchmarks/cold_start.py --output benchmarks/results/NAME.json
 """
@@ -25,8 +25,8 @@ from torch import Tensor
 import snzoo
 from snzoo.errors import SnzooError
 
-# A fresh process does this. A memory-mapped file has hardly been read when the model is there:
-# reading all of it is timed too, and the sum of it tells whether it was the file in the cache.
+# The code of a fresh process. A memory-mapped file has hardly been read when the model is ready, so
+# reading all of it is timed too. The sum of the weights shows whether they are those in the cache.
 CHILD = """
 import json, sys, time, torch
 name, start = sys.argv[1], time.perf_counter()
@@ -34,12 +34,12 @@ name, start = sys.argv[1], time.perf_counter()
 imported = time.perf_counter()
 model = {call}
 made = time.perf_counter()
-torch.set_num_threads(1)  # idle threads would make it a measurement of other work
+torch.set_num_threads(1)  # idle threads would count as other work
 total = sum(value.sum(dtype=torch.float64).item() for value in model.state_dict().values())
 read = time.perf_counter()
 print(json.dumps([imported - start, made - imported, read - made, total]))
 """
-# What create_model would import is imported before it, so that it counts as imports.
+# Modules that create_model would import are imported first, so that they count as imports.
 OURS = CHILD.format(
     imports="import snzoo, snzoo.models.build, snzoo.weights",
     call="snzoo.create_model(name, pretrained=True)",
@@ -53,7 +53,7 @@ PARTS |= {"read": "then every weight read"}
 
 @dataclass(frozen=True)
 class Contender:
-    """``environment`` names its cache, ``total`` is the sum of all the values in there."""
+    """A library; ``environment`` names its cache, ``total`` is the sum of the values in it."""
 
     name: str
     model: str
@@ -65,8 +65,18 @@ class Contender:
 def main(arguments: Sequence[str] | None = None) -> int | str:
     parser = harness.make_parser(__doc__, rounds=10)
     add = parser.add_argument
-    add("--model", default="resnet101v2_sn_8x32", metavar="NAME", help="snzoo's, no checksum known")
-    add("--peer", default="resnet101", metavar="NAME", help="torchvision's, with default weights")
+    add(
+        "--model",
+        default="resnet101v2_sn_8x32",
+        metavar="NAME",
+        help="snzoo's model, without a known checksum",
+    )
+    add(
+        "--peer",
+        default="resnet101",
+        metavar="NAME",
+        help="torchvision's model with default weights",
+    )
     args = parser.parse_args(arguments)
     return harness.run_benchmark(
         lambda: run(args.model, args.peer, args.rounds), markdown, args.output
@@ -74,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
 
 
 def run(model: str, peer: str, rounds: int) -> Document:
-    """Fill both caches and measure.
+    """Fill both caches, measure, and return the document.
 
     Raises:
         SnzooError: a name is unknown, or a process failed or loaded other weights.
     """
     with caches(model, peer) as contenders:
-        for contender in contenders:  # not timed: it brings the files into the page cache
+        for contender in contenders:  # not timed; this brings the files into the page cache
             start(contender)
         rows = harness.measure_in_turns(contenders, rounds, start, _describe)
     models = {contender.name: contender.model for contender in contenders}
@@ -99,7 +109,7 @@ def _describe(row: Row) -> str:
 
 @contextmanager
 def caches(model: str, peer: str) -> Iterator[list[Contender]]:
-    """Yield both contenders, with random weights instead of the published ones in their caches."""
+    """Yield both contenders. Their caches hold random weights instead of the published ones."""
     try:
         theirs = torchvision.models.get_model(peer).state_dict()
         url = torchvision.models.get_model_weights(peer)["DEFAULT"].url
@@ -122,7 +132,7 @@ def caches(model: str, peer: str) -> Iterator[list[Contender]]:
 
 
 def start(contender: Contender) -> Row:
-    """Measure the parts of one start in a fresh process, in seconds."""
+    """Return the seconds of the parts of one start in a fresh process."""
     output = _python(["-c", contender.code, contender.model], contender.environment)
     imports, model, read, total = json.loads(output)
     if not math.isclose(total, contender.total, rel_tol=1e-9):
@@ -158,7 +168,7 @@ def compare(rows: Sequence[Row], ours: str, theirs: str) -> Row:
 
 
 def markdown(document: Document) -> str:
-    """Return the document as Markdown. Only the single rounds are left out."""
+    """Return the document as Markdown, without the single rounds."""
     labels = {name: f"{name}, `{model}`, s" for name, model in document["models"].items()}
     labels["ratio"] = "ratio"
     rows = [["", *PARTS.values()]]
@@ -168,10 +178,10 @@ def markdown(document: Document) -> str:
         )
     lines = [
         *harness.heading(document),
-        "From after `import torch`, each time in a fresh process; random weights in both caches, "
+        "The time starts after `import torch`, in a fresh process; random weights in both caches, "
         f"the files in the page cache; rounds: {document['rounds']}.",
         *harness.describe_elsewhere(document),
-        *("", *harness.table(*rows), "", "Medians (least … most); a ratio is of one round."),
+        *("", *harness.table(*rows), "", "Medians (least … most); each ratio is of one round."),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,9 +1,9 @@
-"""Whole evaluations, folder → counts: snzoo's own and the loops of timm and torchvision.
+"""Measure whole evaluations, from the folder to the counts: snzoo, timm and torchvision.
 
 python benchmarks/evaluation.py PATH --model resnet18v1_bn --output benchmarks/results/NAME.json
 
-snzoo runs as `snzoo eval` does by default; the others as timm's validate.py and torchvision's
-reference script for classification, over the same network.
+snzoo runs with the defaults of `snzoo eval`. The others run the loops of timm's validate.py and of
+torchvision's reference script for classification, over the same network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import snzoo
 def main() -> int | str:
     parser = make_pipeline_parser(__doc__, images=1000)
     parser.add_argument("--model", required=True, metavar="NAME", help="see: snzoo list")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="its checkpoint, else random")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="checkpoint; otherwise weights are random"
+    )
     parser.add_argument("--device", metavar="NAME", help="default: CUDA if available")
     args = parser.parse_args()
     weights = args.weights and str(args.weights.resolve())
@@ -48,7 +50,7 @@ def main() -> int | str:
 
 
 def find_counts(rows: Sequence[Row]) -> dict[str, list[list[int]]]:
-    """Return the different (images, top-1, top-5) of each contender: one, if its rounds agree."""
+    """Return the different (images, top-1, top-5) of each contender; one, if all rounds agree."""
     found: dict[str, set[tuple[int, int, int]]] = {}
     for row in rows:
         if "top1" in row:

@@ -1,4 +1,4 @@
-"""Ratios of the same round from rows of seconds, and tables of them."""
+"""Ratios of measurements of the same round, and tables of these ratios."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PARTS = {
 
 
 def compare(rows: Sequence[Row], copy_rate: float | None, itemsize: int) -> list[Row]:
-    """Return milliseconds, snzoo's speed as a multiple of the others', and the roofline per case.
+    """Return milliseconds, snzoo's speed relative to the others, and the roofline of each case.
 
-    A ratio is of two measurements of the same round; ``speed`` has the median, the least and the
-    most of them. ``roofline`` is of a layer's inference: the time in which the bytes that must
-    move, x read for the statistics, read again and y written, would move at ``copy_rate``
-    (bytes/s), as a share of the time taken.
+    ``speed`` has the median, the least and the greatest ratio of measurements of one round.
+    ``roofline`` is for the inference of a layer, which must read x for the statistics, read x again
+    and write y. It is the time that these bytes take at ``copy_rate`` (bytes/s), as a share of the
+    measured time.
     """
     found = []
     for row in rows:
@@ -45,7 +45,7 @@ def compare(rows: Sequence[Row], copy_rate: float | None, itemsize: int) -> list
 
 
 def markdown(document: Document) -> str:
-    """Return the document as Markdown. Only the single rounds are left out."""
+    """Return the document as Markdown, without the single rounds."""
     about = "".join(f", {name} {value}" for name, value in document["device"].items())
     lines = [
         *harness.heading(document),

@@ -1,4 +1,4 @@
-"""What all benchmarks share: turns, spreads, the document of a run, and its files.
+"""Functions that all benchmarks share: turns, spreads, the document of a run, and its files.
 
 A measurement is a row: ``{"round", "contender", "cores_elsewhere", …}``.
 """
@@ -37,7 +37,7 @@ def make_parser(description: str | None, *, rounds: int = 5) -> argparse.Argumen
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--rounds", type=positive, default=rounds, metavar="R", help="measurements of each")
+    add("--rounds", type=positive, default=rounds, metavar="R", help="number of rounds")
     add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
     return parser
 
@@ -55,7 +55,7 @@ def say(message: str) -> None:
 def run_benchmark(
     measure: Callable[[], Document], markdown: Callable[[Document], str], output: Path | None
 ) -> int | str:
-    """Measure, print the Markdown and write both files. Return the exit status or a message."""
+    """Measure, print the Markdown and write both files; return the exit status or a message."""
     try:
         if output:
             if output.suffix != ".json":
@@ -75,7 +75,7 @@ def run_benchmark(
 def measure_in_turns(
     turns: Sequence[T], rounds: int, measure: Callable[[T], Row], describe: Callable[[Row], str]
 ) -> list[Row]:
-    """Measure each once per round. Each round begins with another one."""
+    """Measure each turn once per round; each round begins with another turn."""
     rows = []
     for number in range(rounds):
         for turn in rotate(turns, number):
@@ -91,7 +91,7 @@ def rotate(turns: Sequence[T], number: int) -> list[T]:
 
 
 def cores_elsewhere(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return the result of ``work``, and how many cores did other work meanwhile.
+    """Return the result of ``work``, and the number of cores that did other work meanwhile.
 
     Time that a hypervisor gives to other machines counts as other work.
     """
@@ -114,7 +114,7 @@ def spread(values: Sequence[float], digits: int = 4) -> Row:
 
 
 def divide(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Return the ratio of each round."""
+    """Return the ratio of ``ours`` to ``theirs`` in each round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
@@ -135,7 +135,7 @@ def cores() -> int:
 
 
 def _circumstances() -> Document:
-    """Return date, machine and versions. A package that is not installed has None."""
+    """Return date, machine and versions. The version of a package that is not installed is None."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,6 +1,6 @@
-"""Measure in a fresh process, and the memory of that process and all its children.
+"""Run measurements in a fresh process, and read the memory of the process and its children.
 
-Nothing here imports torch: a parent with gigabytes would share them with its children.
+This module does not import torch, because a large parent would share memory with its children.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, Literal
 from snzoo.errors import SnzooError
 
 CHILD = Path(__file__).parent / "child.py"
-PERIOD = 0.05  # seconds between two looks at the memory
+PERIOD = 0.05  # seconds between two readings of the memory
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a fresh process does: ``folder`` holds class folders, ``warm`` a few of its photos.
+    """The work of a fresh process; ``folder`` has class folders, ``warm`` a few of their photos.
 
     If ``workers`` or ``batch_size`` is None, the contender uses its own default. ``model`` and
     ``weights`` are for ``evaluate``. ``device`` None means CUDA if available. The process itself
@@ -57,7 +57,7 @@ def run_job(job: Job) -> dict[str, Any]:
     """Return the result of ``job``, or ``{"absent": reason}`` if its library can't be imported.
 
     Raises:
-        SnzooError: it failed; the message has the last line of its stderr.
+        SnzooError: the job failed; the message has the last line of its stderr.
     """
     return _run(job, watch=False)[0]
 
@@ -75,7 +75,7 @@ def peak_memory(job: Job) -> float:
 def _run(job: Job, *, watch: bool) -> tuple[dict[str, Any], float]:
     command = [sys.executable, str(CHILD), json.dumps(asdict(job))]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        # A session of its own: its id marks the children too, whoever their parent is.
+        # The process gets its own session, so that the id of the session finds all its children.
         with subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True) as process:
             try:
                 peak = _watch(process) if watch else 0.0
@@ -113,7 +113,7 @@ def session_pss(session: int) -> int:
                 stat = Path("/proc", name, "stat").read_text()
                 if int(stat.rpartition(")")[2].split()[3]) == session:
                     total += _pss(Path("/proc", name, "smaps_rollup").read_text())
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended meanwhile
                 continue
     return total
 

@@ -1,4 +1,4 @@
-"""The input pipeline, file → normalized float32 batch on the CPU: snzoo, timm and torchvision.
+"""Measure the input pipeline, from files to normalized float32 batches: snzoo, timm, torchvision.
 
 python benchmarks/loaders.py PATH --output benchmarks/results/NAME.json
 """

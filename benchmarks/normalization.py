@@ -1,8 +1,8 @@
-"""Speed and memory of SN (snzoo's and the textbook's) and batch norm: layers and networks.
+"""Measure speed and memory of SN (snzoo's and the textbook's) and batch norm.
 
 python benchmarks/normalization.py --output benchmarks/results/NAME.json
 
-Everything runs in this process, on one input, in turns; README.md says how it is measured.
+Layers and networks run in turns in this process, on the same input. README.md has the method.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Document:
     """Return all measurements and the figures computed from them.
 
     Raises:
-        SnzooError: snzoo's results are not the textbook's, or there is no such device.
+        SnzooError: snzoo's results are not the textbook's, or the device does not exist.
     """
     setting = Setting(args.device, args.precision)
     device = _device(setting.device)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> Document:
         contenders = prepare(case, setting)
         works = {name: contender.step for name, contender in contenders.items()}
         rows.append(_about(case) | _measured(works, setting, args.rounds))
-        del contenders, works  # before the next ones are made
+        del contenders, works  # freed before the next case
     copies = [copying(setting, args.rounds)] if "layers" in args.only else []
     rate = 2 * COPY_MIB * 2**20 / median(copies[0]["seconds"]["copy"]) if copies else None
     return {
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> Document:
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
-    """Yield what is timed, in the order of ``PARTS``."""
+    """Yield the cases to time, in the order of ``PARTS``."""
     for part in PARTS:
         if part in args.only:
             yield from _cases(args, part)
@@ -87,7 +87,7 @@ def _cases(args: argparse.Namespace, part: str) -> Iterator[Case]:
 
 
 def copying(setting: Setting, rounds: int) -> Row:
-    """Time a copy that is too large for any cache: it reads and writes ``COPY_MIB`` each."""
+    """Return the time of a copy of ``COPY_MIB``, which is too large for any cache."""
     source = torch.ones(COPY_MIB * 2**20, dtype=torch.uint8, device=setting.device)
     target = torch.empty_like(source)
     works = {"copy": lambda: target.copy_(source)}
@@ -101,7 +101,7 @@ def _measured(works: Mapping[str, Work], setting: Setting, rounds: int) -> Row:
 
 
 def memory(args: argparse.Namespace, setting: Setting) -> Iterator[Row]:
-    """Measure one training step and one inference with the same batch, for each contender."""
+    """Yield the memory of a training step and of an inference, for each case and contender."""
     for case in (*_cases(args, "layers-training"), *_cases(args, "networks-training")):
         say(f"memory: {case.label}, batch {case.shape[0]}, {case.layout}")
         found: dict[str, Row] = {}
@@ -120,7 +120,7 @@ def _about(case: Case) -> Row:
 
 
 def _device(name: str) -> Document:
-    """Return what the results depend on besides the machine and the versions."""
+    """Return the device and its settings, on which the results depend."""
     if name == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
         return {"on": "cpu", "threads": torch.get_num_threads(), "instructions": capability}
@@ -141,15 +141,23 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parts = (*PARTS, "memory")
     add("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    add("--precision", choices=PRECISIONS, default="fp32", help="in training, by autocast")
+    add("--precision", choices=PRECISIONS, default="fp32", help="precision; training uses autocast")
     many: Any = {"nargs": "+", "default": argparse.SUPPRESS}
-    add("--batch-size", type=positive, **many, metavar="B", help="in inference: 1 8; on CUDA 256")
+    add(
+        "--batch-size",
+        type=positive,
+        **many,
+        metavar="B",
+        help="batch sizes of inference (1 8; on CUDA 256)",
+    )
     one: Any = {"type": positive, "default": argparse.SUPPRESS, "metavar": "B"}
-    add("--training-batch-size", **one, help="in training and for memory: 8; on CUDA 64")
+    add("--training-batch-size", **one, help="batch size of training and memory (8; on CUDA 64)")
     known = ", ".join(f"{channels}x{side}" for channels, side in RESNET50)
-    add("--maps", type=_map, **many, metavar="CxS", help=f"a layer's: every other of {known}")
+    add("--maps", type=_map, **many, metavar="CxS", help=f"maps of layers (every other of {known})")
     add("--network", choices=NETWORKS, default="resnet50v1", metavar="NAME", help="a ResNet v1")
-    add("--image-size", type=positive, default=224, metavar="S", help="of the networks' images")
+    add(
+        "--image-size", type=positive, default=224, metavar="S", help="side of the networks' images"
+    )
     given = vars(parser.parse_args(arguments))
     on_cuda = given["device"] == "cuda"
     defaults = {

@@ -1,4 +1,4 @@
-"""A folder of class folders → as many photos as wanted, through symlinks to the real files."""
+"""Folders with a given number of photos, made of symlinks to the real files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from snzoo.errors import DataError
 
-SUFFIXES = {".jpg", ".jpeg", ".png"}  # what all the loaders take for a photo
-WARM = 64
+SUFFIXES = {".jpg", ".jpeg", ".png"}  # that all loaders accept
+WARM = 64  # photos of the warm-up pass
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Photos:
 
 @contextmanager
 def linked(path: Path, images: int) -> Iterator[Photos]:
-    """Photos for a measurement on ``images`` of those in ``path``, repeated where it has fewer.
+    """Yield links to ``images`` photos of ``path``, which are repeated if there are fewer.
 
     Raises:
-        DataError: there is no photo in class folders.
+        DataError: the class folders have no photo.
     """
     files = find(path)
     chosen = choose(files, images)
     once = sorted(set(chosen))
     for file in once:
-        file.read_bytes()  # into the page cache: the disk is not what is measured
+        file.read_bytes()  # into the page cache, because the disk is not measured
     with tempfile.TemporaryDirectory(prefix="snzoo-benchmark-") as name:
         timed, each, warm = (Path(name, part) for part in ("timed", "each", "warm"))
         _link(chosen, timed)
@@ -49,10 +49,10 @@ def linked(path: Path, images: int) -> Iterator[Photos]:
 
 
 def find(path: Path) -> list[Path]:
-    """The photos in the class folders of ``path``, sorted.
+    """Return the photos in the class folders of ``path``, sorted.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no photos.
     """
     files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in SUFFIXES)
     if not files:
@@ -61,7 +61,7 @@ def find(path: Path) -> list[Path]:
 
 
 def choose(files: Sequence[Path], images: int) -> list[Path]:
-    """``images`` of the files: evenly spread over more, or all of them again and again."""
+    """Return ``images`` of the files: spread evenly over more, or repeated if there are fewer."""
     if images <= len(files):
         return [files[i * len(files) // images] for i in range(images)]
     return [files[i % len(files)] for i in range(images)]

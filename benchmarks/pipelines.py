@@ -1,6 +1,6 @@
-"""Rounds of snzoo and its peers over the same photos, as loaders.py and evaluation.py measure them.
+"""Rounds of snzoo and its peers over the same photos, for loaders.py and evaluation.py.
 
-A configuration is (contender, workers, batch size); None is the contender's default.
+A configuration is (contender, workers, batch size). None means the contender's default.
 """
 
 from __future__ import annotations
@@ -29,18 +29,28 @@ def make_pipeline_parser(description: str | None, *, images: int) -> argparse.Ar
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="a folder of class folders of photos")
     add(
-        "--images", type=harness.positive, default=images, metavar="N", help="repeated to this many"
+        "--images",
+        type=harness.positive,
+        default=images,
+        metavar="N",
+        help="number of photos; fewer are repeated",
     )
     many: Any = {"type": harness.positive, "nargs": "+"}
-    add("--workers", **many, default=[2, 4], metavar="W", help="of the peers' loaders, each")
-    add("--batch-size", **many, default=[32, 256], metavar="B", help="of the loaders, each")
+    add(
+        "--workers",
+        **many,
+        default=[2, 4],
+        metavar="W",
+        help="numbers of workers of the peers' loaders",
+    )
+    add("--batch-size", **many, default=[32, 256], metavar="B", help="batch sizes of the loaders")
     return parser
 
 
 def measure_pipelines(
     args: argparse.Namespace, *, ours: Callable[[Photos], Sequence[Job]]
 ) -> Document:
-    """Measure the configurations ``ours`` of snzoo against those of the peers for the same task.
+    """Measure the configurations ``ours`` of snzoo and those of the peers for the same task.
 
     Raises:
         SnzooError: the photos can't be used, snzoo's pixels differ from the reference, or a
@@ -94,10 +104,10 @@ def _configuration(row: Row) -> Configuration:
 
 
 def compare_pixels(photos: Photos, base: Job) -> dict[str, Any]:
-    """Count the photos of which each contender has torchvision's pixels.
+    """Return for how many photos each contender has torchvision's pixels.
 
-    snzoo reads all the links, as in the measurement, because it may choose its way by their
-    number. ``absent`` says why a peer is left out; ``agree`` is None if torchvision is absent.
+    snzoo reads all the links, as in the measurement, because their number may determine how it
+    resizes. ``absent`` says why a peer is left out. ``agree`` is None if torchvision is absent.
 
     Raises:
         SnzooError: snzoo itself is absent, or its pixels are not torchvision's.
@@ -141,7 +151,7 @@ def check_images(rows: Sequence[Row], images: int) -> None:
 
 
 def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
-    """Return images/s and peak memory of each configuration; None if it was not measured."""
+    """Return images/s and peak memory (None if not measured) of each configuration."""
     peaks = {_configuration(row): row["peak_mib"] for row in memory}
     return [
         dict(zip(COLUMNS, configuration, strict=True))
@@ -152,7 +162,7 @@ def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
 
 
 def compare(rows: Sequence[Row], memory: Sequence[Row], ours: str, theirs: str) -> Row:
-    """Compare ``ours`` to ``theirs`` round by round, each in the configuration of best median."""
+    """Return the ratios of ``ours`` to ``theirs``, each in its configuration of best median."""
     rates, peaks = _rates(rows), {_configuration(row): row["peak_mib"] for row in memory}
     a, b = (
         max((c for c in rates if c[0] == name), key=lambda c: median(rates[c]))
@@ -177,7 +187,7 @@ def _rates(rows: Sequence[Row]) -> dict[Configuration, list[float]]:
 
 
 def format_pipelines(document: Document) -> str:
-    """Return the document as Markdown. Only the single rounds are left out."""
+    """Return the document as Markdown, without the single rounds."""
     rates = [["", "workers", "batch", "images/s, median", "least … most", "peak memory, MiB"]]
     for row in document["summary"]:
         workers, batch_size = (str(row[key] or "default") for key in ("workers", "batch_size"))

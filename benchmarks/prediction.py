@@ -1,4 +1,4 @@
-"""The commands `snzoo predict FOLDER` and `snzoo eval` on the same photos.
+"""Measure the commands `snzoo predict FOLDER` and `snzoo eval` on the same photos.
 
 python benchmarks/prediction.py PATH --output benchmarks/results/NAME.json
 """
@@ -21,9 +21,15 @@ def main() -> int | str:
     parser = harness.make_parser(__doc__)
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="a folder of class folders of photos")
-    add("--images", type=harness.positive, default=1000, metavar="N", help="repeated to this many")
-    add("--model", default="resnet18v1_sn_clothing", help="has the classes of the folders")
-    add("--weights", type=Path, metavar="FILE", help="its checkpoint, else that of the zoo")
+    add(
+        "--images",
+        type=harness.positive,
+        default=1000,
+        metavar="N",
+        help="number of photos; fewer are repeated",
+    )
+    add("--model", default="resnet18v1_sn_clothing", help="model with the classes of the folders")
+    add("--weights", type=Path, metavar="FILE", help="checkpoint instead of the zoo's")
     args = parser.parse_args()
     options = ["--model", args.model]
     options += ["--weights", str(args.weights.resolve())] if args.weights else []
@@ -38,7 +44,7 @@ def main() -> int | str:
             def run(name: str) -> Row:
                 return {"contender": name, "seconds": run_command([*commands[name], *options])}
 
-            for name in commands:  # not timed: it brings photos and weights into the page cache
+            for name in commands:  # not timed; this brings files into the page cache
                 run(name)
             rows = harness.measure_in_turns(
                 [*commands], args.rounds, run, lambda row: f"{row['contender']}: {row['seconds']} s"
@@ -56,7 +62,7 @@ def main() -> int | str:
 
 
 def run_command(arguments: list[str]) -> float:
-    """Return the seconds of one command of snzoo, from the start of its process to the end."""
+    """Return the seconds of one command of snzoo, from the start to the end of its process."""
     start = time.perf_counter()
     command = [sys.executable, "-P", "-m", "snzoo", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -66,7 +72,7 @@ def run_command(arguments: list[str]) -> float:
 
 
 def compare(rows: list[Row]) -> Row:
-    """Return the seconds of both commands, and the ratio of eval's to predict's per round."""
+    """Return the seconds of both commands, and the ratio of eval to predict in each round."""
     rows = sorted(rows, key=lambda row: int(row["round"]))
     seconds = {
         name: [row["seconds"] for row in rows if row["contender"] == name]
@@ -77,7 +83,7 @@ def compare(rows: list[Row]) -> Row:
 
 
 def markdown(document: Document) -> str:
-    """Return the document as Markdown. Only the single rounds are left out."""
+    """Return the document as Markdown, without the single rounds."""
     shown = [[name, harness.show_spread(row, 3)] for name, row in document["comparison"].items()]
     lines = [
         *harness.heading(document),

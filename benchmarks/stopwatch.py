@@ -11,14 +11,15 @@ import torch
 from harness import rotate
 
 Work = Callable[[], object]
-LEAST = 0.05  # seconds that a measurement lasts: short work is repeated
+LEAST = 0.05  # the least seconds of a measurement; short work is repeated
 
 
 def measure(works: Mapping[str, Work], rounds: int, device: str) -> dict[str, Any]:
-    """Measure each work once per round, in turns. Each round begins with another one.
+    """Measure each work once per round, in turns. Each round begins with another work.
 
-    ``repeats`` has, by name, how often the work runs in one measurement, and ``seconds`` the time
-    of one run, by name and round.
+    Returns:
+        ``repeats``: how often each work runs in one measurement, by name. ``seconds``: the time of
+        one run, by name and round.
     """
     repeats = {name: _repeats(work, device) for name, work in works.items()}
     found: dict[str, list[float]] = {name: [] for name in works}
@@ -29,7 +30,7 @@ def measure(works: Mapping[str, Work], rounds: int, device: str) -> dict[str, An
 
 
 def seconds(work: Work, repeats: int, device: str) -> float:
-    """Return the seconds of one run; on CUDA from an idle device to the end of the last kernel."""
+    """Return the seconds of one run. On CUDA, the time lasts until the last kernel has ended."""
     if device == "cpu":
         start = time.perf_counter()
         for _ in range(repeats):
@@ -47,6 +48,6 @@ def seconds(work: Work, repeats: int, device: str) -> float:
 
 
 def _repeats(work: Work, device: str) -> int:
-    """Warm up, then return how many runs take ``LEAST`` seconds."""
+    """Return how many runs take ``LEAST`` seconds, after a warm-up run."""
     work()
     return max(1, ceil(LEAST / seconds(work, 1, device)))

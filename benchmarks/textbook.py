@@ -1,7 +1,7 @@
-"""The textbook operator: Switchable Normalization as its equations read, and nothing more.
+"""The textbook operator: Switchable Normalization as its equations read.
 
-Luo et al., ICLR 2019, section 2: one line a symbol, in the plain autograd operations that
-research code is made of. It is what snzoo's operator is measured against, so it isn't tuned.
+The equations are those of Luo et al., ICLR 2019, section 2, in plain autograd operations. snzoo's
+operator is measured against this operator, so it is not tuned.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from snzoo.nn import SwitchNorm2d
 class TextbookSwitchNorm2d(nn.Module):
     """SN over (N, C, H, W), with the parameters and buffers of :class:`snzoo.nn.SwitchNorm2d`.
 
-    A variance over a single position is NaN here, as unbiased variances are.
+    As usual for unbiased variances, the variance over a single position is NaN.
     """
 
     running_mean: Tensor
@@ -69,7 +69,7 @@ class TextbookSwitchNorm2d(nn.Module):
         mean_bn = mean_in.mean(0, keepdim=True)
         var_bn = square.mean(0, keepdim=True) - mean_bn**2
         mean, var = mean_bn.detach().squeeze(-1), var_bn.detach().squeeze(-1)
-        if self.using_moving_average:  # momentum is the share that is kept
+        if self.using_moving_average:  # momentum is the share of the old value
             self.running_mean.mul_(self.momentum).add_((1 - self.momentum) * mean)
             self.running_var.mul_(self.momentum).add_((1 - self.momentum) * var)
         else:
@@ -79,9 +79,10 @@ class TextbookSwitchNorm2d(nn.Module):
 
 
 def convert(model: nn.Module, make: Callable[..., nn.Module] = TextbookSwitchNorm2d) -> nn.Module:
-    """A copy of ``model`` where ``make``'s layers, with their state, stand for SwitchNorm2d.
+    """Return a copy of ``model`` with each SwitchNorm2d replaced by a layer of ``make``.
 
-    ``make`` takes the arguments of :class:`TextbookSwitchNorm2d`; ``model`` may be a layer.
+    The new layers have the state of the old ones. ``make`` takes the arguments of
+    :class:`TextbookSwitchNorm2d`. ``model`` may be a single layer.
     """
     if isinstance(model, SwitchNorm2d):
         return _converted(model, make)

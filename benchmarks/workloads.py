@@ -1,4 +1,4 @@
-"""What is timed: a layer or a network by every contender, checked against the textbook first."""
+"""The timed layers and networks of every contender, checked against the textbook first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = 1000
 
 @dataclass(frozen=True)
 class Case:
-    """One input (N, C, H, W) for one layer, or for one network such as ``resnet50v1``."""
+    """An input (N, C, H, W) for a layer, or for a network such as ``resnet50v1``."""
 
     training: bool
     shape: Shape
@@ -35,7 +35,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What it is, without its batch size and layout."""
+        """The name of the case, without its batch size and layout."""
         channels, height, width = self.shape[1:]
         size = f"{height}×{width}"
         return f"{self.network}, {size}" if self.network else f"{channels} × {size}"
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and in which precision: inference in it wholly, training under autocast."""
+    """The device and the precision; inference wholly uses the precision, training uses autocast."""
 
     device: str
     precision: str
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Contender:
-    """``step`` is what is timed, ``forward`` the part of it before the backward pass, of ``x``."""
+    """The timed work ``step`` on ``x``; ``forward`` is its part before the backward pass."""
 
     x: Tensor
     forward: Callable[[], Tensor]
@@ -63,7 +63,7 @@ class Contender:
 
 
 def prepare(case: Case, setting: Setting) -> dict[str, Contender]:
-    """The contenders by name, all with the same input.
+    """Return the contenders by name, all with the same input.
 
     Raises:
         SnzooError: snzoo's results are not the textbook's.
@@ -71,7 +71,7 @@ def prepare(case: Case, setting: Setting) -> dict[str, Contender]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modules = _modules(case)
-        # Channels differ in their means, as activations do.
+        # The means of channels differ, as those of activations do.
         x = torch.randn(case.shape) + torch.randn(1, case.shape[1], 1, 1)
         gradient = torch.randn(case.shape)
     layout = LAYOUTS[case.layout]
@@ -87,17 +87,17 @@ def prepare(case: Case, setting: Setting) -> dict[str, Contender]:
 def check_agreement(
     ours: nn.Module, textbook: nn.Module, case: Case, x: Tensor, gradient: Tensor
 ) -> None:
-    """In float32: outputs, in the training of a layer the gradient of its input too.
+    """Check in float32 that outputs agree; if a layer is trained, also the gradient of its input.
 
     Raises:
-        SnzooError: they differ by more than 1e-4 of the largest value. On CUDA, convolutions
-            round to TF32, which carries a last bit's difference much further: 1e-2 there.
+        SnzooError: values differ by more than 1e-4 of the largest value. The limit for networks on
+            CUDA is 1e-2, because convolutions round to TF32, which magnifies small differences.
     """
     tolerance = 1e-2 if case.network and x.is_cuda else 1e-4
     results = (_results(module, case, x, gradient) for module in (ours, textbook))
     for what, mine, expected in zip(("output", "gradient"), *results, strict=False):
         difference = float((mine - expected).abs().max() / expected.abs().max())
-        if not difference <= tolerance:  # NaN too
+        if not difference <= tolerance:  # also refuses NaN
             raise SnzooError(
                 f"{case.label} × {case.shape[0]}, {case.layout}, {case.part}: the {what} "
                 f"differs from the textbook's by {difference:.1e} of the largest value; "
@@ -131,7 +131,7 @@ def _modules(case: Case) -> dict[str, nn.Module]:
 
 
 def _shuffled(module: nn.Module) -> nn.Module:
-    """SN's parameters and statistics at random, so that none can stand for another."""
+    """Return the module with distinct random values for SN's parameters and statistics."""
     for layer in module.modules():
         if isinstance(layer, SwitchNorm2d):
             for value in layer.state_dict().values():
@@ -155,7 +155,7 @@ def _inference(
 def _training(
     module: nn.Module, x: Tensor, gradient: Tensor, case: Case, setting: Setting
 ) -> Contender:
-    """Forward and backward, without an optimizer; a layer is given what a convolution gives."""
+    """Return a forward and backward pass. A layer's input has a convolution's output type."""
     inputs: list[Tensor] = [*module.parameters()]
     labels = torch.arange(case.shape[0], device=x.device) % CLASSES
     if case.network is None:

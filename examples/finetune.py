@@ -3,12 +3,10 @@
     python examples/finetune.py DATA --model resnet50v1_sn_8x32 --pretrained
 
 DATA holds ``train/`` and ``validation/`` (or ``val/``), each with one folder of photos per class.
-After each epoch that is at least as good on the validation photos as the best one before, the
-checkpoint is written. It stores the class names and the preprocessing, so that
+The checkpoint is written after each epoch that is at least as good on the validation photos as the
+best epoch before. It stores the class names and the preprocessing for
 
     snzoo predict --weights finetuned.safetensors PHOTO
-
-needs nothing else.
 """
 
 from __future__ import annotations
@@ -35,6 +33,9 @@ from snzoo.errors import ArgumentError, DataError, NonFiniteError, SnzooError
 from snzoo.files import check_writable
 from snzoo.inference import choose_device
 
+ALLOWED = {"epochs": (1, math.inf), "batch_size": (1, math.inf), "workers": (0, math.inf)}
+ALLOWED |= {"label_smoothing": (0, 1), "min_scale": (0, 1)}
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -45,17 +46,17 @@ def parse_args() -> argparse.Namespace:
     add("--model", required=True, help="zoo or architecture name (see: snzoo list)")
     add("--pretrained", action="store_true", help="start from the zoo's weights")
     add("--weights", type=Path, help="start from this checkpoint instead")
-    add("--freeze", type=int, metavar="N", help="freeze the stem and N stages (nothing)")
+    add("--freeze", type=int, metavar="N", help="freeze the stem and N stages (none)")
     add("--width", type=int, help="channels of the stem (the model's: 64)")
     add("--drop-rate", type=float, help="dropout before fc (the model's)")
     add("--epochs", type=int, default=20, help="(20)")
     add("--batch-size", type=int, default=32, help="(32)")
     add("--lr", type=float, default=0.01, help="peak learning rate (0.01)")
-    add("--weight-decay", type=float, default=1e-4, help="not of norms and biases (1e-4)")
+    add("--weight-decay", type=float, default=1e-4, help="except of norms and biases (1e-4)")
     add("--gate-lr", type=float, help="peak learning rate of SN's gates (that of --lr)")
-    add("--layer-decay", type=float, default=1.0, help="rate of a layer to the next (1)")
+    add("--layer-decay", type=float, default=1.0, help="rate of a layer over the next one's (1)")
     add("--label-smoothing", type=float, default=0.1, help="(0.1)")
-    add("--min-scale", type=float, default=0.35, help="least share in a crop (0.35)")
+    add("--min-scale", type=float, default=0.35, help="least share of a photo in a crop (0.35)")
     add("--resize", type=int, help="shorter side in validation, pixels")
     add("--crop", type=int, help="side of the network's input, pixels")
     add("--workers", type=int, default=2, help="processes that read photos (2)")
@@ -63,7 +64,12 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="(0)")
     add("--half", action="store_true", help="store large weights in float16")
     add("--output", type=Path, default=Path("finetuned.safetensors"), help="(%(default)s)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name, allowed in ALLOWED.items():
+        if not allowed[0] <= getattr(args, name) <= allowed[-1]:
+            limits = " to ".join(f"{limit:g}" for limit in allowed if limit < math.inf)
+            parser.exit(2, f"{parser.prog}: --{name.replace('_', '-')} must be from {limits}\n")
+    return args
 
 
 class Photos(Dataset):
@@ -82,7 +88,7 @@ class Photos(Dataset):
 
 
 def find_photos(data: Path) -> tuple[ClassFolders, ClassFolders]:
-    """Return the photos of both splits. All of them are decoded once, before the training."""
+    """Return the photos of both splits, after each photo was decoded once as a check."""
     splits = [data / "train", data / ("val" if (data / "val").is_dir() else "validation")]
     for split in splits:
         if not split.is_dir():
@@ -146,17 +152,16 @@ def main() -> None:
         drop_rate=args.drop_rate,
     )
     preprocessing = model.spec.preprocessing.replace(resize=args.resize, crop=args.crop)
-    # The checkpoint describes itself by the spec.
+    # The checkpoint stores the spec.
     model.spec = dataclasses.replace(model.spec, classes=train.classes, preprocessing=preprocessing)
     model.to(choose_device(args.device)).freeze(args.freeze)
 
-    crop = preprocessing.crop
     augment = transforms.Compose(
         [
-            transforms.RandomResizedCrop(crop, scale=(args.min_scale, 1.0)),
+            transforms.RandomResizedCrop(preprocessing.crop, scale=(args.min_scale, 1.0)),
             transforms.RandomHorizontalFlip(),
             transforms.ColorJitter(0.3, 0.3, 0.3),
-            snzoo.create_transform(model, resize=crop),  # has its size already: normalizes only
+            snzoo.create_transform(model, resize=preprocessing.crop),  # only normalizes
         ]
     )
     load = partial(DataLoader, batch_size=args.batch_size, num_workers=args.workers)

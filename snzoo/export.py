@@ -2,8 +2,8 @@
 
 The file holds the network in evaluation mode and float32. It maps normalized images
 (N, C, crop, crop) to logits (N, num_classes), for any N from 1; with ``dynamic_size``, also images
-of other heights and widths. It uses only operations of the runtime, so nothing of snzoo is needed
-to run it.
+of other heights and widths. The file uses only operations of the runtime, so it runs
+without snzoo.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "pt2"]
 
-BATCH_SIZES = (1, 2, 5)  # of the check
-SMALLEST = (
-    33  # pixels: a smaller image has one position at stride 32, which would be traced as such
-)
-TOLERANCE = 1e-4  # of the largest logit; the order of float32 sums changes 1e-6 to 1e-5
+BATCH_SIZES = (1, 2, 5)  # the batches that check a file
+# Pixels. At stride 32, a smaller image has a single position, which would be traced as a constant.
+SMALLEST = 33
+# A share of the largest logit. Another order of float32 sums changes logits by 1e-6 to 1e-5 of it.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The logits of an exported file beside those of the network, on random images.
+    """A comparison of the logits of an exported file and of the network, on random images.
 
     Attributes:
         images: the number of images.
@@ -66,7 +66,7 @@ def choose_format(path: Path, format: Format | None = None) -> Format:
     """Return ``format``, or the one that the suffix of ``path`` names.
 
     Raises:
-        ArgumentError: the suffix names none, or another one than ``format``.
+        ArgumentError: the suffix names no format, or another one than ``format``.
     """
     suffix = path.suffix.lower().removeprefix(".")
     known: Any = suffix if suffix in get_args(Format) else None
@@ -83,7 +83,7 @@ def check_output(path: Path, format: Format) -> None:
 
     Raises:
         FileError: ``path`` is not a regular file in a folder that can be written.
-        MissingPackageError: ONNX needs packages that are not installed; pt2 needs none.
+        MissingPackageError: packages that ONNX needs are not installed; pt2 needs none.
     """
     check_writable(path)
     if path.exists() and not path.is_file():  # a device or a pipe
@@ -95,21 +95,22 @@ def check_output(path: Path, format: Format) -> None:
 def export(
     model: ResNet, path: str | Path, *, format: Format | None = None, dynamic_size: bool = False
 ) -> Parity:
-    """Export a network to ``path``. The file is checked before it is there.
+    """Export a network to ``path``, after a check of the file.
 
-    The written file is loaded again, by ONNX Runtime or :func:`torch.export.load`, and runs on
-    random images in batches of 1, 2 and 5, with ``dynamic_size`` of several sizes. Its logits
-    must be those of ``model`` within 1e-4 of the largest one. If they are not, an earlier file at
-    ``path`` stays.
+    The written file is loaded again, by ONNX Runtime or :func:`torch.export.load`. It runs on
+    random images in batches of 1, 2 and 5; with ``dynamic_size``, the batches have several image
+    sizes. Its logits must be those of ``model`` within 1e-4 of the largest one. Otherwise an
+    earlier file at ``path`` is kept.
 
     The file carries the model's name, class names, preprocessing and license as JSON: under the
     key ``snzoo`` of the metadata in ONNX, as the extra file ``snzoo.json`` in pt2. The input and
     the output of ONNX are called ``images`` and ``logits``.
 
     Args:
-        model: a network of :func:`snzoo.create_model`, described by ``model.spec``. It is not
-            changed: a copy on the CPU is exported.
-        format: ``"onnx"`` or ``"pt2"`` (default: the one that the suffix names).
+        model: a network of :func:`snzoo.create_model`, described by ``model.spec``. A copy on the
+            CPU is exported, so the network is not changed.
+        path: the file to write.
+        format: ``"onnx"`` or ``"pt2"`` (default: the format that the suffix names).
         dynamic_size: allow images of any height and width from 33 pixels.
 
     Returns:
@@ -121,7 +122,7 @@ def export(
         FileError, MissingPackageError: see :func:`check_output`.
         NonFiniteError: the logits of ``model`` are not finite.
         CheckpointError: the file gives other logits, or does not run; or this version of PyTorch
-            cannot convert the network to ONNX (2.6 converts only some; pt2 works from 2.6 on).
+            cannot convert the network to ONNX (2.6 converts only some networks).
 
     >>> model = snzoo.create_model("resnet50v1_sn_8x1", pretrained=True)
     >>> print(export(model, "model.onnx", dynamic_size=True))
@@ -136,7 +137,7 @@ def export(
     if dynamic_size and crop < SMALLEST:
         raise ArgumentError(f"dynamic sizes start at {SMALLEST} pixels; {spec.name} takes {crop}")
     write, run = (_to_onnx, _run_onnx) if format == "onnx" else (_to_pt2, _run_pt2)
-    # The modes of the caller must not be traced.
+    # The caller's inference mode and autocast must not be traced.
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         model = model.to(memory_format=torch.contiguous_format)
@@ -155,7 +156,7 @@ def export(
 
 
 def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Tensor]:
-    """Return a batch of each size. Dynamic ones differ in height and width, and are odd too."""
+    """Return a batch of each batch size. Dynamic image sizes include odd ones."""
     sizes = [(crop, crop)] * len(BATCH_SIZES)
     if dynamic_size:
         sizes = [(crop, crop), (crop + 32, crop + 64), (crop + 37, crop + 10)]
@@ -168,7 +169,7 @@ def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Ten
 
 @torch.inference_mode()
 def _compute_logits(model: nn.Module, batches: list[Tensor], spec: Entry) -> Tensor:
-    """Return the logits (images, num_classes) of the network itself, checked."""
+    """Return the checked logits (images, num_classes) of the network itself."""
     logits = torch.cat([model(batch) for batch in batches])
     if spec.num_classes and logits.shape[1] != spec.num_classes:
         raise ArgumentError(
@@ -191,11 +192,11 @@ def _describe(spec: Entry) -> str:
 
 
 def _trace(model: nn.Module, example: Tensor, *, dynamic_size: bool) -> ExportedProgram:
-    # Named sizes would be refused for guards that have no effect: even or odd, in torch 2.6.
+    # torch 2.6 would refuse named sizes because of guards without effect (on even and odd sizes).
     size = {2: Dim.AUTO, 3: Dim.AUTO} if dynamic_size else {}
     shapes = {0: Dim("batch", min=1), **size}
     program = torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
-    for node in program.graph.nodes:  # these tell where the code lies on this machine
+    for node in program.graph.nodes:  # stack traces contain paths of this machine
         node.meta.pop("stack_trace", None)
     program.graph.eliminate_dead_code()  # torch 2.6 leaves calls that it cannot save
     return program
@@ -205,7 +206,7 @@ def _to_onnx(program: ExportedProgram, description: str) -> bytes:
     import onnx
 
     if any(node.target is torch.ops.aten.addcmul.default for node in program.graph.nodes):
-        # torch 2.6 fails to decompose addcmul where the batch size is symbolic.
+        # torch 2.6 fails to decompose addcmul if the batch size is symbolic.
         table = {torch.ops.aten.addcmul.default: lambda x, a, b, value=1: x + value * a * b}
         program = program.run_decompositions(table)
     try:
@@ -218,7 +219,7 @@ def _to_onnx(program: ExportedProgram, description: str) -> bytes:
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # 2.6 cannot convert all networks
+    except Exception as error:  # torch 2.6 cannot convert all networks
         raise CheckpointError(
             f"PyTorch {torch.__version__} cannot convert this network to ONNX "
             f"({type(error).__name__}); install a newer version, or use the format pt2"
@@ -264,21 +265,21 @@ def _to_pt2(program: ExportedProgram, description: str) -> bytes:
 
 @torch.inference_mode()
 def _run_pt2(path: Path, batches: list[Tensor]) -> Tensor:
-    # An open file, since a path must have the suffix .pt2. It also warns about its own buffers.
+    # load() refuses a path without the suffix .pt2, but takes an open file. It warns needlessly.
     with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
         network = torch.export.load(file).module()
     return torch.cat([network(batch) for batch in batches])
 
 
 def _compare(expected: Tensor, found: Tensor, path: Path, format: Format) -> Parity:
-    """Return how logits differ; raise CheckpointError if they do by more than rounding."""
+    """Return how logits differ; raise CheckpointError if they differ by more than rounding."""
     parity = Parity(
         images=len(expected),
         difference=float((found - expected).abs().max()),
         largest=float(expected.abs().max()),
         same=int((found.argmax(1) == expected.argmax(1)).sum()),
     )
-    if not parity.difference <= TOLERANCE * parity.largest:  # nor NaN
+    if not parity.difference <= TOLERANCE * parity.largest:  # also refuses NaN
         raise CheckpointError(
             f"{path} was not written, because the {format} file gives other logits: {parity}; "
             f"at most {TOLERANCE:.0e} of the largest may differ. Try another format"

@@ -23,20 +23,20 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the parameter groups of a model for an optimizer of ``torch.optim``.
 
-    Parameters of SN, and all others of one dimension (norms, biases), have no weight decay.
-    Parameters that need no gradient are left out, so freeze first.
+    Parameters of SN and all one-dimensional parameters (norms, biases) have no weight decay.
+    Parameters that need no gradient are left out, so freeze the model before this call.
 
     Args:
         model: A network, or a model that contains one.
         lr: Learning rate of the head, and of everything that is not a backbone of the zoo.
         weight_decay: Weight decay of the other parameters: convolutions and linear weights.
-        gate_lr: Learning rate of SN's gates (default: ``lr``). Sparse SN uses a tenth of it.
-        layer_decay: Factor of the learning rate from each layer of a backbone (stem, blocks,
-            v2's last norm) to the one before it.
+        gate_lr: Learning rate of SN's gates (default: ``lr``). Sparse SN uses a tenth of ``lr``.
+        layer_decay: Factor by which the learning rate decreases from each layer of a backbone
+            (stem, blocks, v2's last norm) to the layer before it.
 
     Raises:
-        ArgumentError: a rate is no finite number from 0, ``layer_decay`` is not in (0, 1], or
-            the model has nothing that ``gate_lr`` or ``layer_decay`` would change.
+        ArgumentError: a rate is negative or not a finite number, ``layer_decay`` is not in (0, 1],
+            or the model has nothing that ``gate_lr`` or ``layer_decay`` would change.
     """
     from snzoo.nn.switchnorm import SwitchNorm
 
@@ -80,7 +80,7 @@ def _is_number(value: object) -> bool:
 
 
 def _layers_to_the_head(model: nn.Module) -> dict[nn.Module, int]:
-    """Return the distance of each module in a backbone from the head; 1 for the last layer."""
+    """Return the distance of each module in a backbone from the head. The last layer has 1."""
     from snzoo.models.resnet import Backbone
 
     depths: dict[nn.Module, int] = {}

@@ -34,13 +34,13 @@ def faster_rcnn(
 ) -> FasterRCNN:
     """Build Faster R-CNN with a feature pyramid network (Ren et al. 2015; Lin et al. 2017).
 
-    Like torchvision's, it takes a list of RGB images (3, H, W) with values from 0 to 1. It
-    normalizes them for the backbone's weights.
+    Like torchvision's detectors, the model takes a list of RGB images (3, H, W) with values from 0
+    to 1. It normalizes them for the backbone's weights.
 
     Args:
-        backbone: The four stages, ``snzoo.create_model(..., features_only=True)``.
-        num_classes: Number of classes with the background, which is class 0.
-        frozen_stages: Stages of the backbone to freeze, see
+        backbone: A network of ``snzoo.create_model(..., features_only=True)`` with the four stages.
+        num_classes: Number of classes, including the background, which is class 0.
+        frozen_stages: Number of stages of the backbone to freeze, see
             :meth:`snzoo.models.resnet.Backbone.freeze`. Default: the stem and the first stage.
             Pass None for a backbone with random weights.
         options: Options of torchvision's class, e.g. ``min_size``.
@@ -63,15 +63,16 @@ def mask_rcnn(
 def deeplabv3(backbone: FeatureExtractor, *, num_classes: int) -> DeepLabV3:
     """Build DeepLab v3 (Chen et al. 2017) over a dilated backbone.
 
-    It takes images (N, 3, H, W) that are normalized for the backbone's weights. It returns
+    The model takes images (N, 3, H, W) that are normalized for the backbone's weights. It returns
     ``{"out": (N, num_classes, H, W)}``, and ``"aux"`` of the same shape if the backbone has two
-    maps, ``out_indices=(3, 4)``. Over an SN backbone the heads have SN too, so that a single
-    image per step can train them. Call ``convert_sync_switchnorm`` on the whole model.
+    maps (``out_indices=(3, 4)``). Over an SN backbone, the heads have SN too, so a single image
+    per step is enough to train them. To synchronize batch statistics over processes, call
+    ``convert_sync_switchnorm`` on the whole model.
 
     Args:
         backbone: ``snzoo.create_model(..., features_only=True, output_stride=8,
             out_indices=(4,))``; the stride may be 16 and the indices (3, 4).
-        num_classes: Number of classes, with the background if that is a class.
+        num_classes: Number of classes, including the background if it is a class.
 
     Raises:
         ArgumentError: the backbone is unsupported.
@@ -141,7 +142,7 @@ def _segmenter(
 
 
 def _match_norms(head: nn.Module, backbone: FeatureExtractor) -> nn.Module:
-    """Replace the batch norms of ``head`` by SN if the backbone has SN."""
+    """Return ``head``, with its batch norms replaced by SN if the backbone has SN."""
     like = backbone.norm(1)
     if not isinstance(like, SwitchNorm2d):
         return head

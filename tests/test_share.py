@@ -223,7 +223,10 @@ def test_the_command_line_says_what_it_can_not_do_with_a_folder(tmp_path, capsys
         assert main([*command, "--model", "gray"]) == 1
         assert "gray takes images of 1 channels, not photos" in capsys.readouterr().err
         assert main([*command, "--model", "headless"]) == 1
-        assert capsys.readouterr().err == "snzoo: headless has no classes: it is a backbone without a classifier\n"
+        assert (
+            capsys.readouterr().err
+            == "snzoo: headless has no classes: it is a backbone without a classifier\n"
+        )
     assert main(["eval", "--model", "headless", "resnet18v1_sn_clothing", "--imagenet", "."]) == 1
     assert "headless has no classes" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What the peers share: the loop of both their evaluation scripts."""
+"""The evaluation loop that the peers share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 def count(
     model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], job: Job
 ) -> tuple[int, int, int]:
-    """Return the number of images, top-1 and top-5, with the work per batch of both scripts.
+    """Return the number of images, top-1 and top-5.
 
-    Both compute the loss too, and wait for the device at every batch to log the figures.
+    As in the scripts of both peers, the loop computes the loss too, and waits for the device at
+    every batch, as needed to log the figures.
     """
     images = top1 = top5 = 0
     criterion = nn.CrossEntropyLoss().to(job.device)

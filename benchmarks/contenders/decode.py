@@ -1,6 +1,6 @@
-"""Decoding alone, by one process a core: what no pipeline that decodes whole photos exceeds.
+"""Decoding alone, in one process per core: an upper limit for pipelines that decode whole photos.
 
-simplejpeg where it is installed (the pixels of Pillow, faster), else Pillow.
+simplejpeg, which is faster and gives Pillow's pixels, is used if it is installed, else Pillow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK = 8  # photos that a process takes at a time
 
 
 def batches(job: Job) -> Iterator[list[int]]:
-    """Yield the heights of decoded photos, one list per chunk: they show that there were pixels."""
+    """Yield the heights of decoded photos, one list per chunk, as proof that they were decoded."""
     paths = sorted(Path(job.folder).glob("*/*"))
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     yield from _processes(job.workers or 1).imap_unordered(_decode, chunks)
@@ -31,7 +31,7 @@ def batches(job: Job) -> Iterator[list[int]]:
 
 @cache
 def _processes(count: int) -> Pool:
-    """Return processes that the warm-up pass starts, so that starting them is not timed."""
+    """Return the processes, which the warm-up pass starts so that their start is not timed."""
     return multiprocessing.Pool(count)
 
 
@@ -43,7 +43,7 @@ def _height(content: bytes) -> int:
     if decode_jpeg:
         try:
             return int(decode_jpeg(content).shape[0])
-        except ValueError:  # no JPEG, or one in CMYK
+        except ValueError:  # not a JPEG, or a JPEG in CMYK
             pass
     with Image.open(io.BytesIO(content)) as image:
         return image.convert("RGB").height

@@ -1,4 +1,4 @@
-"""snzoo's reader and its evaluation, at its own defaults where none are given."""
+"""snzoo's reader and evaluation, at snzoo's defaults if the job has no values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+from harness import cores
 from jobs import Job
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from snzoo.inference import Network
 
 def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
     samples = _samples(job)
-    # As in an evaluation: a GPU resizes for itself.
+    # As in an evaluation, a GPU resizes the photos.
     resize_on = torch.device(job.device) if job.device.startswith("cuda") else None
     for batch in _read(job, batch_size=32, resize_on=resize_on):
         for index, image in zip(batch.indices, batch.pixels, strict=True):
@@ -43,9 +44,8 @@ def _samples(job: Job) -> Samples:
 
 def _read(job: Job, *, batch_size: int, resize_on: torch.device | None = None) -> Iterator[Batch]:
     samples = _samples(job)
-    cores = len(os.sched_getaffinity(0))
     for batch in read_batches(
-        samples, job.preprocessing, batch_size=batch_size, workers=cores, resize_on=resize_on
+        samples, job.preprocessing, batch_size=batch_size, workers=cores(), resize_on=resize_on
     ):
         for error in batch.errors.values():
             raise error

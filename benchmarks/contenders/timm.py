@@ -1,5 +1,8 @@
-"""timm's loader, as its validate.py sets it up: prefetcher, no pinned memory, TF32 and
-cuDNN's benchmark mode on CUDA. Resized bilinearly, so that the pixels are those of the others."""
+"""timm's loader with the settings of its validate.py.
+
+These are the prefetcher, no pinned memory and, on CUDA, TF32 and cuDNN's benchmark mode. Resizing
+is bilinear, so that the pixels are those of the other libraries.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int,
     if job.device.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    # Class folders may be a part of the network's classes.
+    # The class folders may be only a part of the network's classes.
     return count(model, _loader(job, {name: i for i, name in enumerate(classes)}), job)
 
 

@@ -1,5 +1,8 @@
-"""torchvision's ImageFolder, evaluation transforms and DataLoader, as its reference script
-for classification sets them up: pinned memory and deterministic cuDNN on CUDA."""
+"""torchvision's ImageFolder, evaluation transforms and DataLoader.
+
+The settings are those of its reference script for classification, with pinned memory and
+deterministic cuDNN on CUDA.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int,
     if cuda:
         torch.backends.cudnn.deterministic = True
     dataset = _dataset(job)
-    # Class folders may be a part of the network's classes.
+    # The class folders may be only a part of the network's classes.
     dataset.target_transform = partial(getitem, [classes.index(name) for name in dataset.classes])
     loader: Any = DataLoader(
         dataset, batch_size=job.batch_size, num_workers=job.workers or 0, pin_memory=cuda

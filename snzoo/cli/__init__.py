@@ -1,7 +1,7 @@
-"""The command line: arguments in, messages out; nothing is decided here.
+"""The command line, which parses arguments and prints results; the other packages do the work.
 
-Modules of this package import torch and its kin inside their commands only, so that
-``snzoo --help`` and ``snzoo list`` answer at once.
+Modules of this package import torch only inside the functions that run commands, so that
+``snzoo --help`` and ``snzoo list`` start quickly.
 """
 
 from snzoo.cli.main import main

@@ -26,14 +26,20 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
     parser = add("import", run_import, "verify a file downloaded by hand, and keep its weights")
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--model", metavar="NAME", help="(by default: by the file's name)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="model name (default: the model whose file has this name)"
+    )
 
-    parser = add("verify", run_verify, "hash stored weights again")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="(all that are stored)")
+    parser = add("verify", run_verify, "verify the hashes of stored weights again")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="model name or wildcard (default: all stored)"
+    )
 
     parser = add("cache", run_cache, "list the cache, or remove models from it")
     parser.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to remove (everything)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="models to remove (default: everything)"
+    )
 
     parser = add("pin", run_pin, "write checksums recorded on first use into a manifest")
     parser.add_argument("manifest", type=Path, metavar="MANIFEST")
@@ -43,7 +49,7 @@ def run_fetch(args: argparse.Namespace) -> int:
     from snzoo.weights import fetch_weights
 
     status = 0
-    for entry in _entries(args.names):
+    for entry in _find_entries(args.names):
         try:
             show(f"{entry.name}: {fetch_weights(entry, entry.layout)}")
         except SnzooError as error:  # the others may succeed
@@ -55,7 +61,7 @@ def run_fetch(args: argparse.Namespace) -> int:
 def run_import(args: argparse.Namespace) -> int:
     from snzoo.weights import import_file
 
-    entry = get_info(args.model) if args.model else _guess(args.file)
+    entry = get_info(args.model) if args.model else _find_by_file_name(args.file)
     show(f"{entry.name}: {import_file(entry, args.file, entry.layout)}")
     return 0
 
@@ -64,7 +70,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from snzoo.weights import verify
 
     status = 0
-    for entry in _entries(args.names or list_models(pretrained=True)):
+    for entry in _find_entries(args.names or list_models(pretrained=True)):
         try:
             path = verify(entry)
             if path is not None:
@@ -108,8 +114,8 @@ def run_pin(args: argparse.Namespace) -> int:
     return 0
 
 
-def _entries(names: list[str]) -> list[ModelSpec]:
-    """Return the entries of names and wildcards; a wildcard matches models with weights."""
+def _find_entries(names: list[str]) -> list[ModelSpec]:
+    """Return the models of names and wildcards. A wildcard matches only models with weights."""
     entries = []
     for name in names:
         matches = list_models(name, pretrained=True) if set(name) & set("*?[") else [name]
@@ -121,7 +127,7 @@ def _entries(names: list[str]) -> list[ModelSpec]:
     return entries
 
 
-def _guess(file: Path) -> ModelSpec:
+def _find_by_file_name(file: Path) -> ModelSpec:
     """Return the model whose published file has this name."""
     for entry in load_manifest().models.values():
         if entry.file is not None and entry.file.name == file.name:

@@ -38,7 +38,7 @@ def path(text: str) -> Path:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="NAME", help=f"{MODEL} (default: the demo's)")
+    add("--model", metavar="NAME", help=f"{MODEL} (default: the demo network)")
     add("--weights", type=path, metavar="FILE", help=WEIGHTS)
 
 
@@ -48,9 +48,9 @@ def add_device_option(parser: argparse._ActionsContainer) -> None:
 
 
 def choose_entry(args: argparse.Namespace, name: str | None) -> ModelSpec:
-    """Return what ``name`` and ``--weights`` mean: the demo's model where neither is given.
+    """Return the spec for ``name`` and ``--weights``, by default that of the demo network.
 
-    ``args.weights`` becomes the local file or folder that the weights are loaded from.
+    ``args.weights`` is set to the local file or folder that the weights are loaded from.
     """
     if name is None and not args.weights:
         name = load_demo().model
@@ -63,7 +63,7 @@ def check_survives(output: Path, weights: Path | None) -> None:
     """Check that writing ``output`` does not replace the weights that are read.
 
     Raises:
-        ArgumentError: it would.
+        ArgumentError: ``output`` is the file of the weights, or one in their folder.
     """
     from snzoo.weights.folder import FILES
 

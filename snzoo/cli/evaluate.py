@@ -30,7 +30,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    about = f"{MODEL}; several names, or wildcards, are evaluated in one pass (default: the demo's)"
+    about = f"{MODEL}; several names, or wildcards, share one pass (default: the demo network)"
     add("--model", dest="models", nargs="+", metavar="NAME", help=about)
     add("--weights", type=path, metavar="FILE", help=WEIGHTS)
     about = (
@@ -39,30 +39,32 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         "(default: the bundled demo photos)"
     )
     add("--data", "--imagenet", type=path, metavar="PATH", help=about)
-    about = "present: also count when only the classes that occur in the data compete"
+    about = "present: add the accuracy when only the classes that occur in the data compete"
     add("--classes", choices=CHOICES["classes"], help=about)
-    add("--labels", choices=CHOICES["labels"], help="real: also count by the ReaL labels")
-    about = "stop at an image that cannot be read (default), or report it and leave it out"
+    add("--labels", choices=CHOICES["labels"], help="real: add the accuracy by the ReaL labels")
+    about = "fail: stop at an image that cannot be read (default); skip: report it and leave it out"
     add("--on-error", choices=CHOICES["on_error"], help=about)
-    about = "exit with status 1 if a figure is not the published one"
+    about = "exit with status 1 if a figure differs from the published one"
     add("--check", action="store_true", help=about)
-    about = "percentage points by which figures on the published images may differ (0.05)"
+    about = (
+        "allowed difference of figures on the published images, percentage points (default: 0.05)"
+    )
     add("--tolerance", type=points, metavar="POINTS", help=about)
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
     add_device_option(group)
     add = group.add_argument
-    about = "images at a time (default: 16 on a CPU, else 128)"
+    about = "images in a batch (default: 16 on a CPU, else 128)"
     add("--batch-size", type=positive, metavar="N", help=about)
-    about = "threads that decode (default: the number of cores)"
+    about = "number of threads that decode (default: the number of cores)"
     add("--workers", type=positive, metavar="N", help=about)
     add("--precision", choices=CHOICES["precision"], help="arithmetic (default: fp32)")
     add("--compile", action="store_true", help="use torch.compile")
-    add("--channels-last", action="store_true", help="use this memory format")
+    add("--channels-last", action="store_true", help="use the channels-last memory format")
     about = "fast: decode JPEG at a reduced size, which gives approximate pixels (default: exact)"
     add("--decode", choices=CHOICES["decode"], help=about)
-    about = "continue where the same command was interrupted"
+    about = "continue an interrupted run of the same command"
     add("--resume", action="store_true", help=about)
 
 

@@ -18,8 +18,12 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
     add_model_options(parser)
-    add("--format", choices=("onnx", "pt2"), help="(default: what the suffix of --output names)")
-    add("--output", type=path, metavar="FILE", help="(default: NAME.onnx, NAME.pt2)")
+    add(
+        "--format", choices=("onnx", "pt2"), help="file format (default: by the suffix of --output)"
+    )
+    add(
+        "--output", type=path, metavar="FILE", help="file to write (default: NAME.onnx or NAME.pt2)"
+    )
     about = "allow images of any height and width from 33 pixels"
     add("--dynamic-size", action="store_true", help=about)
 
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def short_name(source: str) -> str:
-    """Return the name of a model, without the folder, the suffix or the owner."""
+    """Return the name of a model without its folder, suffix and owner."""
     if source.startswith(HUB):
         return source.partition("/")[2].partition("@")[0]
     path = Path(source.removeprefix(LOCAL))

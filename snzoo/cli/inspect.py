@@ -12,19 +12,19 @@ from snzoo.cli.output import Painted, show, show_json, wants_color
 from snzoo.gates.shares import STATS, LayerGates, average
 
 Model = tuple[str, list[LayerGates]]
-Parts = list[str | Painted]  # of a line
+Parts = list[str | Painted]  # the parts of a line
 
-BAR = 14  # characters; lines stay below 80 with the names of a ResNet-50
+BAR = 14  # characters; lines for a ResNet-50 have fewer than 80
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    about = "the shares of IN, LN and BN in each Switchable Normalization layer"
+    about = "show the shares of IN, LN and BN in each Switchable Normalization layer"
     parser = commands.add_parser("inspect", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("models", nargs="+", metavar="NAME|FILE", help="zoo name, or checkpoint of any SN network")
     add("--json", action="store_true", help="print JSON")
-    about = "also draw them to FILE.svg, .png or .html (needs matplotlib)"
+    about = "also draw the shares to FILE.svg, .png or .html (needs matplotlib)"
     add("--output", type=path, metavar="FILE", help=about)
 
 
@@ -66,7 +66,7 @@ def _figures(layer: LayerGates) -> dict[str, Any]:
 
 
 def _table(name: str, layers: Sequence[LayerGates], *, color: bool) -> list[str | Parts]:
-    """Return a line per layer: its name, and a bar and percentages for mean and variance."""
+    """Return a line for each layer: its name, with a bar and percentages for mean and variance."""
     rows = [*layers, average(layers)]
     stats, width = rows[-1].stats, max(len(row.name) for row in rows)
     heads = "".join(f"{stat:>4}" for stat in stats)
@@ -83,14 +83,14 @@ def _bar(shares: dict[str, float], stats: Sequence[str], *, color: bool) -> Part
     total, end = 0.0, 0
     for stat, share in shares.items():
         total, start = total + share, end
-        end = round(BAR * total)  # rounds the sum, so that all bars have the same length
+        end = round(BAR * total)  # the sum is rounded, so that all bars have the same length
         parts.append(_paint(stat, end - start, color=color))
     figures = (f"{100 * shares[stat]:4.0f}" if stat in shares else f"{'-':>4}" for stat in stats)
     return [*parts, "".join(figures)]
 
 
 def _paint(stat: str, length: int, *, color: bool) -> str | Painted:
-    """Return a part of a bar; letters tell the norms apart where there is no color."""
+    """Return a part of a bar; without color, it consists of the first letter of the norm."""
     if not color or not length:
         return stat[0] * length
     return Painted("█" * length, STATS[stat].terminal_color)

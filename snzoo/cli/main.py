@@ -22,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; ``args.run(args)`` runs the command that it found."""
+    """Return the parser; ``args.run(args)`` runs the parsed command."""
     parser = _Parser(
         prog="snzoo",
         description="Model zoo and exact evaluation for Switchable Normalization networks.",
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "SNZOO_MANIFEST (another manifest).",
     )
     parser.add_argument("--version", action="version", version=_version())
-    about = "show the traceback of an error"
+    about = "show the traceback of errors"
     parser.add_argument("--debug", action="store_true", help=about)
     debug = argparse.ArgumentParser(add_help=False)  # the option may follow the command's name
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=about)
@@ -42,6 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
+
+    Args:
+        arguments: the arguments of the command line (default: those of this process).
 
     Returns:
         The exit status: 0, 1 after an error, 130 after an interrupt. A wrong command line
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Discard what goes to closed streams; print "?" where the encoding lacks a character."""
+    """Discard output to closed streams; print "?" for characters that the encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -1,7 +1,7 @@
-"""Everything that the command line prints.
+"""Functions that print for the command line.
 
-File names, URLs and the fields of foreign documents may hold terminal escapes. They are made
-harmless here, once: no other module of the command line prints.
+File names, URLs and the fields of documents may contain terminal escapes. This module makes them
+harmless. No other module of the command line prints.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Line = str | Sequence[str | Painted]
 
 
 def show(*lines: Line) -> None:
-    """Print lines to stdout. Control characters in them are escaped, line breaks too."""
+    """Print lines to stdout. Control characters in a line, such as line breaks, are escaped."""
     print("\n".join(map(_format, lines)), flush=True)
 
 
 def show_json(document: Any) -> None:
-    """Print a JSON document to stdout, in ASCII: JSON escapes everything else."""
+    """Print a JSON document to stdout, in ASCII; JSON escapes all other characters."""
     print(json.dumps(document, indent=2), flush=True)
 
 
 def warn(message: str, *, program: str = "snzoo") -> None:
-    """Print one line to stderr, for errors and warnings."""
+    """Print an error or a warning to stderr, in one line."""
     print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
@@ -50,18 +50,18 @@ def show_traceback() -> None:
 
 
 def wants_color() -> bool:
-    """Return whether stdout is a terminal, and ``NO_COLOR`` is not set."""
+    """Return whether stdout is a terminal and ``NO_COLOR`` is not set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 @contextmanager
 def redirect_warnings() -> Iterator[None]:
-    """Print Python's warnings, and the log of snzoo, as :func:`warn` does."""
+    """Print Python's warnings and snzoo's log messages with :func:`warn`."""
     logger, handler = logging.getLogger("snzoo"), _Handler(logging.WARNING)
     logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            # Pillow warns about broken EXIF data and the like, which changes no pixel.
+            # Pillow warns about problems such as broken EXIF data, which change no pixel.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.showwarning = lambda message, *_, **__: warn(str(message))
             yield

@@ -13,22 +13,22 @@ from snzoo.cli.output import show, show_json, warn
 if TYPE_CHECKING:
     from snzoo.inference import Prediction
 
-BAR = 24  # characters of a probability of 1
+BAR = 24  # characters that stand for a probability of 1
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    about = "print the most probable classes of images: files, folders, URLs"
+    about = "print the most probable classes of images"
     parser = commands.add_parser("predict", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="file, folder or http(s) URL")
     add_model_options(parser)
     add_device_option(parser)
-    about = "images at a time (default: 16 on a CPU, else 128)"
+    about = "images in a batch (default: 16 on a CPU, else 128)"
     add("--batch-size", type=positive, metavar="N", help=about)
-    about = "threads that decode (default: the number of cores)"
+    about = "number of threads that decode (default: the number of cores)"
     add("--workers", type=positive, metavar="N", help=about)
-    add("--topk", type=positive, default=5, metavar="K", help="classes per image (5)")
+    add("--topk", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
     about = "ignore the EXIF orientation, as the published evaluations do"
     add("--no-upright", dest="upright", action="store_false", help=about)
     add("--json", action="store_true", help="print JSON")

@@ -17,9 +17,9 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("results", type=path, metavar="RESULTS", help="file that snzoo eval --json wrote")
-    about = "(default: RESULTS with the suffix .html)"
+    about = "file to write (default: RESULTS with the suffix .html)"
     add("--output", type=path, metavar="FILE", help=about)
-    about = "the evaluated images: show thumbnails of those that models confuse"
+    about = "the evaluated images; the page shows thumbnails of those that models confuse"
     add("--images", type=path, metavar="PATH", help=about)
 
 

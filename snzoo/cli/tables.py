@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def format_results(results: Results) -> list[str]:
-    """Return lines: counts and intervals of one model, or a table of several models."""
+    """Return the lines to print: counts and intervals of one model, or a table of several."""
     models = results.models
     lines = _single(models[0]) if len(models) == 1 else _several(models)
     lines += _note(models)

@@ -30,11 +30,16 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", parents=parents, help=about, description=about)
     parser.set_defaults(run=run_list)
     add = parser.add_argument
-    add("patterns", nargs="*", metavar="PATTERN", help="wildcards, e.g. 'resnet50*' (all models)")
-    add("--exclude", nargs="+", default=[], metavar="PATTERN", help="leave out what these match")
+    add(
+        "patterns",
+        nargs="*",
+        metavar="PATTERN",
+        help="wildcards, e.g. 'resnet50*' (default: all models)",
+    )
+    add("--exclude", nargs="+", default=[], metavar="PATTERN", help="leave out models that match")
     add("--norm", choices=NORMS, help="only models with this norm")
     add("--pretrained", action="store_true", help="only models with weights")
-    add("--sort", choices=list(SORT_KEYS), help="(default: the order of the manifest)")
+    add("--sort", choices=list(SORT_KEYS), help="sort key (default: the order of the manifest)")
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--names", action="store_true", help="print one name per line")
     formats.add_argument("--json", action="store_true", help="print JSON")
@@ -73,7 +78,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_info(args: argparse.Namespace) -> int:
     spec = ModelSpec.find(args.name)
-    if spec.weights is not None:  # these facts are about the zoo's file, not about this one
+    if spec.weights is not None:  # these fields describe the zoo's file, not the given one
         spec = replace(spec, num_params=None, training=None, file=None)
     if args.json:
         weights = None if spec.weights is None else str(spec.weights)
@@ -85,7 +90,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def _describe(spec: ModelSpec) -> Iterable[tuple[str, str]]:
-    """Yield titles and values; a value that is unknown may be empty."""
+    """Yield titles and values; an unknown value may be empty."""
     yield "architecture", spec.architecture
     yield "arguments", _format_pairs(spec.arguments)
     yield "parameters", f"{spec.num_params:,}" if spec.num_params else ""
@@ -109,7 +114,7 @@ def _describe(spec: ModelSpec) -> Iterable[tuple[str, str]]:
 
 
 def markdown_table(entries: Sequence[Entry]) -> list[str]:
-    """Return the lines of the table in the README; a test compares them."""
+    """Return the lines of the table in the README."""
     lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' license |"]
     lines.append("| --- | ---: | ---: | ---: | --- | --- | --- |")
     for entry in entries:
@@ -159,7 +164,7 @@ def _figure(value: float | None) -> str:
 
 
 def _rank(entry: Entry, which: str) -> tuple[bool, float]:
-    """Return the key that sorts by accuracy, ImageNet's figures before those of other data."""
+    """Return the key that sorts by accuracy, with figures on ImageNet before all others."""
     if not entry.published:
         return True, 0.0
     result = entry.published[0]

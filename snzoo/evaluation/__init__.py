@@ -1,6 +1,6 @@
 """Evaluate networks on labeled images.
 
-Importing it is cheap, so that the command line can show its options without torch.
+Importing this package does not import torch, so the command line shows its options quickly.
 """
 
 from importlib import import_module as _import_module

@@ -16,15 +16,15 @@ Probabilities = NDArray[np.float32]  # (n, k)
 
 
 def accuracy(classes: Classes, labels: Labels) -> Accuracy:
-    """Count how often the label is among the classes: (n, 1) for top-1, (n, 5) for top-5."""
+    """Return how often the label is among the classes: (n, 1) for top-1, (n, 5) for top-5."""
     return Accuracy.count(int((classes == labels[:, None]).sum()), len(labels))
 
 
 def real_accuracy(classes: Classes, sets: Sequence[Sequence[int]]) -> Accuracy | None:
-    """Count how often the first class is one of an image's labels.
+    """Return how often the first class is one of an image's labels, or None without any label.
 
-    Images without any label do not count. This is the ReaL accuracy of Beyer et al. 2020, "Are
-    we done with ImageNet?". Returns None if no image has a label.
+    Images without a label do not count. This is the ReaL accuracy of Beyer et al. 2020, "Are we
+    done with ImageNet?".
     """
     hits = [
         int(first) in labels for first, labels in zip(classes[:, 0], sets, strict=True) if labels
@@ -48,7 +48,7 @@ def calibration_error(
 
 
 def count_classes(classes: Classes, labels: Labels, names: Sequence[str]) -> tuple[ClassCount, ...]:
-    """Count the hits of every class that has images; ``names`` are those of all classes."""
+    """Return the hits of every class that has images; ``names`` are the names of all classes."""
     hits = classes == labels[:, None]
     return tuple(
         ClassCount(int(c), names[c], int(at.sum()), int(hits[at, 0].sum()), int(hits[at].sum()))

@@ -27,8 +27,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "decode": get_args(Decode),
 }
-# A record of a run is resumed only by a run that would compute the same classes. Its identity has
-# the content of models, weights and data, and every option except these, which change no class.
+# A run resumes a record only if it would compute the same classes. The identity of a run consists
+# of the content of models, weights and data, and of all options but these, which change no class.
 NOT_IN_IDENTITY = frozenset(
     {"models", "weights", "data"}  # in the identity by their content
     | {"device"}  # by its name
@@ -42,27 +42,28 @@ class EvaluationConfig:
     """All options of :func:`snzoo.evaluate` and ``snzoo eval``, with their defaults.
 
     Attributes:
-        models: Networks of :func:`snzoo.create_model`, or what it takes: names, folders,
-            checkpoints, ``hf-hub:OWNER/NAME``; one or several. A wildcard means all networks with
-            weights whose names match. Default: the demo's.
+        models: One or several networks of :func:`snzoo.create_model`, or names, folders,
+            checkpoints or ``hf-hub:OWNER/NAME``. A wildcard means all networks with weights whose
+            names match. Default: the demo network.
         weights: A checkpoint or folder to load instead of the zoo's weights, for a single model.
-        data: The labeled images: a path, see :func:`snzoo.data.samples.find_samples`, or
+        data: The labeled images: a path (see :func:`snzoo.data.samples.find_samples`) or
             ``Samples``. Default: the bundled demo photos.
-        classes: ``"present"``: also count when only the classes that occur in the data compete.
-        labels: ``"real"``: also count by the ReaL labels.
-        on_error: ``"skip"``: leave out images that cannot be read.
+        classes: With ``"present"``, the results also have the accuracy when only the classes that
+            occur in the data compete.
+        labels: With ``"real"``, the results also have the accuracy by the ReaL labels.
+        on_error: With ``"skip"``, images that cannot be read are left out.
         check: Refuse to begin if a model has no published figures, or if the pixels would be
             approximate; see :func:`snzoo.evaluation.summary.find_disagreements`.
         tolerance: Percentage points by which figures may differ from those published for the same
             images.
-        device: Default: CUDA if available, else the CPU.
-        batch_size: Images at a time. Default: 16 on a CPU, else 128.
-        workers: Threads that decode. Default: the number of cores.
+        device: The device for the computation. Default: CUDA if available, else the CPU.
+        batch_size: Number of images in a batch. Default: 16 on a CPU, else 128.
+        workers: Number of threads that decode. Default: the number of cores.
         precision: ``"tf32"``, ``"bf16"`` and ``"fp16"`` are faster and less exact.
         compile: Use ``torch.compile``.
-        channels_last: Use this memory format.
-        decode: ``"fast"``: decode JPEG at a reduced size, which gives approximate pixels.
-        resume: Continue an interrupted run of the same options.
+        channels_last: Use the channels-last memory format.
+        decode: With ``"fast"``, JPEG is decoded at a reduced size, which gives approximate pixels.
+        resume: Continue an interrupted run with the same options.
         json: Write the results to this file.
         predictions: Write the five most probable classes of each image to this file: ``.csv``,
             ``.ndjson`` or ``.parquet``.
@@ -107,7 +108,7 @@ class EvaluationConfig:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that affect the classes; a record of a run belongs to them."""
+        """Return the options that affect the classes; they are a part of the identity of a run."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

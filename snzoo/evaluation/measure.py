@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from snzoo.data.batches import Batch, count_batches, read_batches
 from snzoo.data.samples import Samples
 from snzoo.errors import ArgumentError, DataError
 from snzoo.evaluation.accuracy import Classes, Labels, Probabilities, accuracy
+from snzoo.evaluation.config import OnError
 from snzoo.evaluation.processes import Processes
 from snzoo.evaluation.records import Journal, Records
 from snzoo.evaluation.results import Accuracy
@@ -33,7 +33,7 @@ from snzoo.manifest import Preprocessing
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says how many images were done."""
+    """An interruption by Ctrl-C; the message says how many images were evaluated."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Evaluation:
 
     Attributes:
         samples: The images and their labels.
-        records: The ranked classes among all classes by each network; then, if ``present``, those
-            among the present classes by each network.
-        present: The classes that occur in the data, ascending, if they were ranked by themselves.
-        measured: How many images this run has done. An earlier run that it resumed did the others.
-        seconds: Time of decoding and inference together.
+        records: The classes ranked among all classes by each network. If ``present`` is not None,
+            the classes ranked among the present ones by each network follow.
+        present: The ascending indices of the classes that occur in the data, if these classes were
+            also ranked by themselves.
+        measured: The number of images that this run evaluated. A run that it resumed evaluated the
+            others.
+        seconds: The time of decoding and inference together.
     """
 
     samples: Samples
@@ -73,7 +75,7 @@ class Evaluation:
         return np.array(self.samples.labels, np.int64)[self.records.read()]
 
     def classes(self, network: int = 0, *, present: bool = False) -> Classes:
-        """Return the first five classes (n, 5); -1 fills up where there are fewer classes."""
+        """Return the first five classes (n, 5), padded with -1 if there are fewer classes."""
         return np.asarray(self.records.classes[self._row(network, present), self.records.read()])
 
     def probabilities(self, network: int = 0, *, present: bool = False) -> Probabilities:
@@ -99,7 +101,7 @@ def measure(
     workers: int | None = None,
     present: bool = False,
     approximate: bool = False,
-    on_error: Literal["fail", "skip"] = "fail",
+    on_error: OnError = "fail",
     report: Callable[[str], None] = lambda message: None,
     progress: bool = False,
     processes: Processes | None = None,
@@ -108,26 +110,27 @@ def measure(
     """Rank the classes of every image by every network.
 
     Args:
-        networks: on one device, for images of one size.
-        batch_size: default: 16 on a CPU, else 128.
-        workers: threads that decode (default: the number of cores).
+        networks: the networks, on one device and for images of one size.
+        samples: the labeled images.
+        batch_size: number of images in a batch (default: 16 on a CPU, else 128).
+        workers: number of threads that decode (default: the number of cores).
         present: also rank the classes that occur in ``samples`` by themselves.
-        approximate: see :func:`~snzoo.data.batches.read_batches`.
-        on_error: stop at an image that cannot be read, or leave it out and report it.
-        report: is called with the message of each image that is left out.
+        approximate: decode at a reduced size; see :func:`~snzoo.data.batches.read_batches`.
+        on_error: whether to stop at an image that cannot be read, or to leave it out and report it.
+        report: a function that is called with the message of each image that is left out.
         progress: show a progress bar if stderr is a terminal.
-        processes: those that share the work; each of them returns the whole result.
-        journal: keeps the records of a run that is interrupted, and returns those that it has:
-            their batches are not computed again.
+        processes: the processes that share the work; each of them returns the whole result.
+        journal: the journal that keeps the records in case the run is interrupted. Batches that
+            it has already are not computed again.
 
     Raises:
         DataError: an image cannot be read, or none can.
         ArgumentError: the networks take images of different sizes, or return no logits.
         DeviceError: a single image does not fit into the memory.
         NonFiniteError: a network returns logits that are not finite.
-        Interrupted: by Ctrl-C.
+        Interrupted: the user pressed Ctrl-C.
     """
-    device, preprocessing = _common(networks)
+    device, preprocessing = _device_and_preprocessing(networks)
     classes = samples.classes_present if present else None
     processes = processes or Processes()
     records = Records.empty(len(networks) * (2 if present else 1), len(samples))
@@ -141,18 +144,18 @@ def measure(
         preprocessing,
         batch_size=batch_size,
         workers=workers or local_cores(),
-        numbers=processes.share(_open_batches(records, batch_size)),
+        numbers=processes.share(_unfinished_batches(records, batch_size)),
         resize_on=resize_device(device),
         approximate=approximate,
     )
     before, start = int(records.done().sum()), time.perf_counter()
-    total = before + (len(samples) - before) // processes.count  # the others show no bar
+    total = before + (len(samples) - before) // processes.count  # only the first shows a bar
     bar = tqdm(total=total, unit="img", leave=False, disable=None if progress else True)
     try:
         with bar:
             bar.update(before)
             for batch, ranked in iter_ranked(batches, _make_rank(networks, classes)):
-                _record(records, networks, batch, ranked)
+                _store_batch(records, networks, batch, ranked)
                 _report_errors(batch, on_error, report)
                 if journal and not batch.errors:  # a later run may be able to read them
                     journal.write(records, batch.indices)
@@ -167,7 +170,7 @@ def measure(
     return Evaluation(samples, records, int(records.done().sum()) - before, seconds, classes)
 
 
-def _common(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
+def _device_and_preprocessing(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
     """Return the device and the input size that all networks share."""
     first = networks[0]
     size = first.preprocessing.resize, first.preprocessing.crop
@@ -180,8 +183,8 @@ def _common(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
     return first.device, first.preprocessing
 
 
-def _open_batches(records: Records, batch_size: int) -> list[int]:
-    """Return the numbers of the batches with images that are not done."""
+def _unfinished_batches(records: Records, batch_size: int) -> list[int]:
+    """Return the numbers of the batches with images that are not done yet."""
     done = records.done()
     numbers = range(count_batches(len(done), batch_size))
     return [n for n in numbers if not done[n * batch_size : (n + 1) * batch_size].all()]
@@ -190,7 +193,7 @@ def _open_batches(records: Records, batch_size: int) -> list[int]:
 def _make_rank(
     networks: Sequence[Network], present: tuple[int, ...] | None
 ) -> Callable[[Tensor], list[TopK]]:
-    """Return the function of a batch that computes the rows of :class:`Records`."""
+    """Return a function that computes the rows of :class:`Records` for a batch."""
     among = None if present is None else torch.tensor(present, device=networks[0].device)
 
     def rank(pixels: Tensor) -> list[TopK]:
@@ -201,7 +204,7 @@ def _make_rank(
     return rank
 
 
-def _record(
+def _store_batch(
     records: Records, networks: Sequence[Network], batch: Batch, ranked: list[TopK]
 ) -> None:
     for i, row in enumerate(ranked):
@@ -211,9 +214,7 @@ def _record(
     records.errors.update({i: str(error) for i, error in batch.errors.items()})
 
 
-def _report_errors(
-    batch: Batch, on_error: Literal["fail", "skip"], report: Callable[[str], None]
-) -> None:
+def _report_errors(batch: Batch, on_error: OnError, report: Callable[[str], None]) -> None:
     for error in batch.errors.values():
         if on_error == "fail":
             raise DataError(f"{error}; to leave such images out: --on-error skip")

@@ -14,8 +14,8 @@ from snzoo.evaluation.measure import Evaluation
 from snzoo.files import write_atomically
 
 SUFFIXES = (".csv", ".ndjson", ".parquet")
-# Spreadsheets take a cell that begins with one of the first as a formula. Such text gets an
-# apostrophe in front, and so does text with an apostrophe, so that reading can remove one.
+# Spreadsheets run a cell as a formula if it begins with one of these characters. Such text gets an
+# apostrophe in front. So does text that begins with an apostrophe, so that reading can remove one.
 ESCAPED = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
@@ -23,8 +23,8 @@ def check_suffix(path: Path) -> None:
     """Check that a file of this name can be written.
 
     Raises:
-        ArgumentError: the suffix is not known.
-        MissingPackageError: parquet without pyarrow.
+        ArgumentError: the suffix is unknown.
+        MissingPackageError: the suffix is ``.parquet``, but pyarrow is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ArgumentError(f"{path}: the suffix of predictions must be {', '.join(SUFFIXES)}")
@@ -33,13 +33,15 @@ def check_suffix(path: Path) -> None:
 
 
 def save_predictions(path: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
-    """Write one row for each image and network: the label, five classes, their probabilities.
+    """Write one row for each image and network: the label, five classes and their probabilities.
 
     Images that could not be read are left out. In csv files, text that a spreadsheet would take
     as a formula begins with an apostrophe; :func:`read_predictions` removes it.
 
     Args:
-        names: those of the networks.
+        path: the file to write; its suffix determines the format.
+        evaluation: the ranked classes.
+        names: the names of the networks.
 
     Raises:
         FileError: the file cannot be written.
@@ -57,7 +59,7 @@ def save_predictions(path: Path, evaluation: Evaluation, names: Sequence[str]) -
 
 
 def read_predictions(path: str | Path) -> list[dict[str, Any]]:
-    """Read the rows of a file of ``snzoo eval --predictions``.
+    """Return the rows of a file that ``snzoo eval --predictions`` wrote.
 
     Raises:
         ArgumentError, MissingPackageError: see :func:`check_suffix`.

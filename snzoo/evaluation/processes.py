@@ -1,4 +1,4 @@
-"""The processes of one evaluation: one, or those that torchrun started on one or more machines."""
+"""The processes of an evaluation: a single one, or those that torchrun started on any machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Processes:
     local_rank: int = 0
 
     def share(self, items: Sequence[int]) -> Sequence[int]:
-        """Return the part of this process: contiguous, without repetition, of almost equal size."""
+        """Return this process's contiguous part of ``items``. Parts have almost equal sizes."""
         start, stop = (len(items) * r // self.count for r in (self.rank, self.rank + 1))
         return items[start:stop]
 
@@ -38,7 +38,7 @@ class Processes:
 
 
 def local_device(name: str | None) -> str | None:
-    """Return the GPU of this process for ``cuda``, and for None if there are GPUs."""
+    """Return this process's GPU if ``name`` is ``cuda``, or None and a GPU is available."""
     if name in (None, "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{os.environ['LOCAL_RANK']}"
     return name
@@ -48,10 +48,10 @@ def local_device(name: str | None) -> str | None:
 def join(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, over gloo on CPUs and NCCL on GPUs.
 
-    A process group that exists already is used, and kept.
+    A process group that exists already is used and is not destroyed.
 
     Raises:
-        DeviceError: they cannot be reached.
+        DeviceError: the other processes cannot be reached.
     """
     exists = distributed.is_available() and distributed.is_initialized()
     if not exists and int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -62,7 +62,7 @@ def join(device: str) -> Iterator[Processes]:
         if on_gpu and not exists:
             torch.cuda.set_device(device)
         if not exists:
-            # At the end the fastest process waits for the slowest, for however long that takes.
+            # At the end, the fastest process waits for the slowest, which may take long.
             backend = "nccl" if on_gpu else "gloo"
             distributed.init_process_group(backend, timeout=timedelta(days=7))
     except (AttributeError, RuntimeError, ValueError) as error:

@@ -25,8 +25,9 @@ class Records:
     """The five most probable classes of every image, and the errors of unreadable images.
 
     ``classes`` int32 and ``probabilities`` float32 are (rows, images, 5), most probable first.
-    There is a row for each network, or two, see :class:`~snzoo.evaluation.measure.Evaluation`.
-    A class of -1 means that there is none, or none yet.
+    There are one or two rows for each network (see
+    :class:`~snzoo.evaluation.measure.Evaluation`). A class of -1 means that there is no class, or
+    that the image is not ranked yet.
     """
 
     classes: NDArray[np.int32]
@@ -49,23 +50,23 @@ class Records:
         classes: NDArray[np.integer],
         probabilities: NDArray[np.float32],
     ) -> None:
-        """Store the classes of ``images`` in a row, (n, k) with k of at most 5."""
+        """Store the classes and probabilities (n, k) of n images in a row; k is at most 5."""
         k = classes.shape[1]
         self.classes[row, images, :k] = classes
         self.probabilities[row, images, :k] = probabilities
 
     def read(self) -> NDArray[np.bool_]:
-        """Return a mask (images,) of those that every network has ranked."""
+        """Return a mask (images,) of the images that every network has ranked."""
         return np.asarray((self.classes[:, :, 0] >= 0).all(0))
 
     def done(self) -> NDArray[np.bool_]:
-        """Return a mask (images,) of those that are ranked or known to be unreadable."""
+        """Return a mask (images,) of the images that are ranked or known to be unreadable."""
         done = self.read()
         done[list(self.errors)] = True
         return done
 
     def update(self, other: Records) -> None:
-        """Add what other records of the same run contain."""
+        """Add the content of other records of the same run."""
         known = other.read()
         self.classes[:, known] = other.classes[:, known]
         self.probabilities[:, known] = other.probabilities[:, known]
@@ -73,7 +74,7 @@ class Records:
 
 
 class Journal:
-    """The records of an unfinished run in a folder, one JSON line for each batch.
+    """A folder with the records of an unfinished run, one JSON line for each batch.
 
     Every process of the run writes its own file. A line that was cut off when a process was
     killed is ignored when the file is read.
@@ -89,7 +90,7 @@ class Journal:
         return any(self.folder.glob("*.ndjson"))
 
     def restore(self, records: Records) -> None:
-        """Add what earlier processes recorded, if the run is resumed."""
+        """Add the records of earlier processes, if the run is resumed."""
         for path in sorted(self.folder.glob("*.ndjson")) if self.resume else ():
             with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
@@ -97,7 +98,7 @@ class Journal:
                         _restore_line(json.loads(line), records)
 
     def write(self, records: Records, images: Sequence[int]) -> None:
-        """Append the records of a batch; after a failure, set ``error`` and write no more."""
+        """Append the records of a batch. A failure sets ``error`` and stops further writing."""
         if self.error:
             return
         try:
@@ -136,12 +137,12 @@ def _restore_line(line: dict[str, Any], records: Records) -> None:
 
 
 def runs() -> Path:
-    """Return the folder of the records of unfinished evaluations; it may not exist."""
+    """Return the folder that holds the records of unfinished evaluations; it may not exist."""
     return cache.home() / "runs"
 
 
 def unfinished_runs() -> int:
-    """Return how many evaluations left records because they did not finish."""
+    """Return the number of unfinished evaluations that left records."""
     return sum(1 for path in runs().iterdir() if path.is_dir()) if runs().is_dir() else 0
 
 
@@ -149,7 +150,7 @@ def prune_runs() -> None:
     """Remove the records of all unfinished evaluations.
 
     Raises:
-        CacheError: they cannot be removed.
+        CacheError: the records cannot be removed.
     """
     with cache.writing(runs()):
         shutil.rmtree(runs())
@@ -162,7 +163,7 @@ def run_folder(identity: dict[str, Any]) -> Path:
 
 
 def digest_of(samples: Samples) -> str:
-    """Return the SHA-256 of the names and labels in order, and of the state of their files."""
+    """Return the SHA-256 of the names and labels in their order, and of the state of the files."""
     digest = hashlib.sha256(samples.source.stamp().encode())
     for name, label in zip(samples.names, samples.labels, strict=True):
         digest.update(f"{label} {name}\n".encode(errors="surrogateescape"))

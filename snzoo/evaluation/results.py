@@ -1,7 +1,7 @@
 """The results of an evaluation: the schema of ``snzoo eval --json``, written and read.
 
-A file may come from anyone. So every field is checked when it is read, and lists are bounded, so
-that a small file cannot ask for a huge page.
+A file may come from an untrusted source. Every field is therefore checked when it is read, and the
+length of lists is limited, so that a small file cannot lead to a huge page.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from snzoo.errors import FileError, ManifestError
 from snzoo.manifest import Preprocessing
 from snzoo.typed_json import convert
 
-LARGEST = 32 << 20  # bytes; 50,000 messages and a dozen models of 1,000 classes take less
+LARGEST = 32 << 20  # bytes; more than 50,000 messages and a dozen models of 1,000 classes take
 MOST_MODELS, MOST_PAIRS, MOST_EXAMPLES = 100, 20, 3
-TOLERANCE = 0.05  # percentage points; libraries may differ by so much on the same images
+TOLERANCE = 0.05  # percentage points that libraries may differ by on the same images
 
 
 @dataclass(frozen=True)
 class Data:
-    """The images. ``path`` is None for the bundled demo photos, or for data without a path."""
+    """The evaluated images; ``path`` is None for the bundled photos and for data without a path."""
 
     path: str | None
     description: str
@@ -33,7 +33,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What decoded and resized the images; ``exact``: the pixels are the reference's."""
+    """The packages that decoded and resized the images; ``exact`` means the reference's pixels."""
 
     exact: bool
     decoder: str
@@ -42,7 +42,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Run:
-    """The settings and the speed; ``seconds`` of decoding and inference together."""
+    """The settings and the speed; ``seconds`` is the time of decoding and inference together."""
 
     device: str
     precision: str
@@ -62,10 +62,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """``correct`` of ``images``, in percent, with the 95 % Wilson score interval.
+    """The share of ``correct`` among ``images`` in percent, with the 95 % Wilson score interval.
 
-    ``published`` is the figure to compare with, if there is one. ``agrees`` says whether it is
-    within the tolerance (published for the same images) or within the interval (for others).
+    ``published`` is the figure to compare with, or None. ``agrees`` says whether the figure is
+    within the tolerance (if published for the same images) or within the interval (if for others).
     """
 
     correct: int
@@ -86,7 +86,7 @@ class Accuracy:
 
     @classmethod
     def count(cls, correct: int, images: int) -> "Accuracy":
-        """Return the accuracy of ``correct`` of ``images``, with figures of four decimals."""
+        """Return the accuracy for ``correct`` of ``images``, rounded to four decimals."""
         z, n, p = 1.96, images, correct / images
         center = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -96,7 +96,7 @@ class Accuracy:
     def compare(
         self, published: float | None, *, same_images: bool, tolerance: float = TOLERANCE
     ) -> "Accuracy":
-        """Return this accuracy next to a published figure, in percent."""
+        """Return this accuracy, compared with a published figure in percent."""
         if published is None:
             return self
         low, high = self.interval95
@@ -107,7 +107,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Present:
-    """Accuracy when only the ``classes`` that occur in the data (a number) compete."""
+    """The accuracy when only the classes in the data compete; ``classes`` is their number."""
 
     classes: int
     top1: Accuracy
@@ -116,7 +116,7 @@ class Present:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """For how many of the ``images`` of one class it is ranked first, and among the first five."""
+    """The number of ``images`` of a class, and how many rank it first or among the first five."""
 
     index: int
     name: str
@@ -135,7 +135,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Pair:
-    """``count`` images of a class were taken for another one; ``examples`` names some of them."""
+    """A confusion of two classes in ``count`` images; ``examples`` has the names of some images."""
 
     label: int
     label_name: str
@@ -153,8 +153,8 @@ class Pair:
 class Model:
     """The figures of one model.
 
-    ``calibration_error`` is the expected one, from 0 to 1, over 15 bins. ``real`` is the top-1
-    accuracy by the ReaL labels, on the images that have one.
+    ``calibration_error`` is the expected calibration error over 15 bins, from 0 to 1. ``real`` is
+    the top-1 accuracy by the ReaL labels, on the images that have such a label.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Results:
-    """The whole document; ``errors`` are the messages of the images that were left out."""
+    """The results of an evaluation; ``errors`` has the messages of images that were left out."""
 
     data: Data
     pixels: Pixels
@@ -208,12 +208,12 @@ def _check(holds: bool, rule: str) -> None:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read and check a file of ``snzoo eval --json``.
+    """Return the checked results of a file that ``snzoo eval --json`` wrote.
 
     Raises:
-        FileError: it cannot be read, or is too large.
-        ManifestError: it is not JSON, or a field is missing, unknown, of the wrong type or out
-            of its range.
+        FileError: the file cannot be read, or is too large.
+        ManifestError: the file is not JSON, or a field is missing, unknown, of the wrong type or
+            out of its range.
     """
     path = Path(path)
     try:
@@ -239,7 +239,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def parse_results(document: Any) -> Results:
-    """Check a JSON document of schema version 1 or 2.
+    """Return the checked results of a JSON document of schema version 1 or 2.
 
     Raises:
         ManifestError: a field is wrong; the message names it.
@@ -253,9 +253,9 @@ def parse_results(document: Any) -> Results:
 
 
 def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document of version 1 as one of version 2, which repeats ``images`` in top1, top5.
+    """Convert a document of version 1 to version 2, which repeats ``images`` in top1 and top5.
 
-    Values of the wrong type stay as they are, for the checks to find.
+    Values of the wrong type are not changed; the checks find them later.
     """
 
     def upgrade(model: Any) -> Any:

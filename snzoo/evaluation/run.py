@@ -1,4 +1,4 @@
-"""Run an evaluation: choose models and images, measure, write the results."""
+"""Run an evaluation: choose models and images, measure, and write the results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WILDCARDS = set("*?[")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to evaluate; ``model`` is None where its weights are yet to be loaded."""
+    """A model to evaluate; ``model`` is None until its weights are loaded."""
 
     spec: ModelSpec
     model: nn.Module | None = None
@@ -50,15 +50,17 @@ def evaluate(
     data: str | Path | Samples | None = None,
     **options: Any,
 ) -> Results:
-    """Evaluate classifiers on labeled images; return accuracies beside the published ones.
+    """Evaluate classifiers on labeled images; return their accuracies and the published ones.
 
-    All models are evaluated in one pass over the images. Networks that are passed are put back
-    into the mode and onto the device that they were on. In processes that torchrun started, all
-    of them must call it; each gets the whole results.
+    All models are evaluated in one pass over the images. The mode and the device of given networks
+    are restored. If torchrun started several processes, all of them must call this function; each
+    of them returns the whole results.
 
     Args:
-        models: networks of :func:`snzoo.create_model`, or names; one or several.
-        data: the labeled images: a folder or file, see ``docs/evaluation.md``.
+        models: one or several networks of :func:`snzoo.create_model`, or names (default: the demo
+            network).
+        data: the labeled images: a folder or file, see ``docs/evaluation.md`` (default: the
+            bundled demo photos).
         options: the other fields of :class:`~snzoo.evaluation.EvaluationConfig`, such as
             ``batch_size``, ``precision`` and ``json``.
 
@@ -86,12 +88,14 @@ def run_evaluation(
     report: Callable[[str], None] = lambda message: None,
     progress: bool = False,
 ) -> Results:
-    """Do what :func:`evaluate` does, for a config.
+    """Run the evaluation that ``config`` describes, and return its results; see :func:`evaluate`.
 
     Args:
-        show: is called with the results before they are written, in the first process only.
-        report: is called with a message for each image that is left out, and if there is
-            nothing to resume.
+        config: the options.
+        show: a function that is called with the results before they are written, in the first
+            process only.
+        report: a function that is called with a message for each image that is left out, and if
+            there is nothing to resume.
         progress: show a progress bar if stderr is a terminal.
     """
     _check_outputs(config)
@@ -149,13 +153,14 @@ def run_evaluation(
 
 
 def choose_models(config: EvaluationConfig) -> list[Candidate]:
-    """Return the models of a config. Wildcards mean the models of the zoo that have weights.
+    """Return the models of a config. Wildcards match only models of the zoo that have weights.
 
-    Wildcards match only models with the classes of the plain names, else those of ImageNet.
+    If plain names are given too, wildcards match only models with the same classes. Otherwise they
+    match models with the classes of ImageNet, if there are any.
 
     Raises:
-        ArgumentError: the models have different classes, or are no classifiers of photos.
-        UnknownModelError: no model has a name, or a wildcard matches none.
+        ArgumentError: the models have different classes, or are not classifiers of photos.
+        UnknownModelError: a name is unknown, or a wildcard matches no model.
     """
     one = isinstance(config.models, (str, os.PathLike, ModelSpec, nn.Module))
     models: list[Any] = [config.models] if one else list(config.models)  # type: ignore[arg-type]
@@ -201,7 +206,7 @@ def _match(pattern: str) -> list[ModelSpec]:
 
 
 def _name_classes(spec: ModelSpec, network: nn.Module | None) -> ModelSpec:
-    """Return a spec whose classes have names, ``class N`` where a new head has none."""
+    """Return a spec whose classes have names; the classes of a new head are named ``class N``."""
     if spec.classes or network is None:
         return spec
     count: int = getattr(network, "num_classes", 0)
@@ -287,7 +292,7 @@ def _open_journal(
     processes: Processes,
     report: Callable[[str], None],
 ) -> Journal:
-    """Return the record of this run. An earlier record of it is kept, for ``resume``."""
+    """Return the journal of this run. An earlier journal of the same run is kept for ``resume``."""
     identity = config.identity() | {
         "networks": [network.digest() for network in networks],
         "samples": digest_of(samples),
@@ -296,7 +301,7 @@ def _open_journal(
         **{key: settings[key] for key in ("device", "batch_size", "threads")},
     }
     journal = Journal(run_folder(identity), resume=config.resume)
-    begun = any(processes.gather(journal.exists()))  # before any of them writes
+    begun = any(processes.gather(journal.exists()))  # before any process writes
     if config.resume and not begun and processes.rank == 0:
         report("there is no record of such a run, so it begins anew")
     return journal

@@ -1,4 +1,4 @@
-"""Sum up an evaluation: what was measured, how, and what was published."""
+"""Summarize an evaluation: the measured figures, the settings, and the published figures."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ def summarize(
     """Return the results of an evaluation.
 
     Args:
-        specs: what describes the networks, in their order.
-        path: where the images are (None: the bundled demo, or images without a path).
+        evaluation: the ranked classes.
+        specs: the specs of the networks, in their order.
+        path: the path of the images (None for the bundled demo, and for images without a path).
         settings: the fields of :class:`Run` that are known before the run.
-        pixels: how the pixels were made.
-        real: the ReaL labels of every image, if that accuracy is wanted.
-        tolerance: in percentage points, for figures published for the same images.
+        pixels: how the images were decoded and resized.
+        real: the ReaL labels of every image (None: the results do not have this accuracy).
+        tolerance: percentage points by which figures may differ from those published for the same
+            images.
     """
     samples = evaluation.samples
     run = Run(
@@ -79,7 +81,7 @@ def summarize(
 
 
 def choose_published(entry: Entry, samples: Samples) -> tuple[Result | None, bool]:
-    """Return the published result to compare with, and whether it is on the same images."""
+    """Return the published result to compare with, and whether it is for the same images."""
     for result in entry.published:
         if (result.dataset, result.images) == (samples.dataset, len(samples)):
             return result, True
@@ -87,7 +89,7 @@ def choose_published(entry: Entry, samples: Samples) -> tuple[Result | None, boo
 
 
 def find_disagreements(results: Results, tolerance: float = TOLERANCE) -> list[str]:
-    """Return a sentence for each figure that is not the published one, for ``--check``."""
+    """Return a sentence for each figure that differs from the published one, for ``--check``."""
     found = [f"{len(results.errors)} images were left out"] if results.errors else []
     for model in results.models:
         for title, row in (("top-1", model.top1), ("top-5", model.top5)):
@@ -122,18 +124,18 @@ def versions() -> dict[str, str]:
 
 
 def describe_pixels(images: int, device: str, *, approximate: bool) -> Pixels:
-    """Return what decodes and resizes the images of an evaluation."""
+    """Return the packages that decode and resize the images of an evaluation."""
     by = resizer(images, resize_device(torch.device(device)))
     return Pixels(exact=not approximate, decoder=decoder(), resize=f"{by} {version(by)}")
 
 
 def device_name(device: str) -> str:
-    """Return the name of the GPU, or the name of another device unchanged."""
+    """Return the name of the GPU; the names of other devices are returned unchanged."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def _distinct_names(specs: Sequence[ModelSpec]) -> list[str]:
-    """Return the names of models; those that several have, with their weights or number."""
+    """Return the names of models, with the weights or a number if several models share a name."""
     names = [spec.name for spec in specs]
     return [
         f"{spec.name} ({spec.weights or i})" if names.count(spec.name) > 1 else spec.name
@@ -152,7 +154,7 @@ def _summarize_model(
     tolerance: float,
 ) -> Model:
     samples, images = evaluation.samples, evaluation.images()
-    # Approximate pixels are compared with nothing.
+    # Figures of approximate pixels are not compared with published ones.
     published, same = choose_published(spec, samples) if exact else (None, False)
     same = same and not evaluation.errors
     figures = (published.top1, published.top5) if published else (None, None)

@@ -1,4 +1,4 @@
-"""The gates of networks as one chart: a bar of stacked shares per layer (extra ``[plots]``).
+"""A chart of the gates of networks: a bar of stacked shares for each layer (extra ``plots``).
 
 One panel shows the mean and one the variance, as in the figure of Luo et al., ICLR 2019
 (arXiv 1806.10779), with the ratios that each layer learned.
@@ -32,13 +32,14 @@ SUFFIXES = (".svg", ".png", ".html")
 PANELS = {"mean": "mean", "var": "variance"}
 INK, MUTED = "#222222", "#666666"
 
-# Inches. A bar is as wide as a line of its name is high, as long as 120 bars fit.
+# Lengths in inches. PITCH is the width of a bar, about the height of the name below it; in a plot
+# that is as wide as WIDEST, bars become narrower.
 PITCH, LEFT, RIGHT, NARROWEST, WIDEST = 0.105, 0.65, 0.15, 7.5, 13.4
 LEGEND, HEAD, PANEL, BETWEEN, BELOW, FOOT = 0.32, 0.5, 1.3, 0.12, 0.2, 0.15
-CHARACTER, LINE = 0.056, 0.1  # of SMALL text
-SMALL, MEDIUM, LARGE = 6.5, 8, 10  # points
-GAP, FEWEST = 0.7, 12  # bars: the gap around stages; the least number that has room
-LONGEST = 36  # characters of a name; the end of a longer one is shown
+CHARACTER, LINE = 0.056, 0.1  # width of a character and height of a line of SMALL text
+SMALL, MEDIUM, LARGE = 6.5, 8, 10  # font sizes in points
+GAP, FEWEST = 0.7, 12  # in bars: the gap around stages; the least width of a plot
+LONGEST = 36  # the most characters of a name; of a longer name, the end is shown
 
 
 def check_output(path: Path) -> None:
@@ -62,7 +63,8 @@ def save_chart(path: str | Path, models: Sequence[Model]) -> None:
     The same gates and the same matplotlib give the same SVG and page, byte for byte.
 
     Args:
-        models: names, and what :func:`snzoo.gates.load_gates` returned for them.
+        path: the file to write.
+        models: pairs of a name and the layers that :func:`snzoo.gates.load_gates` returns.
 
     Raises:
         ArgumentError, FileError, MissingPackageError: see :func:`check_output`.
@@ -83,10 +85,10 @@ def save_chart(path: str | Path, models: Sequence[Model]) -> None:
 
 @contextmanager
 def _default_settings() -> Iterator[None]:
-    """Use matplotlib's default settings in the block, whatever the user's are."""
+    """Use matplotlib's default settings in the block instead of the user's."""
     from matplotlib import rc_context, rcdefaults, rcParams
 
-    # matplotlib warns about scripts that its font lacks.
+    # matplotlib warns about characters that its font lacks.
     with rc_context(), warnings.catch_warnings(action="ignore", category=UserWarning):
         rcdefaults()
         rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "snzoo"})  # text; fixed ids
@@ -94,7 +96,7 @@ def _default_settings() -> Iterator[None]:
 
 
 def draw(models: Sequence[Model]) -> Figure:
-    """Return the chart. It is no figure of pyplot, whose state stays as it is."""
+    """Return the chart. It does not change the state of pyplot."""
     from matplotlib.figure import Figure
 
     columns = [_Column(name, layers) for name, layers in models]
@@ -143,7 +145,7 @@ class _Column:
     """The two panels of a model: its layers and their average, with gaps around stages."""
 
     def __init__(self, name: str, layers: Sequence[LayerGates]) -> None:
-        self.name = _last(printable(name), 2 * LONGEST)
+        self.name = _shorten(printable(name), 2 * LONGEST)
         self.layers = [*layers, average(layers)]
         self.names = [printable(layer.name) for layer in self.layers]
         self.stages: list[tuple[str, list[int]]] = []
@@ -157,7 +159,7 @@ class _Column:
         return CHARACTER * max(map(len, self._names(plot)))
 
     def draw_bars(self, axes: Axes, which: str, *, prefix: str) -> None:
-        """Draw a panel. The id of a bar in the SVG is ``prefix``, the layer's number, the norm."""
+        """Draw a panel. In the SVG, the id of a bar is ``prefix-LAYER_NUMBER-NORM``."""
         bottoms = [0.0] * len(self.layers)
         for name, stat in STATS.items():
             shares = [layer.shares(which).get(name, 0.0) for layer in self.layers]
@@ -186,7 +188,7 @@ class _Column:
             axes.text(middle, 1 + 0.1 / PANEL, stage, fontsize=MEDIUM, ha="center", **text)
 
     def draw_names(self, axes: Axes, plot: float) -> None:
-        """Write every n-th layer's name, so that they have room; the average is one of them."""
+        """Write the names of every n-th layer and of the average, so that they do not overlap."""
         step = ceil(LINE / (plot / self.span))
         kept = range(len(self.layers) - 1, -1, -step)
         names = self._names(plot)
@@ -206,21 +208,21 @@ class _Column:
                 yield stage, members
 
     def _names(self, plot: float) -> list[str]:
-        """Return the names of layers, without the stage where it is written above them."""
+        """Return the names of layers, without the stage if it is written above the bars."""
         names = list(self.names)
         for stage, members in self._marked(plot):
             for i in members:
                 names[i] = names[i].removeprefix(f"{stage}.")
-        return [_last(name, LONGEST) for name in names]
+        return [_shorten(name, LONGEST) for name in names]
 
 
 def _stage(name: str) -> str:
-    """Return what precedes the number of a block (``layer1`` of ``layer1.0.sn1``), or ""."""
+    """Return the part before the number of a block (``layer1`` of ``layer1.0.sn1``), or ""."""
     found = re.match(r"(.+?)\.[0-9]+\.", name)
     return found[1] if found else ""
 
 
-def _last(text: str, most: int) -> str:
+def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
@@ -231,7 +233,7 @@ def _to_png(figure: Figure) -> bytes:
 
 
 def _to_svg(figure: Figure, title: str) -> str:
-    """Return the SVG, which is one image called ``title`` to screen readers."""
+    """Return the SVG; for screen readers, it is one image with the label ``title``."""
     stream = StringIO()
     nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     figure.savefig(stream, format="svg", metadata=nothing)

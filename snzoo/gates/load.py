@@ -17,8 +17,8 @@ def load_gates(name_or_path: str | Path) -> list[LayerGates]:
 
     Args:
         name_or_path: a name of the zoo, whose weights are downloaded if necessary;
-            ``hf-hub:OWNER/NAME[@REVISION]``; ``local-dir:PATH``; or the path of a checkpoint of
-            any network with SN layers, or of a folder that :func:`snzoo.save_pretrained` made.
+            ``hf-hub:OWNER/NAME[@REVISION]``; ``local-dir:PATH``; the path of a checkpoint of any
+            network with SN layers; or the path of a folder of :func:`snzoo.save_pretrained`.
 
     Raises:
         UnknownModelError: no model has this name.
@@ -53,4 +53,4 @@ def _find_source(name_or_path: str | Path) -> Path | None:
     is_path = name != os.path.basename(name) or name.lower().endswith(CHECKPOINTS)
     if name not in zoo_names() and (is_path or os.path.exists(name)):
         return Path(name)
-    return None  # an unknown name is one, too, so that the error suggests the nearest
+    return None  # also for an unknown name, so that the error suggests a similar one

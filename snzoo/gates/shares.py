@@ -17,11 +17,11 @@ GATES = ("mean_weight", "var_weight")
 
 
 class Stat(NamedTuple):
-    """How the statistics of one norm are named and colored, in charts and terminals."""
+    """The name and the colors of the statistics of a norm, in charts and terminals."""
 
     title: str
-    color: str  # of Okabe and Ito's palette for color-blind readers; these differ in lightness too
-    terminal_color: int  # the nearest one of the 256-color palette
+    color: str  # from Okabe and Ito's palette for color-blind readers
+    terminal_color: int  # the most similar color of the 256-color palette
 
 
 STATS = {
@@ -33,13 +33,13 @@ STATS = {
 
 @dataclass(frozen=True)
 class LayerGates:
-    """The shares that one SN layer mixes its statistics in (equation 5 of the paper).
+    """The shares of the statistics that an SN layer mixes (equation 5 of the paper).
 
     Attributes:
         name: the layer's name in its network.
         stats: the norms whose statistics are mixed, keys of :data:`STATS`.
-        mean: the share of each norm in the mean. They add up to 1.
-        var: the share of each norm in the variance. They add up to 1.
+        mean: the share of each norm in the mean. The shares add up to 1.
+        var: the share of each norm in the variance. The shares add up to 1.
     """
 
     name: str
@@ -55,16 +55,17 @@ class LayerGates:
 def read_gates(state: Mapping[str, Tensor], *, where: str | Path) -> list[LayerGates]:
     """Return the gates of all SN layers in a state dict, in the order of depth.
 
-    The network may be any one: a layer is a pair of ``<layer>.mean_weight`` and
-    ``<layer>.var_weight``. Three gates are those of IN, LN and BN. Two are LN and BN
-    (SwitchNorm1d) if the layer has running statistics, else IN and LN. One is LN.
+    Any network is accepted: a layer is a pair of ``<layer>.mean_weight`` and
+    ``<layer>.var_weight``. Three gates belong to IN, LN and BN. Two gates belong to LN and BN
+    (SwitchNorm1d) if the layer has running statistics, else to IN and LN. One gate belongs to LN.
 
     Args:
+        state: the state dict.
         where: the name of the file or model, for error messages.
 
     Raises:
-        CheckpointError: there is no SN layer, or the gates of one are not a pair of 1 to 3
-            finite numbers each.
+        CheckpointError: there is no SN layer, or a layer does not have 1 to 3 finite gates for the
+            mean and equally many for the variance.
     """
     pairs = [key.rpartition(".") for key in state]
     layers = dict.fromkeys(layer + dot for layer, dot, leaf in pairs if leaf in GATES)
@@ -81,7 +82,7 @@ def missing_gates_error(where: str | Path) -> CheckpointError:
 
 
 def average(gates: Sequence[LayerGates]) -> LayerGates:
-    """Return the mean over layers. A norm that a layer does not mix has share 0 there."""
+    """Return the mean over layers. The share of a norm that a layer does not mix counts as 0."""
     stats = tuple(stat for stat in STATS if any(stat in layer.stats for layer in gates))
 
     def mean(which: str) -> tuple[float, ...]:
@@ -104,7 +105,9 @@ def _read_layer(state: Mapping[str, Tensor], prefix: str, where: str | Path) -> 
         )
     with_bn = prefix + "running_mean" in state
     stats = {1: ("LN",), 2: ("LN", "BN") if with_bn else ("IN", "LN"), 3: tuple(STATS)}[len(mean)]
-    name = printable(prefix.removesuffix(".")) or "(root)"  # the state dict of a single layer
+    name = (
+        printable(prefix.removesuffix(".")) or "(root)"
+    )  # the state dict is that of a single layer
     return LayerGates(name, stats, _softmax(mean), _softmax(var))
 
 
@@ -125,9 +128,9 @@ def _softmax(gates: Tensor) -> tuple[float, ...]:
 def _depth(prefix: str) -> list[tuple[int, list[str | tuple[int, str]]]]:
     """Return the key that sorts layers ``<layer>.`` by depth.
 
-    safetensors files are sorted by key, so only the names tell the order. Numbers compare as
-    numbers. The norms of a module come before its children (``sn1`` before ``layer1``, and
-    ``sn1`` to ``sn3`` of a block before its ``downsample``); ``sn_out`` comes after them.
+    safetensors files are sorted by key, so the order must be derived from the names. Numbers in
+    them are compared as numbers. The norms of a module come before its children (``sn1`` before
+    ``layer1``, and ``sn1`` to ``sn3`` of a block before its ``downsample``). ``sn_out`` comes last.
     """
     *parents, own = prefix.split(".")[:-1] or [""]
     rank = 1 if own.isdecimal() else 2 if own.endswith("_out") else 0  # numbers: a Sequential
@@ -135,7 +138,7 @@ def _depth(prefix: str) -> list[tuple[int, list[str | tuple[int, str]]]]:
 
 
 def _natural(name: str) -> list[str | tuple[int, str]]:
-    """Split text from numbers. Those sort by length, then digits: ``int`` limits their length."""
+    """Return a sort key of text and numbers. ``int`` is not used, because it limits the digits."""
     parts: list[str | tuple[int, str]] = list(re.split("([0-9]+)", name))
     for i in range(1, len(parts), 2):
         digits = str(parts[i]).lstrip("0")

@@ -35,13 +35,13 @@ class Network:
     """A network with its preprocessing: uint8 pixels in, logits out.
 
     Args:
-        model: is moved to ``device`` and put into evaluation mode.
-        name: what errors call it.
-        precision: of the arithmetic; the weights keep their dtype. ``fp32`` means float32 on a
-            GPU too, where PyTorch would let convolutions use TF32. ``bf16`` and ``fp16`` use
-            autocast.
+        model: a network; it is moved to ``device`` and put into evaluation mode.
+        name: the name of the network in error messages.
+        precision: the precision of the arithmetic; the weights keep their dtype. ``fp32``
+            means float32 on a GPU too, where PyTorch would let convolutions use TF32. ``bf16`` and
+            ``fp16`` use autocast.
         compile: use ``torch.compile``.
-        channels_last: use this memory format for weights and activations.
+        channels_last: use the channels-last memory format for weights and activations.
 
     Raises:
         ArgumentError: the device does not have TF32.
@@ -98,7 +98,7 @@ class Network:
                 return torch.cat(parts)
 
     def predict_topk(self, pixels: Tensor, k: int = 5) -> TopK:
-        """Return the ``k`` most probable classes, at most all, of uint8 RGB (N, 3, H, W).
+        """Return the ``k`` most probable classes (at most all) of uint8 RGB (N, 3, H, W).
 
         Raises:
             DeviceError, ArgumentError: see :meth:`predict_logits`.
@@ -129,11 +129,11 @@ class Network:
 
 @torch.inference_mode()
 def rank_classes(logits: Tensor, k: int, among: Tensor | None = None) -> TopK:
-    """Return the ``k`` most probable classes, at most all, of logits (N, C).
+    """Return the ``k`` most probable classes (at most all) of logits (N, C).
 
     Args:
-        among: indices of the classes that compete, ascending; the probabilities are theirs alone
-            (default: all classes).
+        among: ascending indices of the classes that compete; the probabilities are a softmax over
+            these classes only (default: all classes).
 
     The probabilities of an image are NaN if one of its logits is not finite.
     """
@@ -149,7 +149,7 @@ def check_finite(ranked: TopK, name: str) -> None:
     """Check that the logits of the network called ``name`` were finite.
 
     Raises:
-        NonFiniteError: one was not.
+        NonFiniteError: a logit was not finite.
     """
     if not ranked.probabilities.isfinite().all():
         raise NonFiniteError(f"the logits of {name} are not finite; are these its weights?")
@@ -160,8 +160,8 @@ def iter_ranked(
 ) -> Iterator[tuple[Batch, list[TopK]]]:
     """Yield each batch with what ``rank`` returns for its pixels, on the CPU.
 
-    A result is yielded when ``rank`` has started on the next batch. So a GPU, which works while
-    Python goes on, does not wait for the results to be used.
+    A result is yielded after ``rank`` has started on the next batch. A GPU, which works
+    asynchronously, thus does not wait until the caller has used the results.
     """
     pending: tuple[Batch, list[TopK], Callable[[], None]] | None = None
     for batch in chain(batches, [None]):
@@ -177,9 +177,9 @@ def iter_ranked(
 
 
 def _copy_to_cpu(ranked: list[TopK]) -> tuple[list[TopK], Callable[[], None]]:
-    """Start to copy to the CPU; the returned function waits for it.
+    """Start to copy results to the CPU; return the copies and a function that waits for them.
 
-    A copy that starts later would wait for the work on the next batch too.
+    A copy that started later would also wait for the work on the next batch.
     """
     if not ranked or ranked[0].indices.device.type != "cuda":
         return [TopK(*(values.cpu() for values in r)) for r in ranked], lambda: None
@@ -205,35 +205,35 @@ def choose_device(name: str | None) -> str:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Return the fastest batch size: on a CPU, the activations should stay in the cache."""
+    """Return the fastest batch size. On a CPU, small batches keep activations in the cache."""
     return 16 if device.type == "cpu" else 128
 
 
 def resize_device(device: torch.device) -> torch.device | None:
-    """Return the device that resizes photos; None means the threads that decode them."""
+    """Return the device that resizes photos, or None if the threads that decode resize them."""
     return device if device.type == "cuda" else None
 
 
 def local_cores() -> int:
-    """Return the number of cores of this process, its part of those of the machine."""
-    affinity = getattr(os, "sched_getaffinity", None)  # on Linux: those that taskset leaves
+    """Return the number of cores for this process. Processes on one machine share its cores."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux: the cores that taskset allows
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _compile(model: nn.Module) -> Any:
-    """Compile for each batch size separately, so that a batch gives the same bits in any run."""
+    """Compile separately for each batch size, so that a batch gives the same bits in any run."""
     options: dict[str, Any] = {"dynamic": False}
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # from torch 2.14 on
-        options["isolate_recompiles"] = True  # from those of other networks of this class
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # torch 2.14 or newer
+        options["isolate_recompiles"] = True  # from other networks of this class
     return torch.compile(model, **options)
 
 
 @contextmanager
 def float32_precision(device: torch.device, *, tf32: bool) -> Iterator[None]:
-    """Compute float32 as float32, or as TF32 where a GPU can; restore the settings afterwards."""
+    """Compute float32 as float32, or as TF32 if ``tf32``; restore the settings afterwards."""
     before = torch.get_float32_matmul_precision()
-    # The newer interface to the same settings, since torch 2.9.
+    # torch 2.9 and newer have a second interface to the same settings.
     places: list[Any] = [matmul, getattr(mkldnn, "matmul", None)]
     newer = [where for where in places if hasattr(where, "fp32_precision")]
     precisions = [where.fp32_precision for where in newer]

@@ -65,21 +65,22 @@ def predict(
     """Classify photos.
 
     Args:
-        model: a network of :func:`snzoo.create_model`; or a name, folder or checkpoint that it
-            takes, which is then loaded with its weights.
+        model: a network of :func:`snzoo.create_model`, or a name, folder or checkpoint that the
+            function accepts; such a network is loaded with its weights.
         images: one or several of: a path, a folder (the images directly in it), an http(s) URL,
             the content of an image file (bytes), a PIL image, an RGB array (H, W, 3) of uint8.
-        topk: number of classes, at most all.
-        batch_size: photos at a time (default: 16 on a CPU, else 128).
-        device: where to compute (default: where the network is; for a name, CUDA if available).
-        workers: threads that decode (default: the number of cores).
+        topk: number of classes for each photo (at most all).
+        batch_size: number of photos in a batch (default: 16 on a CPU, else 128).
+        device: the device for the computation (default: the device of the network; for a name,
+            CUDA if available).
+        workers: number of threads that decode (default: the number of cores).
         upright: turn photos as their EXIF orientation says.
         on_error: what to do if a photo cannot be read: ``"raise"``, ``"skip"`` (leave it out), or
             a function that is called with the error before the photo is left out.
 
     Returns:
-        A prediction for each photo, in their order. The network is left in the mode and on the
-        device that it was on.
+        A prediction for each photo, in the order of the photos. The mode and the device of the
+        network are restored.
 
     Raises:
         DataError, DownloadError: a photo cannot be read.
@@ -119,7 +120,7 @@ def iter_predictions(
 ) -> Iterator[Prediction]:
     """Yield the predictions of :func:`predict` batch by batch, with the same arguments.
 
-    The network is restored when the iterator ends or is closed.
+    The mode and the device of the network are restored when the iterator ends or is closed.
     """
     for name, value in (("topk", topk), ("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
@@ -166,7 +167,8 @@ def list_photos(images: Photo | Iterable[Photo]) -> list[Photo]:
     """Return photos one by one: folders are replaced by the images directly in them.
 
     Raises:
-        DataError: a folder has no image, or a name is empty.
+        DataError: a folder has no image.
+        ArgumentError: a name is empty.
     """
     single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
     items: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
@@ -182,10 +184,10 @@ def list_photos(images: Photo | Iterable[Photo]) -> list[Photo]:
 
 
 def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
-    """Check that a network, described by ``spec``, has classes and takes RGB images.
+    """Check that the network that ``spec`` describes has classes and takes RGB images.
 
     Raises:
-        ArgumentError: it has none, or takes other images.
+        ArgumentError: the network has no classes, or takes other images.
     """
     if not getattr(model, "num_classes", spec.num_classes):
         name = spec.weights or spec.name
@@ -195,7 +197,7 @@ def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
 
 @contextmanager
 def _prepare(model: Model, spec: ModelSpec, device: str | torch.device | None) -> Iterator[Network]:
-    """Load the network of a name; of a network that is given, restore the mode and device."""
+    """Yield the network, loaded by its name; restore the mode and device of a given network."""
     if isinstance(model, nn.Module):
         with borrow(model, device) as there:
             yield Network(model, spec.preprocessing, name=spec.name, device=there)
@@ -206,10 +208,10 @@ def _prepare(model: Model, spec: ModelSpec, device: str | torch.device | None) -
 
 @contextmanager
 def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
-    """Restore a network's mode, device and memory format at the end; yield the device to use.
+    """Yield the device to use; at the end, restore the network's mode, device and memory format.
 
     Args:
-        device: default: that of the first parameter.
+        device: the device to use (default: the device of the first parameter).
     """
     modes = {module: module.training for module in model.modules()}
     strides = {parameter: parameter.stride() for parameter in model.parameters()}
@@ -224,7 +226,7 @@ def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterat
         if there != home:
             model.to(home)
         for parameter, stride in strides.items():
-            if parameter.stride() != stride:  # channels_last was asked for
+            if parameter.stride() != stride:  # it was changed to channels-last
                 like = parameter.data
                 parameter.data = like.new_empty_strided(like.shape, stride).copy_(like)
 

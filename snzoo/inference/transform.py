@@ -24,12 +24,12 @@ class Transform:
 
     The pixels and the arithmetic are, bit by bit, those of torchvision's ``Resize``,
     ``CenterCrop``, ``ToTensor`` and ``Normalize`` on a PIL image. The tensor has the channel
-    order and scale that the network was trained with. It can be pickled, and serves as the
-    ``transform`` of a data set.
+    order and scale that the network was trained with. The transform can be pickled and serves as
+    the ``transform`` of a data set.
 
     Attributes:
         preprocessing: sizes in pixels, channel order, scale, mean and std.
-        upright: turn photos as their EXIF orientation says.
+        upright: whether photos are turned upright by their EXIF orientation.
     """
 
     preprocessing: Preprocessing
@@ -66,14 +66,14 @@ def create_transform(
     """Return the transform from a photo to the input of a network.
 
     Args:
-        model: a network of :func:`snzoo.create_model`, a name that it takes (the weights of a
-            name of the zoo are not loaded), a ``ModelSpec``, or a ``Preprocessing``.
-        resize: pixels of the shorter side after resizing (default: the model's; if only ``crop``
-            is given, the ratio of the two is kept).
-        crop: pixels of a side of the square that is cropped from the center (default: the
+        model: a network of :func:`snzoo.create_model`, a name that the function accepts, a
+            ``ModelSpec``, or a ``Preprocessing``. The weights of a name of the zoo are not loaded.
+        resize: shorter side after resizing, in pixels (default: the model's; if only ``crop`` is
+            given, the ratio of the two is kept).
+        crop: side of the square that is cropped from the center, in pixels (default: the
             model's).
-        upright: turn photos as their EXIF orientation says. The published evaluations, and
-            ``snzoo eval``, do not.
+        upright: turn photos upright by their EXIF orientation. The published evaluations and
+            ``snzoo eval`` do not turn photos.
 
     Raises:
         UnknownModelError: no model has this name.
@@ -93,11 +93,11 @@ def create_transform(
 
 
 def find_spec(model: Any) -> ModelSpec:
-    """Return what describes a network or a name; a spec is returned as it is.
+    """Return the spec of a network or a name; a spec is returned unchanged.
 
     Raises:
         UnknownModelError: no model has this name.
-        UnexpectedArgumentError: it is none of these, or a network without a description.
+        UnexpectedArgumentError: ``model`` has another type, or is a network without a spec.
     """
     if isinstance(model, ModelSpec):
         return model
@@ -116,8 +116,10 @@ def check_takes_photos(spec: ModelSpec) -> None:
     """Check that the input of a network is an RGB image.
 
     Raises:
-        ArgumentError: it has another number of channels.
+        ArgumentError: the input has another number of channels.
     """
     channels = spec.arguments.get("in_chans", 3)
     if channels != 3:
-        raise ArgumentError(f"{spec.weights or spec.name} takes images of {channels} channels, not photos")
+        raise ArgumentError(
+            f"{spec.weights or spec.name} takes images of {channels} channels, not photos"
+        )

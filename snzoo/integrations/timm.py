@@ -1,17 +1,17 @@
-"""Register the zoo's models with timm, as ``snzoo_`` and a name of ``snzoo.list_models()``.
+"""Register the zoo's models with timm, under the names of ``snzoo.list_models()`` after ``snzoo_``.
 
     import timm, snzoo.integrations.timm
 
     model = timm.create_model("snzoo_resnet50v1_sn_8x32", pretrained=True, num_classes=10)
     maps = timm.create_model("snzoo_resnet50v1_sn", features_only=True, out_indices=(1, 2, 3, 4))
 
-Importing this module registers them; a name that timm has already is left alone. timm lists a
-model under the last part of the name of its module, here ``timm``.
+Importing this module registers the models. A name that timm has already is not replaced. timm lists
+a model under the last part of the name of its module, here ``timm``.
 
-A network is snzoo's own, with its state-dict keys and with what timm expects of a network. The
-zoo's weights come verified from snzoo's cache. timm loads weights that a caller names to it
-(``checkpoint_path``, ``hf-hub:``, ``local-dir:``, a source in ``pretrained_cfg_overlay``), and they
-are taken for RGB.
+A network is snzoo's own network with the attributes that timm expects. Its state dict has the same
+keys. The zoo's weights come verified from snzoo's cache. Weights that a caller names
+(``checkpoint_path``, ``hf-hub:``, ``local-dir:``, a source in ``pretrained_cfg_overlay``) are
+loaded by timm. Such weights must be for RGB images.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from snzoo.nn.switchnorm import SwitchNorm
 from snzoo.registry import get_info, list_models
 
 PREFIX = "snzoo_"
-ZOO = "snzoo:"  # and a name: the source of the zoo's weights, in timm's configs
-SOURCES = ("url", "file", "state_dict", "hf_hub_id", "source")  # all that those may name
+ZOO = "snzoo:"  # with a name, the source of the zoo's weights in timm's configurations
+SOURCES = ("url", "file", "state_dict", "hf_hub_id", "source")  # all fields that may name a source
 RESNETS = {1: "arXiv:1512.03385", 2: "arXiv:1603.05027"}
 NORMS = {"sn": ["arXiv:1806.10779"], "gn": ["arXiv:1803.08494"], "bn": ["arXiv:1502.03167"]}
 
 
 class TimmBackbone(Backbone):
-    """The attributes and methods that timm expects of every network.
+    """A backbone with the attributes and methods that timm expects of every network.
 
     Attributes:
         pretrained_cfg: timm's configuration of the model, a dict; ``default_cfg`` is the same.
-        pretrained_model_args: those that timm read with the checkpoint, if any.
+        pretrained_model_args: the arguments that timm read with the checkpoint, if any.
     """
 
     pretrained_cfg: dict[str, Any]
@@ -71,7 +71,7 @@ class TimmBackbone(Backbone):
         return self.conv1.in_channels
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of SN's parameters; timm finds other norms and biases by shape."""
+        """Return the names of SN's parameters; timm finds other norms and biases by their shape."""
         return {
             f"{layer}.{parameter}"
             for layer, module in self.named_modules()
@@ -88,7 +88,7 @@ class TimmBackbone(Backbone):
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse: a block that is computed twice updates its running statistics twice."""
+        """Raise an error if ``enable``: recomputed blocks update running statistics twice."""
         if enable:
             raise UnexpectedArgumentError(
                 "gradient checkpointing would update running statistics twice a step"
@@ -96,7 +96,7 @@ class TimmBackbone(Backbone):
 
 
 class TimmResNet(TimmBackbone, ResNet):
-    """A classifier for timm; ``global_pool`` is ``avg``, or empty for the last map itself."""
+    """A classifier for timm; ``global_pool`` is ``avg``, or empty to return the last map itself."""
 
     global_pool: str
 
@@ -105,10 +105,14 @@ class TimmResNet(TimmBackbone, ResNet):
         return self.num_features
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace ``fc``; 0 classes remove it. ``global_pool`` is timm's; None keeps it.
+        """Replace ``fc``, or remove it if ``num_classes`` is 0.
+
+        Args:
+            num_classes: the number of classes.
+            global_pool: timm's name of a pool; None keeps the present one.
 
         Raises:
-            ArgumentError: there is no such pool, or there are classes without a pool.
+            ArgumentError: the pool is unknown, or there are classes without a pool.
         """
         pool = self.global_pool if global_pool is None else global_pool
         _check_head(pool, num_classes)
@@ -128,10 +132,10 @@ class TimmFeatureExtractor(TimmBackbone, FeatureExtractor):
 
 
 def take_rgb(model: ResNet, in_chans: int) -> None:
-    """Turn a stem for BGR images into one for RGB, and then for ``in_chans`` channels.
+    """Convert a stem for BGR images to RGB, and then to ``in_chans`` channels.
 
-    The logits of an RGB image are then those of its BGR copy before. The order is reversed
-    first, because the adaptation to other channels begins with the first one.
+    Afterwards an RGB image gives the logits that its BGR copy gave before. The order is reversed
+    first, because the adaptation to other channels begins with the first channel.
     """
     with torch.no_grad():
         model.conv1.weight.copy_(model.conv1.weight.flip(1))
@@ -141,8 +145,8 @@ def take_rgb(model: ResNet, in_chans: int) -> None:
 def crop_fraction(recipe: Preprocessing) -> float:
     """Return timm's ``crop_pct``: timm resizes the shorter side to ``floor(crop / crop_pct)``.
 
-    If crop / resize was rounded up, dividing by it may give slightly less than ``resize``;
-    dividing by the next smaller number does not.
+    If ``crop / resize`` was rounded up, dividing ``crop`` by it may give slightly less than
+    ``resize``. In that case, the next smaller number is returned.
     """
     fraction = recipe.crop / recipe.resize
     exact = math.floor(recipe.crop / fraction) == recipe.resize
@@ -154,8 +158,8 @@ def _config(entry: Entry) -> dict[str, Any]:
     recipe = entry.preprocessing.in_rgb()
     architecture, file = ARCHITECTURES[entry.architecture], entry.file
     return {
-        # timm counts a model as pretrained if it has a source. This one is no path, so that
-        # timm's own loader, which would not verify the published file, finds nothing.
+        # timm counts a model as pretrained if it has a source. This source is not a path, so
+        # timm's own loader, which would not verify the published file, finds no file.
         "file": ZOO + entry.name if file and file.is_readable else None,
         "num_classes": entry.num_classes,
         "label_names": None if isinstance(entry.classes, str) else entry.classes,
@@ -186,11 +190,11 @@ def _create(
     global_pool: str = "avg",
     **arguments: Any,
 ) -> TimmResNet | TimmFeatureExtractor:
-    """Create a network for ``timm.create_model``; unknown arguments go to snzoo."""
+    """Create a network for ``timm.create_model``; other arguments are passed to snzoo."""
     resolved: Any = resolve_pretrained_cfg(PREFIX + name, pretrained_cfg, pretrained_cfg_overlay)
     config: dict[str, Any] = resolved.to_dict()
     if config.get("file") == ZOO + name:
-        del config["file"]  # what else it names is the caller's
+        del config["file"]  # any other source was named by the caller
     of_caller = any(config.get(key) for key in SOURCES)
     if pretrained and not of_caller and cache_dir is not None:
         raise UnexpectedArgumentError(
@@ -234,7 +238,7 @@ def _create_rgb(
     out_indices: Any = None,
     **arguments: Any,
 ) -> ResNet | FeatureExtractor:
-    """Create snzoo's network, for RGB values from 0 to 1 whatever it was trained on."""
+    """Create snzoo's network for RGB values from 0 to 1, whatever input it was trained on."""
     spec = get_info(name)
     reverse = pretrained and spec.preprocessing.channel_order == "BGR"
     if features_only:
@@ -257,7 +261,7 @@ def _create_rgb(
 def _adapt(
     model: ResNet | FeatureExtractor, config: dict[str, Any], global_pool: str
 ) -> TimmResNet | TimmFeatureExtractor:
-    """Return the same network with the class that answers timm."""
+    """Change the class of a network to one with timm's methods; return the same network."""
     adapted: Any = model
     if isinstance(model, FeatureExtractor):
         adapted.__class__ = TimmFeatureExtractor
@@ -271,12 +275,12 @@ def _adapt(
 
 
 def _load(model: TimmResNet | TimmFeatureExtractor, config: dict[str, Any], cache_dir: Any) -> None:
-    """Let timm load weights from a source that the caller named, strictly except for a new fc."""
+    """Load weights from the caller's source with timm; all keys must match, except for a new fc."""
     extractor, own = isinstance(model, TimmFeatureExtractor), model.state_dict().keys()
     load_pretrained(
         model,
         pretrained_cfg=config,
-        # A feature extractor has no fc, so it has no new one either.
+        # A feature extractor has no fc, so timm must not treat it as new.
         num_classes=model.num_classes if isinstance(model, TimmResNet) else config["num_classes"],
         in_chans=model.in_chans,
         filter_fn=lambda state, _: {
@@ -295,7 +299,7 @@ def _entrypoint(name: str) -> Callable[..., TimmResNet | TimmFeatureExtractor]:
     return entrypoint
 
 
-# timm reads them from the module of a function that it registers.
+# timm reads default_cfgs from the module of a registered function.
 default_cfgs = generate_default_cfgs(
     {PREFIX + name: _config(get_info(name)) for name in list_models()}
 )

@@ -1,7 +1,7 @@
 """Charts as inline SVG.
 
-Places are in percent of the width, so that text and lines keep their size on any screen. The
-tables beside a chart hold the same figures, so a chart is one image to screen readers.
+Horizontal positions are in percent of the width, so that text and lines keep their size on any
+screen. For screen readers, a chart is one image, because tables hold the same figures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PUBLISHED = '<path class="published" d="M0-8 8 0 0 8-8 0z"/>'
 
 @dataclass(frozen=True)
 class Row:
-    """A measured value, its interval and the published value, in percent; ``word`` is HTML."""
+    """A measured value, its interval and the published value in percent; ``word`` is HTML."""
 
     name: str
     percent: float
@@ -30,7 +30,7 @@ class Row:
 
 
 def dot_plot(rows: Sequence[Row], *, label: str) -> str:
-    """Return a chart with one line per row: the interval, a measured dot, a published diamond."""
+    """Return a chart with a line per row: the interval, a measured dot and a published diamond."""
     values = [value for row in rows for value in (row.low, row.high, row.published)]
     axis = ticks([value for value in values if value is not None])
     grid = "".join(f'<line class="grid" x1="{x}" x2="{x}" y2="100%"/>' for x in _places(axis))
@@ -80,7 +80,7 @@ def histogram(percents: Sequence[float], *, label: str) -> str:
 
 
 def bar(percent: float) -> str:
-    """Return a bar for a table's cell; the figure that it draws is in the next cell."""
+    """Return a bar for a cell of a table; the next cell has the figure."""
     return (
         '<svg class="cell" aria-hidden="true"><rect class="track" width="100%" height="100%"/>'
         f'<rect class="bar" width="{percent:.2f}%" height="100%"/></svg>'

@@ -1,4 +1,4 @@
-"""Pieces of HTML, and the page that they stand in."""
+"""Elements of HTML, and the page that contains them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from snzoo.errors import printable
 
 NBSP = "\u00a0"
-# A page runs no script and loads nothing. Pictures are part of it.
+# A page runs no script and loads nothing. Images are embedded in the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -17,9 +17,9 @@ def make_page(title: str, body: str, *, footer: str) -> str:
     """Return an HTML document that needs no other file.
 
     Args:
-        title: text, also the heading.
-        body: HTML.
-        footer: text.
+        title: the title and heading, as text.
+        body: the content, as HTML.
+        footer: the footer, as text.
     """
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
@@ -45,12 +45,12 @@ def make_page(title: str, body: str, *, footer: str) -> str:
 
 
 def escape(value: object) -> str:
-    """Escape text for HTML, and the characters in it that nobody sees (controls, bidi marks)."""
+    """Return text escaped for HTML, and its invisible characters (controls, bidi marks) escaped."""
     return html.escape(printable(str(value)))
 
 
 def breakable(name: str) -> str:
-    """Escape the name of a model, and allow line breaks after its underscores."""
+    """Return the escaped name of a model, with line breaks allowed after underscores."""
     return escape(name).replace("_", "_<wbr>")
 
 
@@ -61,7 +61,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def scrolling(table: str, *, label: str) -> str:
-    """Return a box around a table, which scrolls if the table is wider than the page."""
+    """Return a box around a table; the box scrolls if the table is wider than the page."""
     return (
         f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{table}'
         "</div>\n"

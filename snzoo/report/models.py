@@ -11,9 +11,9 @@ from snzoo.report.charts import bar, histogram
 from snzoo.report.markup import NBSP, count, escape, facts, scrolling
 from snzoo.report.thumbnails import SIDE, Thumbnails
 
-FEW = 24  # classes; up to that number, each one has a bar
-ENDS = 10  # bars of the lowest classes, and of the highest, if there are more
-PAIRS = 6  # confused pairs that are not folded away
+FEW = 24  # up to this number of classes, each class has a bar
+ENDS = 10  # with more classes, this number of the lowest and of the highest have bars
+PAIRS = 6  # the number of confused pairs that are not folded
 
 
 def model_section(model: Model, thumbnails: Thumbnails, *, anchor: str) -> str:
@@ -46,7 +46,7 @@ def _describe_input(preprocessing: Preprocessing) -> str:
 
 
 def _classes(classes: Sequence[ClassCount]) -> str:
-    """Return the top-1 accuracy of each class; of many, the distribution and its two ends."""
+    """Return the top-1 accuracy of each class; of many classes, a histogram and both ends."""
     if not classes:
         return ""
     ordered = sorted(classes, key=lambda c: (c.percent, -c.images, c.index))
@@ -105,7 +105,7 @@ def _list(classes: Sequence[ClassCount]) -> str:
 
 
 def _confused(model: Model, thumbnails: Thumbnails) -> str:
-    """Return the most frequent mistakes, each with some of its images."""
+    """Return the most frequent confusions, each with some of its images."""
     if not model.confused:
         return ""
     images = {c.index: c.images for c in model.per_class}

@@ -1,4 +1,4 @@
-"""The report: the figures beside the published ones, each model, and the settings of the run."""
+"""The report: measured and published figures, each model, and the settings of the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from snzoo.report.markup import NBSP, breakable, count, escape, facts, make_page
 from snzoo.report.models import model_section
 from snzoo.report.thumbnails import Thumbnails
 
-MOST_ERRORS = 200  # messages shown
+MOST_ERRORS = 200  # the number of messages that are shown
 
 
 def make_report(results: Results, thumbnails: Thumbnails) -> str:
@@ -49,7 +49,7 @@ def _exactness(results: Results) -> str:
 
 
 def _verdict(models: Sequence[Model]) -> str:
-    """Say in sentences whether the published figures were reproduced."""
+    """Return sentences that say whether the published figures were reproduced."""
     compared = [model for model in models if _published(model)]
     same = [model for model in compared if model.same_images]
     others = [model for model in compared if not model.same_images]

@@ -1,4 +1,4 @@
-"""The example images of confused pairs, small enough to be part of the page."""
+"""Thumbnails of the example images of confused pairs, embedded in the page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 120  # pixels
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """``data:`` URIs by the names of images, and a note for readers on those that are missing."""
+    """The ``data:`` URIs by the names of images, and a note about images that are missing."""
 
     uris: dict[str, str] = field(default_factory=dict)
     note: str | None = None
@@ -32,13 +32,14 @@ def find_thumbnails(
 ) -> Thumbnails:
     """Return thumbnails of the examples of confused pairs.
 
-    A results document may come from anyone, and a page may be passed on. The path that the
-    document names is therefore never opened: it could name any pictures on this machine.
+    A results document may come from an untrusted source, and a page may be shared. The path in
+    the document could name any images on this machine, so it is never opened.
 
     Args:
-        images: the evaluated images, as for :func:`snzoo.evaluate`. An image is shown only if
-            it has the recorded name and class there.
-        demo: the bundled photos, which are shown if the results are theirs.
+        results: the results of an evaluation.
+        images: the path of the evaluated images, as for :func:`snzoo.evaluate`. An image is shown
+            only if its name and class are those in the results.
+        demo: the bundled photos, which are shown if the results are for them.
 
     Raises:
         DataError: ``images`` cannot be read, or has no labels of these classes.
@@ -71,7 +72,7 @@ def find_thumbnails(
 
 
 def _encode(content: bytes, name: str) -> str:
-    """Return the central square as a ``data:`` URI."""
+    """Return the central square of an image as a ``data:`` URI."""
     image = load_image(content, name=name, shrink_to=SIDE)
     small = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
