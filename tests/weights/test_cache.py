@@ -26,7 +26,7 @@ def test_two_processes_share_one_download(zoo, mirror, state, content):
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert asked.wait(60)
     second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert second.stderr.readline() == "waiting for another process with made\n"
+    assert second.stderr.readline() == "snzoo: waiting for another process with made\n"
     go_on.set()
     for process in (first, second):
         assert process.communicate(timeout=60)[1] == ""
