@@ -1,4 +1,4 @@
-"""Environment variables and optional packages."""
+"""Read environment variables and check for optional packages."""
 
 import os
 from importlib.util import find_spec
@@ -10,10 +10,10 @@ _VALUES |= {"": False, "0": False, "false": False, "no": False, "off": False}
 
 
 def is_set(name: str) -> bool:
-    """Return whether an environment variable is switched on; an unset one is off.
+    """Return whether an environment variable is set to 1 or a similar value (default: False).
 
     Raises:
-        ArgumentError: the value means neither on nor off.
+        ArgumentError: the value is unknown.
     """
     value = os.environ.get(name, "")
     try:
@@ -23,15 +23,15 @@ def is_set(name: str) -> bool:
 
 
 def require_packages(*names: str, extra: str, purpose: str) -> None:
-    """Check that optional packages are installed.
+    """Raise an error if optional packages are not installed.
 
     Args:
-        names: what they are imported by.
-        extra: the extra of snzoo that installs them.
-        purpose: what they are needed for, the subject of the error's sentence.
+        names: the import names of the packages.
+        extra: the extra of snzoo that installs the packages.
+        purpose: what needs the packages; it is the subject of the error's sentence.
 
     Raises:
-        MissingPackageError: one of them is missing.
+        MissingPackageError: a package is not installed.
     """
     missing = [name for name in names if not find_spec(name)]
     if missing:

@@ -1,10 +1,10 @@
-"""Exceptions of snzoo. Each message is one line: what was wrong, and what to do next."""
+"""Exceptions of snzoo. Each message is one line that says what is wrong and what to do next."""
 
 from __future__ import annotations
 
 
 class SnzooError(Exception):
-    """Base class of all exceptions of snzoo; the command line prints it without a traceback."""
+    """Base class of all exceptions of snzoo. The command line prints them without a traceback."""
 
 
 class ArgumentError(SnzooError, ValueError):
@@ -44,7 +44,7 @@ class OfflineError(DownloadError):
 
 
 class ChecksumError(SnzooError):
-    """The size or the hash of a file is not the expected one, or a required one is unknown."""
+    """The size or the hash of a file is wrong, or a required checksum is unknown."""
 
 
 class CheckpointError(SnzooError):
@@ -64,11 +64,11 @@ class DataError(SnzooError):
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with its control characters escaped, so that it is safe to print."""
+    """Return ``text`` with escaped control characters, so that it is safe to print."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if it has none."""
+    """Return the first line of an error's message, or the name of its type if that is empty."""
     reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return printable(str(reason).splitlines()[0].strip())

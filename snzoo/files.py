@@ -1,4 +1,4 @@
-"""Atomic writes: a file is replaced as a whole or stays as it was."""
+"""Write files atomically: a file is replaced as a whole or stays unchanged."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from snzoo.errors import FileError, first_line
 
 @contextmanager
 def atomic_path(path: str | Path, *, follow_links: bool = True) -> Iterator[Path]:
-    """Yield a temporary file next to ``path`` that replaces it when the block ends.
+    """Yield a temporary file next to ``path`` that replaces ``path`` when the block ends.
 
-    The temporary file has a unique name, so no other file is touched. The mode of an existing
-    file is kept; a new file gets the default one. Symbolic links are followed unless
-    ``follow_links`` is False, which replaces the link. Pipes and devices are yielded themselves,
-    because they must not be replaced.
+    If the block raises an error, ``path`` stays unchanged. The temporary file has a unique name.
+    The mode of an existing file is kept, and a new file gets the default mode. A pipe or
+    a device is yielded itself, because it must not be replaced.
+
+    Args:
+        path: the path of the file to write.
+        follow_links: replace the file that a symbolic link leads to (default: True). Otherwise the
+            link is replaced.
 
     Raises:
-        OSError: the file cannot be written. ``path`` is then what it was.
+        OSError: the file cannot be written. ``path`` stays unchanged.
     """
     if _is_special(path):
         yield Path(path)
         return
-    # Path.resolve fails on a circle of links.
+    # Path.resolve raises an error for a circle of links.
     target = Path(os.path.realpath(path) if follow_links else os.path.abspath(path))
     temporary = target.with_name(f".snzoo-{secrets.token_hex(8)}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -38,9 +42,9 @@ def atomic_path(path: str | Path, *, follow_links: bool = True) -> Iterator[Path
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
-        with open(temporary, "r+b") as file:  # the content is on the disk before its name
+        with open(temporary, "r+b") as file:  # the content must be on the disk before the rename
             os.fsync(file.fileno())
-        temporary.chmod(mode)  # some writers replace the file by one of another mode
+        temporary.chmod(mode)  # some writers replace the file by one with another mode
         temporary.replace(target)
     finally:
         with suppress(OSError):
@@ -49,7 +53,7 @@ def atomic_path(path: str | Path, *, follow_links: bool = True) -> Iterator[Path
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Do what :func:`atomic_path` does, for a file that the user named.
+    """Yield the temporary file of :func:`atomic_path`, for a file that the user named.
 
     Raises:
         FileError: the file cannot be written.
@@ -62,7 +66,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, document: Any) -> None:
-    """Write a JSON document atomically, indented, in UTF-8.
+    """Write a document as indented JSON in UTF-8, atomically.
 
     Raises:
         FileError: the file cannot be written.
@@ -77,11 +81,13 @@ def format_json(document: Any) -> str:
 
 
 def check_writable(path: str | Path) -> None:
-    """Check that :func:`write_atomically` can write ``path``, before any other work.
+    """Raise an error if :func:`write_atomically` cannot write ``path``.
+
+    Callers use it before long computations.
 
     Raises:
-        FileError: it names a folder, a folder that does not exist, or one without permission, or
-            a file without permission.
+        FileError: ``path`` is a folder, its folder does not exist, or there is no permission to
+            write the file or the folder.
     """
     folder = os.path.dirname(os.path.realpath(path))
     writable = os.access(path, os.W_OK) or not os.path.lexists(os.path.realpath(path))
@@ -93,5 +99,5 @@ def check_writable(path: str | Path) -> None:
 
 def _is_special(path: str | Path) -> bool:
     """Return whether ``path`` is a pipe or a device (or a folder, which can't be written)."""
-    # Unlike Path.exists, these do not raise where the folder may not be searched.
+    # Unlike Path.exists, these do not raise an error if there is no permission to read the folder.
     return os.path.exists(path) and not os.path.isfile(path)

@@ -1,4 +1,4 @@
-"""Guarded GET requests, shared by the downloads of weights and of single images."""
+"""Send GET requests with time-outs and limits, for downloads of weights and images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import requests
 
 from snzoo.errors import DownloadError, first_line
 
-TIMEOUT = (10, 30)  # seconds to connect, and between two packets
+TIMEOUT = (10, 30)  # the most seconds to connect, and between two packets
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Refuse a redirect from https to http before the request is sent."""
+        """Return the target of a redirect. Raise an error for a redirect from https to http."""
         target: str | None = super().get_redirect_target(resp)
         schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target or ""))]
         if schemes[0] == "https" and schemes[1] != "https":
@@ -26,7 +26,7 @@ class _Session(requests.Session):
 
 @contextmanager
 def open_url(url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-    """Send a GET request and yield the response, its body unread.
+    """Send a GET request and yield the response before its body is read.
 
     Redirects are followed, but never from https to http.
 
@@ -41,10 +41,15 @@ def open_url(url: str, headers: Mapping[str, str] | None = None) -> Iterator[req
 
 
 def iter_body(response: requests.Response, chunk: int, *, limit: int) -> Iterator[bytes]:
-    """Yield the body in chunks of ``chunk`` bytes, and at most ``limit`` bytes in total.
+    """Yield the body of a response in chunks.
+
+    Args:
+        response: the response that :func:`open_url` yields.
+        chunk: the size of a chunk in bytes.
+        limit: the largest size of the body in bytes.
 
     Raises:
-        DownloadError: the body is larger.
+        DownloadError: the body is larger than ``limit``.
     """
     size = 0
     for content in response.iter_content(chunk):

@@ -1,8 +1,8 @@
-"""The manifest, parsed strictly into frozen dataclasses (standard library only).
+"""Read the manifest into frozen dataclasses and check it (standard library only).
 
-``weights_manifest.json`` is the only place where the zoo is written down. A manifest
-may come from elsewhere (``SNZOO_MANIFEST``), so every field is checked and an unknown
-one is an error: a misspelled ``sha265`` must not pass for "no checksum".
+``weights_manifest.json`` is the only description of the models in the zoo. Users may name another
+manifest (``SNZOO_MANIFEST``), so every field is checked. An unknown field is an error, because a
+misspelled ``sha265`` would otherwise mean that there is no checksum.
 """
 
 import dataclasses
@@ -23,10 +23,18 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side → ``resize``, center crop ``crop`` (pixels), then (pixel − mean) / std.
+    """The preprocessing of photos for a network.
 
-    ``scale`` is the value of white before the mean is taken off, 1 or 255; mean and
-    std are in ``channel_order``.
+    The shorter side is resized to ``resize`` pixels, the center of ``crop`` × ``crop`` pixels is
+    kept, and values are normalized to (value − mean) / std.
+
+    Attributes:
+        resize: the length of the shorter side after resizing, in pixels.
+        crop: the side of the square crop, in pixels.
+        channel_order: the order of the channels, also in ``mean`` and ``std``.
+        scale: the value of white before the mean is subtracted, 1 or 255.
+        mean: the mean of each channel.
+        std: the standard deviation of each channel.
     """
 
     resize: int
@@ -43,17 +51,22 @@ class Preprocessing:
             raise ManifestError(f"std must be positive, got {self.std}")
 
     def replace(self, *, resize: int | None = None, crop: int | None = None) -> "Preprocessing":
-        """The same with another size; a new crop alone keeps the ratio of the two."""
+        """Return the same preprocessing with another size.
+
+        Args:
+            resize: the new ``resize`` (default: the ratio of ``resize`` to ``crop`` is kept).
+            crop: the new ``crop`` (default: unchanged).
+        """
         crop = self.crop if crop is None else crop
         ratio = self.resize / self.crop
         resize = round(crop * ratio) if resize is None else resize
         return dataclasses.replace(self, resize=resize, crop=crop)
 
     def in_rgb(self) -> "Preprocessing":
-        """The same for RGB values from 0 to 1, mean and std in that order and scale too.
+        """Return the same preprocessing for RGB values from 0 to 1.
 
-        Weights for BGR take it with their input channels reversed: (scale · v − mean) / std
-        is (v − mean / scale) / (std / scale), channel by channel.
+        Mean and std are converted too: (scale · v − mean) / std is
+        (v − mean / scale) / (std / scale). Weights for BGR need reversed input channels.
         """
         step = 1 if self.channel_order == "RGB" else -1
         mean: Any = tuple(value / self.scale for value in self.mean[::step])
@@ -65,7 +78,7 @@ class Preprocessing:
         return dataclasses.asdict(self)
 
     def describe(self) -> str:
-        """Return the steps as a sentence."""
+        """Return the steps of the preprocessing as a sentence."""
         return (
             f"Preprocessing: the shorter side to {self.resize} pixels (bilinear, antialiased), "
             f"the center {self.crop}×{self.crop} pixels, {self.channel_order} from 0 to "
@@ -93,7 +106,19 @@ def _stays_inside(path: str) -> bool:
 
 @dataclass(frozen=True)
 class File:
-    """A weights file: where it is, and what is known of its content (``None``: never published)."""
+    """A published weights file. A field is None if its value was never published.
+
+    Attributes:
+        name: the name of the file.
+        format: the format of the file.
+        urls: the URLs of the file.
+        pages: the web pages from which users can download the file.
+        sha256: the sha256 of the file.
+        md5: the md5 of the file.
+        size: the size of the file in bytes.
+        fingerprint: the published values of some tensors, by key.
+        bundled: the path of the file in the package, or None if it is not bundled.
+    """
 
     name: str | None
     format: Literal["pytorch", "safetensors", "keras", "tensorflow", "torch7"]
@@ -124,18 +149,18 @@ class File:
 
     @property
     def is_readable(self) -> bool:
-        """Whether snzoo reads the format; if not, the file must be converted elsewhere."""
+        """Whether snzoo can read the format of the file."""
         return self.format not in ("tensorflow", "torch7")
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the publisher gave one (an md5 counts: Keras publishes no other)."""
+        """Whether a sha256 or an md5 is published. Keras publishes an md5 only."""
         return self.sha256 is not None or self.md5 is not None
 
 
 @dataclass(frozen=True)
 class Result:
-    """Published accuracy in percent on ``images`` photos of ``dataset``."""
+    """A published accuracy, in percent, on ``images`` photos of ``dataset``."""
 
     dataset: str
     images: int
@@ -150,7 +175,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the zoo, or (with no ``file``) a bare architecture."""
+    """A model of the zoo, or a bare architecture if ``file`` is None."""
 
     name: str
     architecture: str
@@ -176,7 +201,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """ResNet-50 top-1 of several norms, by (GPUs)x(images per GPU)."""
+    """The published top-1 accuracy of ResNet-50 with several norms.
+
+    ``settings`` are (GPUs)x(images per GPU). ``top1`` maps each norm to one accuracy per setting.
+    """
 
     description: str
     source: str
@@ -186,7 +214,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Photos:
-    """The bundled demo: ``model`` and class folders of photos, ``sha256`` of the whole tree."""
+    """The bundled demo: the name of a model, and photos in class folders.
+
+    ``sha256`` is the digest of the whole folder, see :func:`snzoo.data.demo.tree_digest`.
+    """
 
     model: str
     dataset: str
@@ -204,7 +235,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class Description:
-    """What a finetuned checkpoint says of itself."""
+    """The description in a finetuned checkpoint."""
 
     model: str
     arguments: dict[str, Any]
@@ -220,6 +251,8 @@ class Description:
 
 @dataclass(frozen=True)
 class Manifest:
+    """The content of a manifest: preprocessing and models by name, the demo and a comparison."""
+
     preprocessing: dict[str, Preprocessing]
     models: dict[str, Entry]
     demo: Photos | None
@@ -227,7 +260,11 @@ class Manifest:
 
 
 def default_path() -> Path:
-    """``SNZOO_MANIFEST``, else the manifest in the package, else (a checkout) beside it."""
+    """Return the path of the manifest.
+
+    It is ``SNZOO_MANIFEST`` if that is set, else the manifest in the package. In a checkout, the
+    manifest is next to the package.
+    """
     if chosen := os.environ.get("SNZOO_MANIFEST"):
         return Path(chosen)
     package = Path(__file__).parent
@@ -236,24 +273,27 @@ def default_path() -> Path:
 
 
 def load_manifest(path: Path | None = None) -> Manifest:
-    """Read and check a manifest (default: :func:`default_path`).
+    """Return a manifest after checking it.
+
+    Args:
+        path: the path of the manifest (default: :func:`default_path`).
 
     Raises:
-        ManifestError: it can't be read, or a field is missing, unknown or malformed.
+        ManifestError: the file can't be read, or a field is missing, unknown or malformed.
     """
     path = path or default_path()
     try:
         stat = path.stat()
     except OSError as error:
         raise ManifestError(f"can't read the manifest {path}: {error.strerror}") from None
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    return _load_cached(path, stat.st_mtime_ns, stat.st_size)
 
 
 def load_demo() -> Photos:
     """Return the demo of the manifest.
 
     Raises:
-        ArgumentError: this manifest has none.
+        ArgumentError: the manifest has no demo.
     """
     photos = load_manifest().demo
     if photos is None:
@@ -262,7 +302,8 @@ def load_demo() -> Photos:
 
 
 @cache
-def _load(path: Path, mtime_ns: int, size: int) -> Manifest:
+def _load_cached(path: Path, mtime_ns: int, size: int) -> Manifest:
+    """Return a manifest, which is read again if its modification time or size changed."""
     try:
         return parse_manifest(json.loads(path.read_text(encoding="utf-8")))
     except ManifestError as error:
@@ -272,7 +313,11 @@ def _load(path: Path, mtime_ns: int, size: int) -> Manifest:
 
 
 def parse_manifest(document: Any) -> Manifest:
-    """JSON values → :class:`Manifest`; raises ManifestError naming the field."""
+    """Return the manifest in a JSON document.
+
+    Raises:
+        ManifestError: a field is missing, unknown or malformed; the message names it.
+    """
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1, which is older)")
@@ -307,7 +352,7 @@ def parse_manifest(document: Any) -> Manifest:
 
 
 def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of schema version 1 in the words of version 2."""
+    """Return a document of schema version 1 with the field names of version 2."""
     renamed = {"licence": "license", "parameters": "num_params"}
 
     def rename(fields: Any) -> Any:
@@ -322,7 +367,15 @@ def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_description(document: dict[str, Any], where: str) -> Description:
-    """The fields of a checkpoint's description that matter; raises ManifestError."""
+    """Return the description in a JSON document of a checkpoint. Unknown fields are ignored.
+
+    Args:
+        document: the JSON document.
+        where: the path of the checkpoint, for errors.
+
+    Raises:
+        ManifestError: a field is missing or malformed; the message names it.
+    """
     names = {field.name for field in dataclasses.fields(Description)}
     known = {name: value for name, value in document.items() if name in names}
     description: Description = convert(known, Description, where)

@@ -1,4 +1,4 @@
-"""List the models, look one up, create it."""
+"""List models, return what is known of a model, and create networks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ def list_models(
     norm: str | None = None,
     pretrained: bool = False,
 ) -> list[str]:
-    """Return names of models: those of the manifest, in its order, then the bare architectures.
+    """Return the names of models.
+
+    The models of the manifest come first, in its order, and then the bare architectures.
 
     Args:
-        filter: Shell wildcard or several, of which one must match, e.g. ``resnet50*_sn_*``.
-        exclude_filters: Wildcard or several, of which none may match.
-        norm: Only models with this norm: ``sn``, ``bn`` or ``gn``.
-        pretrained: Only models that have published weights.
+        filter: One or several shell wildcards, e.g. ``resnet50*_sn_*``. A name must match one of
+            them; default: all names.
+        exclude_filters: One or several wildcards. A name must match none of them; default: none.
+        norm: The norm of the models, ``sn``, ``bn`` or ``gn``; default: any.
+        pretrained: Whether to return only models with published weights; default: False.
 
     Raises:
         ManifestError: the manifest cannot be read.
@@ -62,10 +65,13 @@ def _matches(name: str, filters: str | Sequence[str]) -> bool:
 
 
 def get_info(name: str) -> ModelSpec:
-    """Return what is known of a model, or of an architecture (without weights).
+    """Return the spec of a model, or of an architecture without weights.
+
+    Args:
+        name: A name of :func:`list_models`.
 
     Raises:
-        UnknownModelError: no model has this name; the message suggests the nearest.
+        UnknownModelError: no model has this name. The message suggests similar names.
 
     >>> get_info("resnet50v1_sn_8x1").published[0].top1
     75.94
@@ -117,31 +123,34 @@ def create_model(
     out_indices: Sequence[int] | int | None = None,
     **options: Unpack[NetworkOptions],
 ) -> ResNet | FeatureExtractor:
-    """Create a network. Its attribute ``spec`` says what it is.
+    """Return a new network. Its attribute ``spec`` describes it.
 
     Args:
         name: A name of :func:`list_models`, such as ``resnet50v1_sn_8x1`` or ``resnet34v2_sn``;
             ``hf-hub:OWNER/NAME[@REVISION]``; ``local-dir:PATH``, or a folder or checkpoint that
-            :func:`snzoo.save_pretrained` wrote. The last three bring their weights.
-        pretrained: Load the zoo's weights; they are downloaded and verified unless the cache
-            has them.
-        weights: Load this checkpoint, folder or repository instead. Every key, shape and dtype
-            kind must match.
-        averaged: For a checkpoint with averaged weights (EMA, SWA) beside the raw ones: True or
-            False chooses; None loads the averaged ones if there are any, and logs it.
-        features_only: Return a :class:`snzoo.models.features.FeatureExtractor`. Then
-            ``num_classes`` and ``drop_rate`` have no effect.
-        out_indices: With ``features_only``, the maps; default: the four stages.
+            :func:`snzoo.save_pretrained` wrote. A repository, folder or checkpoint is always
+            loaded with its weights.
+        pretrained: Load the zoo's weights, which are downloaded and verified unless the cache has
+            them; default: False.
+        weights: A checkpoint, folder or repository to load instead of the zoo's weights. Every
+            key and shape must match, and floating-point tensors are converted to float32.
+        averaged: True loads averaged weights (EMA, SWA), False loads raw weights, and None loads
+            the averaged ones if there are any, else the raw ones. With None, a warning is logged
+            if the checkpoint has both. Default: None.
+        features_only: Return a :class:`snzoo.models.features.FeatureExtractor`; default: False.
+            ``num_classes`` and ``drop_rate`` then have no effect.
+        out_indices: The indices of the maps, with ``features_only``; default: the four stages.
         options: See :class:`snzoo.models.architectures.NetworkOptions`. If the weights have
-            another ``num_classes``, ``fc`` is new; the stem is adapted to ``in_chans``.
+            another ``num_classes``, ``fc`` is new. If they have another ``in_chans``, the stem is
+            adapted.
 
     Returns:
-        The network in training mode, float32, on the CPU.
+        The network or feature extractor, in training mode, in float32, on the CPU.
 
     Raises:
         UnknownModelError: no model has this name.
-        UnexpectedArgumentError: there is no such option.
-        ArgumentError: a value is not allowed.
+        UnexpectedArgumentError: an option is unknown.
+        ArgumentError: the value of an argument is not allowed.
         CheckpointError, ChecksumError, DownloadError, CacheError: the weights cannot be loaded.
     """
     if pretrained and weights is not None:

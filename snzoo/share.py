@@ -18,7 +18,7 @@ from snzoo.spec import HUB, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CLASSES_ON_CARD = 100  # all are in the configuration
+CLASSES_ON_CARD = 100  # config.json has the names of all classes
 
 
 def save_pretrained(
@@ -30,27 +30,30 @@ def save_pretrained(
 ) -> None:
     """Save a classifier so that ``snzoo.create_model(path)`` creates it again.
 
-    A folder gets ``model.safetensors``, ``config.json`` and a model card ``README.md``; a path
-    that ends in ``.safetensors`` becomes one file, which describes itself. The card names the
-    origin and the license of the zoo's weights if the model was created by the name of a zoo
-    model, so create a network that is trained from scratch by the name of its architecture.
+    If ``path`` ends in ``.safetensors``, one file with weights and description is written.
+    Otherwise ``path`` is a folder for ``model.safetensors``, ``config.json`` and a model card
+    ``README.md``.
 
-    If the parameters are sharded (FSDP's ``fully_shard``), every process must call it; they are
-    gathered, and the process of rank 0 writes.
+    If the model was created by the name of a zoo model, the card names the origin and the license
+    of the zoo's weights. A network that is trained from scratch should therefore be created by the
+    name of its architecture.
+
+    If the parameters are sharded (FSDP's ``fully_shard``), every process must call this function.
+    It gathers the parameters, and the process of rank 0 writes them.
 
     Args:
-        model: What ``snzoo.create_model`` returned, finetuned or not.
-        path: The folder, which is created if it does not exist, or the file. Other files in the
-            folder, and a ``README.md`` that a user wrote or edited, are left alone.
-        classes: The names of the classes, if they differ from those of the zoo model or the
-            checkpoint, as after ``reset_classifier``. Not needed without a classifier.
-        state_dict: The tensors to save instead of the model's own, e.g. averaged weights, or
-            weights in float16, which are loaded as float32.
+        model: The network that ``snzoo.create_model`` returned, finetuned or not.
+        path: The path of the file or the folder. A folder is created if it does not exist. Other
+            files in it, and a ``README.md`` that a user wrote or edited, are not changed.
+        classes: The names of the classes; default: those of the zoo model or the checkpoint. They
+            are required after ``reset_classifier``, unless the network has no classifier.
+        state_dict: The tensors to save, e.g. averaged weights, or weights in float16, which are
+            loaded as float32; default: those of the model.
 
     Raises:
         UnexpectedArgumentError: ``model`` is a wrapper, or does not come from ``create_model``.
         ArgumentError: the names of the classes are unknown.
-        CheckpointError: the network was changed since it was created, or cannot be written.
+        CheckpointError: the network was changed since it was created, or a file cannot be written.
     """
     if not os.fspath(path):  # Path("") would be the current folder
         raise ArgumentError("the path must not be empty; the current folder is '.'")
@@ -73,24 +76,27 @@ def push_to_hub(
 ) -> str:
     """Save a classifier to a repository of the Hugging Face hub, as one commit.
 
-    ``snzoo.create_model("hf-hub:OWNER/NAME")`` creates it again. Needs the extra ``hub``.
+    ``snzoo.create_model("hf-hub:OWNER/NAME")`` creates the network again. This function needs the
+    extra ``hub``.
 
     Args:
         model, classes: See :func:`save_pretrained`.
-        repo_id: ``OWNER/NAME``; it is created if it does not exist. Its other files, and a model
-            card that a user wrote or edited, are left alone.
-        private: Create a private repository. An existing one must be private already.
+        repo_id: The repository, as ``OWNER/NAME``. It is created if it does not exist. Its other
+            files, and a model card that a user wrote or edited, are not changed.
+        private: Create a private repository; default: False. If True, an existing repository must
+            be private.
         commit_message: The message of the commit.
-        token: The access token; default: that of ``hf auth login`` or ``HF_TOKEN``.
-        revision: The branch; default: the main one.
+        token: The access token; default: the token of ``hf auth login`` or ``HF_TOKEN``.
+        revision: The branch; default: the main branch.
 
     Returns:
-        The address of the repository.
+        The address of the repository; an empty string in processes that do not upload.
 
     Raises:
-        DownloadError: the hub cannot be reached or refuses; OfflineError: ``SNZOO_OFFLINE=1``.
-        ArgumentError: the repository is public although ``private`` is set, or ``repo_id`` is
-            malformed; and the errors of :func:`save_pretrained`.
+        DownloadError: the hub cannot be reached, or refuses the upload.
+        OfflineError: ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
+        ArgumentError: ``repo_id`` is malformed, or the repository is public although ``private``
+            is set. See also the errors of :func:`save_pretrained`.
         MissingPackageError: huggingface_hub is not installed.
     """
     from snzoo.weights.hub import upload_folder
@@ -121,7 +127,7 @@ def _save(
 ) -> None:
     from snzoo.weights import conform_state_dict, save_description, save_folder
 
-    # A network that was changed since it was created could not be created again.
+    # This raises an error if the network was changed since it was created.
     state = conform_state_dict(tensors, spec.layout(), where="the network to save")
     state = {key: value.to(tensors[key].dtype) for key, value in state.items()}
     if path.suffix == ".safetensors":
@@ -131,7 +137,7 @@ def _save(
 
 
 def _gather(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Return the whole tensors of a sharded state dict; None in processes that need not write."""
+    """Return the state dict with whole tensors, or None in a process that must not write."""
     if not any(hasattr(value, "full_tensor") for value in state.values()):  # no DTensor
         return dict(state)
     from torch import distributed
@@ -144,7 +150,7 @@ def _gather(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
 
 
 def _describe(model: nn.Module, classes: Sequence[str] | None) -> tuple[ModelSpec, dict[str, Any]]:
-    """Return what the network is, and the same as the document to write."""
+    """Return the spec of a network, and its description as a JSON document."""
     from snzoo.models.resnet import ResNet
 
     spec = model.spec if isinstance(model, ResNet) else None
@@ -175,6 +181,7 @@ def _describe(model: nn.Module, classes: Sequence[str] | None) -> tuple[ModelSpe
 
 
 def _check_head(model: Any) -> None:
+    """Raise an error if the classifier of a network is not a single linear layer."""
     from torch import nn
 
     if not isinstance(model.fc, (nn.Linear, nn.Identity)):
@@ -186,46 +193,52 @@ def _check_head(model: Any) -> None:
 
 
 def model_card(spec: ModelSpec, source: str) -> str:
-    """Return a model card in Markdown: the hub's metadata, and what a user must know."""
+    """Return a model card in Markdown, which begins with the metadata for the hub.
+
+    Args:
+        spec: The spec of the network.
+        source: The argument for ``snzoo.create_model`` in the example on the card.
+    """
     task = "image-classification" if spec.classes else "image-feature-extraction"
-    metadata = ["---", "library_name: snzoo", f"pipeline_tag: {task}", *_license(spec), "---"]
+    metadata = ["---", "library_name: snzoo", f"pipeline_tag: {task}", *_license_line(spec), "---"]
     sections = [
         "\n".join(metadata),
         f"# A {spec.architecture} of snzoo",
         f"Created as `{spec.name}` with the arguments `{json.dumps(spec.arguments)}`.",
-        _origin(spec),
+        _origin_section(spec),
         f"```python\nimport snzoo\n\nmodel = snzoo.create_model({json.dumps(source)}).eval()\n```",
         spec.preprocessing.describe(),
-        _classes(spec),
+        _classes_section(spec),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _license(spec: ModelSpec) -> list[str]:
-    """Return the license as the hub spells it: in lower case, or "other"."""
+def _license_line(spec: ModelSpec) -> list[str]:
+    """Return the license as a line of the hub's metadata, or [] if there is none."""
     if not spec.file or not spec.license:
         return []
     known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", spec.license.lower())
     return [f"license: {spec.license.lower() if known else 'other'}"]
 
 
-def _origin(spec: ModelSpec) -> str:
-    """Return where the zoo's weights come from; later training data is not known."""
+def _origin_section(spec: ModelSpec) -> str:
+    """Return the origin and the license of the zoo's weights, or "" if there are none."""
     if not spec.file:
         return ""
-    provenance = ModelSpec.find(spec.name).provenance  # not where this network was loaded from
+    provenance = ModelSpec.find(spec.name).provenance  # spec.provenance may be that of a checkpoint
     return (
         f"The zoo's weights of that name: {provenance} Their license: "
         f"{spec.license or 'not stated'}. It also binds networks that were finetuned from them."
     )
 
 
-def _classes(spec: ModelSpec) -> str:
+def _classes_section(spec: ModelSpec) -> str:
+    """Return the section of the model card on the classes."""
     if isinstance(spec.classes, str):
         return "Classes: the 1,000 of ImageNet-1k."
     if not spec.classes:
         return "No classes: the network returns the mean of its last map."
-    # Indented, no name can be markup: each one is printable, so it fills one line.
+    # Indented lines are code, so no name can be markup. Names are printable, so each is one line.
     lines = [f"    {name}" for name in spec.classes[:CLASSES_ON_CARD]]
     more = len(spec.classes) - CLASSES_ON_CARD
     return "\n".join(

@@ -1,6 +1,6 @@
-"""Resolve a name, a folder, a repository or a file to one ModelSpec, which builds and loads.
+"""Find the ModelSpec for a name, a folder, a repository or a file. It builds and loads networks.
 
-torch is imported only when a network or a checkpoint is needed, so that listing stays cheap.
+torch is imported only when a network or a checkpoint is needed, so that listing models is fast.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ HUB, LOCAL = "hf-hub:", "local-dir:"
 
 @dataclass(frozen=True)
 class ModelSpec(Entry):
-    """Everything that describes a network: an entry of the manifest, and its weights.
+    """The description of a network: an entry of the manifest, and the place of the weights.
 
     Attributes:
-        weights: The checkpoint, a file or folder of :func:`snzoo.save_pretrained`, that the
-            weights are loaded from. None: the zoo's file, if the entry has one.
+        weights: The checkpoint file or the folder of :func:`snzoo.save_pretrained` from which the
+            weights are loaded. If None, the weights are the zoo's, if the entry has a file.
     """
 
     weights: Path | None = None
@@ -42,21 +42,22 @@ class ModelSpec(Entry):
     def find(
         cls, name: str | os.PathLike[str] | None = None, *, weights: str | Path | None = None
     ) -> Self:
-        """Resolve a model. What is on the Hugging Face hub is downloaded.
+        """Return the spec of a model. A repository on the Hugging Face hub is downloaded.
 
         Args:
             name: A name of :func:`snzoo.list_models`; ``hf-hub:OWNER/NAME[@REVISION]``;
-                ``local-dir:PATH``; or the path of a folder or of a checkpoint that says what it
-                is. A string that is a name means the zoo's model, a ``pathlib.Path`` never does.
+                ``local-dir:PATH``; or the path of a folder or a checkpoint with a description. If
+                a model and a path have the same name, a string means the model, and a
+                ``pathlib.Path`` means the path.
             weights: A checkpoint, folder or repository to load instead of the zoo's weights.
-                One that does not say what it is needs ``name``.
+                Without a description in it, ``name`` is required.
 
         Raises:
             UnknownModelError: no model has this name.
-            ArgumentError: neither is given, or both name weights.
+            ArgumentError: neither argument is given, or both name weights.
             CheckpointError, ManifestError: the checkpoint cannot be read, belongs to another
-                network, or does not say what it is.
-            DownloadError: the hub does not return it.
+                network, or has no description although ``name`` is not given.
+            DownloadError: the hub does not return the repository.
         """
         source = None if weights is None else _locate(weights)
         if name is not None and not _is_zoo_name(name):
@@ -121,7 +122,7 @@ class ModelSpec(Entry):
 
     @property
     def network(self) -> Architecture:
-        """Depth, version and norm of the network.
+        """The depth, version and norm of the network.
 
         Raises:
             UnknownModelError: this version of snzoo does not have the architecture.
@@ -134,50 +135,52 @@ class ModelSpec(Entry):
             ) from None
 
     def build(self, **options: Any) -> ResNet:
-        """Build the network with random weights, in training mode, float32, on the CPU.
+        """Return the network with random weights, in training mode, in float32, on the CPU.
 
         Args:
-            options: See :class:`snzoo.models.architectures.NetworkOptions`; they override those
-                of the spec.
+            options: See :class:`snzoo.models.architectures.NetworkOptions`. They override the
+                arguments of the spec.
 
         Raises:
             UnexpectedArgumentError, ArgumentError: see :func:`snzoo.models.build.build`.
         """
         from snzoo.models.build import build
 
-        options = _clean(options)
+        options = _clean_options(options)
         model = build(self.network, **{"num_classes": self.num_classes, **self.arguments} | options)
         named = options.pop("num_classes", self.num_classes) == self.num_classes
-        classes = self.classes if named else ()  # the names of other classes are unknown
+        classes = self.classes if named else ()  # the names of new classes are unknown
         model.spec = dataclasses.replace(self, arguments=self.arguments | options, classes=classes)
         return model
 
     def load(
         self, *, averaged: bool | None = None, out_indices: Any = None, **options: Any
     ) -> ResNet:
-        """Build the network with its weights. The file must match it exactly.
+        """Return the network with its weights. The file must match the network exactly.
 
-        A size that ``options`` override may differ in the file: another ``num_classes`` gives a
-        new ``fc``, and for another ``in_chans`` the stem is adapted.
+        There are two exceptions: if ``options`` and the file differ in ``num_classes``, ``fc`` is
+        new, and if they differ in ``in_chans``, the stem is adapted.
 
         Args:
-            averaged: For a checkpoint with averaged weights (EMA, SWA) beside the raw ones: True
-                or False chooses; None loads the averaged ones if there are any, and logs it.
-            out_indices: Load for a feature extractor: the file may have a classifier of any
-                size, or just the tensors of that extractor.
+            averaged: True loads averaged weights (EMA, SWA), False loads raw weights, and None
+                loads the averaged ones if there are any, else the raw ones. With None, a warning
+                is logged if the checkpoint has both. Default: None.
+            out_indices: The maps of a feature extractor, or None for a classifier. For an
+                extractor, the file may have a classifier of any size, or only the tensors that
+                the extractor needs.
             options: See :meth:`build`.
 
         Raises:
             CheckpointError, ChecksumError, DownloadError, CacheError: the weights cannot be
-                read, do not match, or there are none.
+                read, do not match, or do not exist.
             UnexpectedArgumentError, ArgumentError: see :meth:`build`.
         """
         import torch
 
         from snzoo.weights import conform_state_dict, fetch_weights, read_state_dict, weights_of
 
-        options = _clean(options)
-        with torch.device("meta"):  # no memory and no random numbers for what the file brings
+        options = _clean_options(options)
+        with torch.device("meta"):  # no memory and no random numbers for tensors that are loaded
             wanted = self.build(**options)
         path = weights_of(self.weights) if self.weights else fetch_weights(self, self.layout)
         state = read_state_dict(path, averaged=averaged, mmap=self.weights is None)
@@ -199,7 +202,7 @@ class ModelSpec(Entry):
         return model
 
     def layout(self) -> dict[str, Tensor]:
-        """Return the keys of the published state dict with tensors on the meta device."""
+        """Return the state dict of the network with tensors on the meta device."""
         import torch
 
         with torch.device("meta"):
@@ -210,7 +213,12 @@ _FIELDS = dataclasses.fields(Entry)
 
 
 def describe_unknown(name: str, known: Any = None) -> str:
-    """Return the message for an unknown name, with the nearest known ones."""
+    """Return the message for an unknown name, with the most similar known names.
+
+    Args:
+        name: The unknown name.
+        known: The known names; default: :func:`zoo_names`.
+    """
     near = difflib.get_close_matches(name, known or zoo_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: snzoo list"
     return f"no model named {name!r}; {hint}"
@@ -226,12 +234,12 @@ def _is_zoo_name(name: str | os.PathLike[str]) -> bool:
 
 
 def _is_source(name: str) -> bool:
-    # A string with a separator is no name, so that the error speaks of a file.
+    # A string with a path separator is taken for a path, so that the error is about a file.
     return name.startswith((HUB, LOCAL)) or os.sep in name or (name != "" and os.path.exists(name))
 
 
 def _locate(source: str | os.PathLike[str]) -> Path:
-    """Return the local path of a checkpoint or folder, downloaded from the hub if it is there."""
+    """Return the local path of a checkpoint or folder. A repository is downloaded from the hub."""
     text = os.fspath(source)
     if text.startswith(HUB):
         from snzoo.weights.hub import download_folder
@@ -240,8 +248,8 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     return Path(text.removeprefix(LOCAL))
 
 
-def _clean(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options without those of value None, and NumPy's whole numbers as Python's."""
+def _clean_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without the values None, and with integers of NumPy as Python integers."""
     return {
         name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
         for name, value in options.items()
@@ -250,7 +258,7 @@ def _clean(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return num_classes (0 without ``fc``) and in_chans of the network of a state dict."""
+    """Return the num_classes (0 without ``fc``) and in_chans of a state dict, if known."""
     places = {"num_classes": ("fc.weight", 0), "in_chans": ("conv1.weight", 1)}
     sizes = {
         name: state[key].shape[dim]
@@ -261,6 +269,7 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _keys_needed(model: ResNet, out_indices: Any) -> set[str]:
+    """Return the keys of the state dict of a feature extractor."""
     from snzoo.models.features import FeatureExtractor
 
     return set(FeatureExtractor(model, out_indices).state_dict())

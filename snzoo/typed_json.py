@@ -1,4 +1,4 @@
-"""JSON values → frozen dataclasses, checked field by field against their types."""
+"""Convert JSON values to frozen dataclasses, and check each field against its type."""
 
 import dataclasses
 import sys
@@ -11,7 +11,7 @@ from snzoo.errors import ManifestError
 
 
 class FrozenDict(dict[str, Any]):
-    """A dictionary that cannot be changed; :func:`freeze` makes one from any JSON object."""
+    """A dictionary that cannot be changed. :func:`freeze` converts JSON objects to it."""
 
     def _refuse(self, *args: Any, **values: Any) -> NoReturn:
         raise TypeError("this dictionary is frozen; copy it with dict(...) to change the copy")
@@ -23,21 +23,30 @@ class FrozenDict(dict[str, Any]):
 
 
 def freeze(value: Any) -> Any:
-    """Return JSON values with dictionaries and lists, nested ones too, that cannot be changed."""
+    """Return an immutable copy of a JSON value, with tuples and :class:`FrozenDict`."""
     if isinstance(value, Mapping):
         return FrozenDict({key: freeze(item) for key, item in value.items()})
     return tuple(map(freeze, value)) if isinstance(value, (list, tuple)) else value
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
-    """Check ``value`` against the type ``kind``; lists become tuples, objects become classes."""
+    """Return a JSON value as an object of the type ``kind``. Lists become tuples.
+
+    Args:
+        value: the JSON value.
+        kind: a dataclass, or the type of a field of a dataclass.
+        where: the place of the value in the document, for errors.
+
+    Raises:
+        ManifestError: the value does not have this type.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):
-        return _to_object(value, kind, where)
+        return _convert_to_dataclass(value, kind, where)
     if origin in (typing.Union, types.UnionType):
-        return _to_union(value, arguments, where)
+        return _convert_to_union(value, arguments, where)
     if origin is Literal:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
@@ -61,7 +70,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     raise ManifestError(f"{where} has the wrong type: {value!r}")
 
 
-def _to_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+def _convert_to_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     choices = [kind for kind in kinds if kind is not type(None)]
@@ -75,7 +84,7 @@ def _to_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
     raise ManifestError(f"{where} has the wrong type: {value!r}")
 
 
-def _to_object(value: Any, kind: Any, where: str) -> Any:
+def _convert_to_dataclass(value: Any, kind: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ManifestError(f"{where} must be an object, got {value!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}

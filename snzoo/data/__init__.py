@@ -1,8 +1,9 @@
 """Find photos and their labels, read them from files or archives, and decode them to exact pixels.
 
-In reading order: ``photos`` (which files are photos), ``layouts`` (what lies at a path),
-``labels`` (the class of each photo), ``samples`` (the labeled photos), ``sources``, ``archives``
-and ``parquet`` (where they are read from), ``decode``, ``pixels`` and ``batches``.
+The modules build on one another in this order: ``photos`` decides which files are photos,
+``layouts`` finds out how a data set is stored, ``labels`` determines the class of each photo, and
+``samples`` returns the labeled photos. ``sources``, ``archives`` and ``parquet`` read their bytes.
+``decode``, ``pixels`` and ``batches`` turn bytes into batches of pixels.
 """
 
 from snzoo.data.photos import ClassFolders, find_images, is_image, list_class_folders

@@ -1,7 +1,8 @@
-"""Read photos in place from uncompressed tars and from zip files, by many threads at once.
+"""Read photos in place from uncompressed tar and zip files.
 
-Nothing is extracted, so no member can write anywhere. Each read opens the archive, takes one
-member of at most ``LARGEST`` bytes, and shares no state with other reads.
+Nothing is extracted, so no member of an archive can write to the disk. Each read opens the archive
+and returns one member of at most ``LARGEST`` bytes. Reads share no state, so many threads may read
+at once.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from pathlib import Path
 from snzoo.data.sources import check_size, stamp_of, unreadable
 from snzoo.errors import DataError, first_line
 
-COMPRESSED = {  # what a compressed tar begins with: the format, and what decompresses it
+COMPRESSED = {  # first bytes of a compressed tar → its format, the command to decompress it
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
     b"\xfd7zXZ\0": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
 }
-LARGEST_HEADER = 1 << 20  # bytes of a tar's header
-# Photos are compressed already. An archive that grows more than this is a zip bomb.
+LARGEST_HEADER = 1 << 20  # bytes; the largest header of a tar that is read
+# Photos are already compressed, so an archive that unpacks to more than this many times its size is
+# a zip bomb.
 MOST_GROWTH = 100
-UNSUSPICIOUS = 1 << 30  # bytes, to which any archive may grow
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: mark, lengths of name and extra field
+UNSUSPICIOUS = 1 << 30  # bytes; any archive may unpack to this size
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field (zip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,16 @@ class Zipped:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of an archive; ``flaw`` says why its content cannot be read.
+    """A member of an archive.
 
-    ``offset`` is that of the content in a tar, of the local header in a zip file.
+    Attributes:
+        path: the path of the archive.
+        name: the name of the member in the archive.
+        offset: the position in bytes of the content (tar) or of the local header (zip).
+        size: the size of the content in bytes.
+        is_folder: whether the member is a folder.
+        flaw: the reason why the content cannot be read, or None.
+        zipped: how a zip file stores the member; None for a tar.
     """
 
     path: Path
@@ -63,7 +72,7 @@ class Member:
 
 
 class Archived:
-    """Photos that are members of archives: ``members[i]`` has the unique name ``names[i]``."""
+    """A source of photos in archives: ``members[i]`` has the unique name ``names[i]``."""
 
     def __init__(self, names: Sequence[str], members: Sequence[Member]) -> None:
         self.names = names
@@ -83,7 +92,7 @@ def read_member(member: Member) -> bytes:
     """Return the content of a member.
 
     Raises:
-        DataError: it cannot be read, is damaged, or larger than ``LARGEST``.
+        DataError: the member cannot be read, is damaged, or is larger than ``LARGEST`` bytes.
     """
     try:
         check_size(member.size)
@@ -114,11 +123,11 @@ def _read_zipped(file: io.FileIO, zipped: Zipped, size: int) -> bytes:
 
 
 def list_members(path: Path) -> list[Member]:
-    """List everything in an uncompressed tar or a zip file.
+    """Return all members of an uncompressed tar or a zip file.
 
     Raises:
-        DataError: it is compressed as a whole, damaged, cut short, or a zip bomb.
-        OSError: it cannot be read.
+        DataError: the archive is a compressed tar, damaged, cut short, or a zip bomb.
+        OSError: the archive cannot be read.
     """
     if not path.is_file():  # reading a pipe could wait forever
         raise unreadable(path, "not a regular file")
@@ -126,7 +135,7 @@ def list_members(path: Path) -> list[Member]:
 
 
 class _BoundedReads(io.FileIO):
-    """A tar for tarfile, which would read a header of any size into memory."""
+    """A file that refuses large reads, because tarfile reads headers of any size into memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= LARGEST_HEADER:
@@ -150,7 +159,7 @@ def _list_tar(path: Path) -> list[Member]:
                         raise tarfile.ReadError("a header points back")
                     last = info.offset
                     members.append(_tar_member(path, info))
-                    tar.members.clear()  # type: ignore[attr-defined]  # or all stay in memory
+                    tar.members.clear()  # type: ignore[attr-defined]  # saves memory
                 file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end mark after the last member")
@@ -204,7 +213,7 @@ def _list_zip(path: Path) -> list[Member]:
 
 def _zip_member(path: Path, info: zipfile.ZipInfo) -> Member:
     name = info.filename
-    if info.create_system == 0:  # Windows, where some tools write its separator
+    if info.create_system == 0:  # Windows: some tools write backslashes
         name = name.replace("\\", "/")
     flaw = None
     if info.flag_bits & 0x1:

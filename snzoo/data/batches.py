@@ -1,7 +1,7 @@
-"""Read photos into batches of pixels, with threads that work ahead of the network.
+"""Read photos into batches of pixels, with threads that read ahead of the network.
 
-Each batch is determined by its number alone. A divided, interrupted or resumed run therefore
-computes the same batches, with the same rounding in the network.
+The number of a batch alone determines its photos. A run that is split, interrupted or resumed
+therefore computes the same batches, and the network rounds in the same way.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ WORTH_COMPILING = 1000  # images; for fewer, compiling takes longer than it save
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch: ``pixels`` uint8 (n, 3, H, W) of the photos at ``indices``.
+    """A batch of photos.
 
-    ``errors`` holds the error of each other photo. The pixels are overwritten when the second
-    batch after this one is requested.
+    Attributes:
+        indices: the indices of the photos that were decoded.
+        pixels: the pixels of these photos, uint8 (n, 3, H, W). They are overwritten when the second
+            batch after this one is requested.
+        errors: maps the index of each photo that was not decoded to the reason.
     """
 
     indices: list[int]
@@ -41,9 +44,13 @@ class Batch:
 
 
 def resizer(images: int, resize_on: torch.device | None) -> str:
-    """Return what resizes this many images: ``torch``, ``numba`` or ``pillow``.
+    """Return the name of the fastest exact resizer: ``torch``, ``numba`` or ``pillow``.
 
     All three compute the same bits.
+
+    Args:
+        images: the number of images to resize.
+        resize_on: the device that resizes; None for the CPU threads.
     """
     if resize_on:
         return "torch" if is_exact(resize_on) else "pillow"
@@ -52,6 +59,7 @@ def resizer(images: int, resize_on: torch.device | None) -> str:
 
 
 def count_batches(images: int, batch_size: int) -> int:
+    """Return the number of batches, the last of which may be smaller."""
     return -(-images // batch_size)
 
 
@@ -66,24 +74,28 @@ def read_batches(
     upright: bool = False,
     approximate: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the batches of ``photos``, in their order, while threads read a few more ahead.
+    """Yield the batches of ``photos`` in order, while threads read the next batches.
 
-    Threads suffice, because the decoders and the loops that resize release the GIL.
+    Processes are not needed, because the decoders and the resizers release the GIL.
 
     Args:
         photos: :class:`~snzoo.data.samples.Samples`, :class:`~snzoo.data.sources.PhotoList`, or
             anything with their ``__len__``, ``read`` and ``locate``.
-        numbers: which batches (default: all); batch n has the photos from n · batch_size on.
-        resize_on: the device that resizes and holds the pixels (default: the threads resize, for
-            the CPU).
-        upright: turn photos as their EXIF orientation says; evaluations do not.
+        preprocessing: the size to resize to and the size of the crop.
+        batch_size: the number of photos per batch; the last batch may be smaller.
+        workers: the number of threads.
+        numbers: the numbers of the batches to read (default: all). Batch n begins with photo
+            n · batch_size.
+        resize_on: the device that resizes and holds the pixels (default: the threads resize on the
+            CPU).
+        upright: turn photos according to their EXIF orientation. Evaluations do not turn photos.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
     """
     if numbers is None:
         numbers = range(count_batches(len(photos), batch_size))
     batch_size = max(1, min(batch_size, len(photos)))
     ahead = min(1 - (-workers // batch_size), len(numbers))  # enough for all workers
-    how = resizer(len(photos), resize_on)  # compiles, before the threads need it
+    how = resizer(len(photos), resize_on)  # may compile the loops, which the threads then use
     device = resize_on if how == "torch" else None
     side = preprocessing.crop
     buffers = None if device else np.empty((ahead + 2, batch_size, side, side, 3), np.uint8)
@@ -122,7 +134,7 @@ def read_batches(
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch that threads are reading, into ``buffer`` where there is one."""
+    """A batch that threads are reading, into ``buffer`` if there is one."""
 
     indices: range
     tasks: list[Future[Window | SnzooError | None]]

@@ -1,7 +1,7 @@
 """Decode photos to 8-bit RGB, as Pillow's ``open`` and ``convert("RGB")`` do.
 
-If simplejpeg is installed (extra ``[fast]``), it decodes JPEG to the same bits. Pillow decodes
-all other formats, and each JPEG file that simplejpeg does not accept.
+If simplejpeg is installed (extra ``[fast]``), it decodes JPEG files to the same bits. Pillow
+decodes all other formats, and each JPEG file that simplejpeg does not accept.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Photo = bytes | str | os.PathLike[str] | Image.Image | Pixels
 
 HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
-LARGEST_JPEG = 1 << 26  # pixels; for larger ones Pillow checks for a decompression bomb
-# What turns a photo upright, by its EXIF orientation (1 is upright):
+LARGEST_JPEG = 1 << 26  # pixels; Pillow decodes larger files, and refuses bombs
+# EXIF orientation → the operation that turns the photo upright (1 is upright already):
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,14 +40,16 @@ TURNS = {
 def decode(
     photo: Photo, *, name: str | None = None, shrink_to: int | None = None, upright: bool = False
 ) -> Image.Image | Pixels:
-    """Return the pixels of a photo, as an array where no PIL image is needed.
+    """Return the pixels of a photo, as a PIL image in RGB or as a uint8 array (H, W, 3).
 
     Args:
-        name: what errors call the photo (default: its path, or "an image").
+        photo: the content of an image file, a path, a PIL image, or a uint8 array (H, W, 3).
+        name: the name of the photo in errors (default: its path, or "an image").
         shrink_to: scale a JPEG file down while decoding, to at least this many pixels per side,
-            with a fast transform and fast upsampling. This is an approximation.
-        upright: turn the photo as its EXIF orientation says, like ``ImageOps.exif_transpose``.
-            An array has no orientation. The reference evaluation does not turn photos.
+            with a fast transform and fast upsampling. The result is approximate.
+        upright: turn the photo according to its EXIF orientation, like
+            ``ImageOps.exif_transpose``. An array has no orientation. The reference evaluation does
+            not turn photos.
 
     Raises:
         DataError: the photo cannot be read, is not an image, is damaged or cut short, does not
@@ -88,7 +90,7 @@ def load_image(
     shrink_to: int | None = None,
     upright: bool = False,
 ) -> Image.Image:
-    """Decode the content of an image file with Pillow alone; see :func:`decode`.
+    """Decode the content of an image file with Pillow, without simplejpeg; see :func:`decode`.
 
     Raises:
         DataError: see :func:`decode`.
@@ -120,14 +122,14 @@ def _convert(image: Image.Image, name: str, upright: bool) -> Image.Image:
 def _find_turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data tells no orientation
+    except Exception:  # damaged EXIF data
         return None
 
 
 def _decode_jpeg(content: bytes, shrink_to: int | None) -> Pixels | None:
-    """Decode with simplejpeg; return None for what Pillow has to judge.
+    """Decode a JPEG file with simplejpeg, or return None if Pillow must decode the content.
 
-    That is: another format, CMYK, any damage, and more than ``LARGEST_JPEG`` pixels.
+    Pillow must decode other formats, CMYK, damaged files, and more than ``LARGEST_JPEG`` pixels.
     """
     import simplejpeg
 
@@ -145,6 +147,6 @@ def _decode_jpeg(content: bytes, shrink_to: int | None) -> Pixels | None:
 
 
 def decoder() -> str:
-    """Return the name and version of the JPEG decoder, for the record of an evaluation."""
+    """Return the name and version of the JPEG decoder, which evaluations record."""
     package = "simplejpeg" if HAS_SIMPLEJPEG else "pillow"
     return f"{package} {version(package)}"

@@ -1,4 +1,4 @@
-"""The bundled demo photos, verified before they are used."""
+"""Load the bundled demo photos and verify their checksum."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from snzoo.manifest import Photos
 
 
 def demo_samples(photos: Photos, classes: Classes) -> Samples:
-    """Return the photos of the manifest's ``demo``, labeled.
+    """Return the labeled demo photos.
+
+    Args:
+        photos: the ``demo`` of the manifest.
+        classes: the classes of the demo's model.
 
     Raises:
-        ChecksumError: they are not those that the manifest names.
+        ChecksumError: the photos do not have the checksum that the manifest names.
     """
     folder = Path(__file__).parents[1] / photos.bundled
     if tree_digest(folder) != photos.sha256:
@@ -27,7 +31,10 @@ def demo_samples(photos: Photos, classes: Classes) -> Samples:
 
 
 def tree_digest(folder: Path) -> str:
-    """Return the sha256 of the sorted lines ``sha256 relative/path`` of the files in a tree."""
+    """Return a sha256 of all files in a folder and its subfolders.
+
+    It is computed from one line ``sha256 relative/path`` per file, sorted by path.
+    """
     lines = (
         f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*"), key=lambda path: path.as_posix())

@@ -1,4 +1,4 @@
-"""ImageNet-1k's classes and the labels of its 50,000 validation photos, as bundled data.
+"""The classes of ImageNet-1k and the labels of its 50,000 validation photos, bundled with snzoo.
 
 The ReaL labels (``imagenet_real_labels.u16``) are those of Beyer et al. 2020, "Are we done with
 ImageNet?", under the Apache License 2.0 (``LICENSE-Apache-2.0.txt``), in a compact form.
@@ -25,40 +25,40 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?\.[A-Za-z]+",
 @cache
 def wnids() -> tuple[str, ...]:
     """Return the 1,000 WordNet ids, sorted. Their positions are the class indices."""
-    return tuple(line.split(" ", 1)[0] for line in _synsets())
+    return tuple(line.split(" ", 1)[0] for line in _read_synsets())
 
 
 @cache
 def class_names() -> tuple[str, ...]:
     """Return the first name of each class, e.g. ``tench``, in the order of :func:`wnids`.
 
-    Two names belong to two classes each (crane, maillot); the wnid is appended to them.
+    Two pairs of classes share a name (crane, maillot). The wnid is appended to these names.
     """
-    names = [line.split(" ", 1)[1].split(",")[0] for line in _synsets()]
+    names = [line.split(" ", 1)[1].split(",")[0] for line in _read_synsets()]
     twice = {name for name, count in Counter(names).items() if count > 1}
     pairs = zip(names, wnids(), strict=True)
     return tuple(f"{name} ({wnid})" if name in twice else name for name, wnid in pairs)
 
 
 def names_of(classes: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the classes; ImageNet's for ``"imagenet-1k"``."""
+    """Return the names of the classes. ``"imagenet-1k"`` stands for those of ImageNet-1k."""
     return class_names() if isinstance(classes, str) else classes
 
 
 @cache
 def validation_labels() -> array[int]:
     """Return the class indices of ILSVRC2012_val_00000001 … 00050000."""
-    return _numbers("imagenet_val_labels.u16")
+    return _read_numbers("imagenet_val_labels.u16")
 
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
     """Return the ReaL class indices of ILSVRC2012_val_00000001 … 00050000.
 
-    3,163 photos have none, because no class fits them. The file holds, for each photo in turn,
+    3,163 photos have no label, because no class fits them. For each photo in turn, the file holds
     the number of its labels and then the labels (16-bit little-endian).
     """
-    numbers = iter(_numbers("imagenet_real_labels.u16"))
+    numbers = iter(_read_numbers("imagenet_real_labels.u16"))
     return tuple(tuple(next(numbers) for _ in range(count)) for count in numbers)
 
 
@@ -66,7 +66,7 @@ def real_labels_of(names: Sequence[str]) -> list[tuple[int, ...]]:
     """Return the ReaL labels of validation photos.
 
     Raises:
-        DataError: a name is not that of a validation photo.
+        DataError: a name is not the name of a validation photo.
     """
     numbers = [validation_number(name) for name in names]
     if None in numbers:
@@ -97,7 +97,7 @@ def training_wnid(name: str) -> str | None:
 
 
 def find_label(name: str) -> int | None:
-    """Return the class index that a photo's name tells: a validation number or a wnid."""
+    """Return the class index of a photo whose name has a validation number or a wnid, else None."""
     if number := validation_number(name):
         return validation_labels()[number - 1]
     wnid = training_wnid(name)
@@ -105,16 +105,22 @@ def find_label(name: str) -> int | None:
 
 
 def describe(label: int) -> str:
-    """Return a class as users read it: ``n01440764 (tench)``."""
+    """Return the wnid and the name of a class for messages: ``n01440764 (tench)``."""
     return f"{wnids()[label]} ({class_names()[label].split(' (')[0]})"
 
 
 def is_number(text: str) -> bool:
+    """Return whether a text consists of 1 to 9 decimal digits."""
     return re.fullmatch(r"\d{1,9}", text, re.ASCII) is not None
 
 
 def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) -> bool:
-    """Return whether these are exactly the 50,000 ImageNet-1k validation photos.
+    """Return whether the photos are exactly the 50,000 ImageNet-1k validation photos.
+
+    Args:
+        names: the names or paths of the photos.
+        labels: the class index of each photo.
+        where: the path of the photos, for errors.
 
     Raises:
         DataError: a validation photo occurs twice, or a label contradicts the published one or
@@ -153,8 +159,12 @@ def check_published(names: Sequence[str], labels: Sequence[int], *, where: str) 
 def check_ground_truth(lines: Iterable[tuple[int, str]], *, path: Path) -> None:
     """Compare the devkit's ``ILSVRC2012_validation_ground_truth.txt`` with the bundled labels.
 
-    Its ILSVRC ids (1 to 1,000) are not class indices, but each id must stand for the same class
-    in all 50,000 lines.
+    The devkit uses ILSVRC ids (1 to 1,000), which are not class indices. Each id must stand for the
+    same class in all 50,000 lines.
+
+    Args:
+        lines: the numbers and texts of the lines.
+        path: the path of the file, for errors.
 
     Raises:
         DataError: a line contradicts the bundled labels, or there are not 50,000 ids.
@@ -186,12 +196,12 @@ def check_ground_truth(lines: Iterable[tuple[int, str]], *, path: Path) -> None:
         raise DataError(f"{path} must have {len(truth):,} lines, one per validation photo")
 
 
-def _numbers(file: str) -> array[int]:
+def _read_numbers(file: str) -> array[int]:
     numbers = array("H", (FOLDER / file).read_bytes())
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
 
 
-def _synsets() -> list[str]:
+def _read_synsets() -> list[str]:
     return (FOLDER / "imagenet_synsets.txt").read_text(encoding="utf-8").splitlines()

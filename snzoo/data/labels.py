@@ -1,7 +1,8 @@
-"""The classes of photos, read from the names of files and folders, or from webdataset shards.
+"""Determine the classes of photos from the names of files and folders, or from webdataset shards.
 
-Names alone decide about a tree of photos, so a folder and an archive of it are labeled alike.
-A tree has two levels, and names of folders end in a slash: ``n01440764/``, ``n01440764/a.JPEG``.
+A tree is the collection of the names in a folder or an archive. Labels depend on these names only,
+so a folder and an archive of it get the same labels. A tree has at most two levels, and names of
+folders end in a slash: ``n01440764/``, ``n01440764/a.JPEG``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from snzoo.data.archives import Member, read_member
 from snzoo.data.photos import is_hidden, is_image
 from snzoo.errors import DataError
 
-LONGEST_LABEL = 64  # bytes of a .cls file
+LONGEST_LABEL = 64  # bytes that are read of a .cls file
 ACCEPTED = (
     "snzoo takes class folders, flat ILSVRC2012_val_*.JPEG or WNID_*.JPEG files, a tar or "
     "zip of either, webdataset or parquet shards, LOC_val_solution.csv, a text file of "
@@ -30,7 +31,10 @@ Classes = str | tuple[str, ...]  # "imagenet-1k", or the names of the classes
 
 @dataclass(frozen=True)
 class LabeledNames:
-    """``labels[i]`` is the class index of the photo ``names[i]``; ``description`` counts them."""
+    """The names of photos and their class indices.
+
+    ``labels[i]`` belongs to ``names[i]``. ``description`` says how many photos were found where.
+    """
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
@@ -39,7 +43,7 @@ class LabeledNames:
 
 @cache
 def class_indices(classes: Classes) -> Mapping[str, int]:
-    """Return the class index of each folder name: of wnids, or of the classes' names."""
+    """Return a mapping from folder names (wnids or names of classes) to class indices."""
     names = imagenet.wnids() if isinstance(classes, str) else classes
     return MappingProxyType({name: index for index, name in enumerate(names)})
 
@@ -47,14 +51,16 @@ def class_indices(classes: Classes) -> Mapping[str, int]:
 def label_tree(
     tree: Collection[str], classes: Classes, *, where: str, found: str = ""
 ) -> LabeledNames:
-    """Label class folders, or flat photos of ImageNet, by their names.
+    """Label photos in class folders, or photos of ImageNet without folders, by their names.
 
     Args:
+        tree: the names in the tree.
+        classes: ``"imagenet-1k"``, or the names of the classes.
         where: the path of the tree, for errors.
-        found: what the description adds to the path that the user gave.
+        found: the part of the path that the user did not name, for the description.
 
     Raises:
-        DataError: nothing there can be labeled; the message says what was found.
+        DataError: no photo can be labeled; the message says what was found.
     """
     images = sorted((name for name in tree if is_image(name)), key=lambda name: name.split("/"))
     folders = sorted({name.split("/", 1)[0] for name in tree if "/" in name})
@@ -78,7 +84,7 @@ def label_tree(
 
 
 def _are_flat(images: list[str], folders: list[str], classes: Classes) -> bool:
-    """Return whether these are photos of ImageNet beside unrelated folders."""
+    """Return whether the images are photos of ImageNet next to unrelated folders."""
     index = class_indices(classes)
     return (
         isinstance(classes, str)
@@ -107,11 +113,13 @@ def _label_folders(
 def _explain_folders(
     images: list[str], folders: list[str], unknown: list[str], classes: Classes, where: str
 ) -> str:
-    """Return why folders are not class folders, and what to do."""
-    expected = "wnids (n01440764 …)" if isinstance(classes, str) else f"classes ({_list(classes)})"
+    """Return the message that folders are not class folders, and what to do."""
+    expected = (
+        "wnids (n01440764 …)" if isinstance(classes, str) else f"classes ({_first_3(classes)})"
+    )
     message = (
         f"{where}: {len(unknown)} of {len(folders)} folders are not named by {expected}: "
-        f"{_list(unknown)}"
+        f"{_first_3(unknown)}"
     )
     if all(map(imagenet.is_number, unknown)):
         kind = "wnid" if isinstance(classes, str) else "class"
@@ -126,7 +134,7 @@ def _explain_folders(
 
 
 def _explain_numbers(images: list[str], classes: Classes) -> str:
-    """Return why folders named by numbers are refused."""
+    """Return the reason why folders named by numbers are refused."""
     for folder, name in (image.split("/", 1) for image in images if "/" in image):
         number = imagenet.validation_number(name) if isinstance(classes, str) else None
         if number and imagenet.is_number(folder):
@@ -139,7 +147,7 @@ def _explain_numbers(images: list[str], classes: Classes) -> str:
     return "numbers alone don't tell whose order they follow"
 
 
-def _list(names: Sequence[str]) -> str:
+def _first_3(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
@@ -148,7 +156,7 @@ def _label_flat(images: list[str], classes: Classes, where: str) -> tuple[int, .
         raise DataError(f"{where} holds neither class folders nor images; {ACCEPTED}")
     if not isinstance(classes, str):
         raise DataError(
-            f"{where} holds {len(images)} images without class folders ({_list(classes)}), so "
+            f"{where} holds {len(images)} images without class folders ({_first_3(classes)}), so "
             f"nothing tells their classes; {ACCEPTED}"
         )
     labels = [imagenet.find_label(name) for name in images]
@@ -162,13 +170,15 @@ def _label_flat(images: list[str], classes: Classes, where: str) -> tuple[int, .
 
 
 def label_members(members: Iterable[Member], classes: Classes, *, where: str) -> dict[str, Member]:
-    """Return the files of an archive as the tree that :func:`label_tree` takes.
+    """Return a mapping from the names in the tree of an archive to its members.
 
-    Folders that everything else lies in are dropped, e.g. ``ILSVRC/val/``, unless such a folder
-    is a class or a number.
+    :func:`label_tree` accepts the names.
+
+    A folder that holds all other members is dropped from the names, e.g. ``ILSVRC/val/``, unless
+    its name is a class or a number.
 
     Raises:
-        DataError: an image is not a regular file, or is there twice.
+        DataError: an image is not a regular file, or occurs twice.
     """
     index = class_indices(classes)
     entries = [(_visible_parts(member.name), member) for member in members]
@@ -190,13 +200,13 @@ def label_members(members: Iterable[Member], classes: Classes, *, where: str) ->
 
 
 def _visible_parts(name: str) -> list[str]:
-    """Return the parts of a path, or none if one is hidden. ``..`` counts as hidden."""
+    """Return the parts of a path, or an empty list if one is hidden. ``..`` counts as hidden."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return [] if any(map(is_hidden, parts)) else parts
 
 
 def _common_folder(entries: list[tuple[list[str], Member]]) -> str | None:
-    """Return the one folder that all members lie in."""
+    """Return the top-level folder that holds all members, or None."""
     tops = {parts[0] for parts, _ in entries}
     loose = any(len(parts) == 1 and not member.is_folder for parts, member in entries)
     return tops.pop() if len(tops) == 1 and not loose else None
@@ -205,9 +215,10 @@ def _common_folder(entries: list[tuple[list[str], Member]]) -> str | None:
 def label_shards(
     members: Iterable[Member], classes: Classes, *, found: str
 ) -> tuple[LabeledNames, list[Member]]:
-    """Label webdataset shards: ``KEY.cls`` holds the class index of the photo ``KEY.jpg``.
+    """Return the labels of the photos in webdataset shards, and the members of the photos.
 
-    Other files of a key are ignored. A key extends to the first dot of the file's name.
+    ``KEY.cls`` holds the class index of the photo ``KEY.jpg``. A key ends at the first dot of a
+    file's name. Other files with the same key are ignored.
 
     Raises:
         DataError: a photo has no class index, or a key has two photos.

@@ -1,6 +1,6 @@
-"""What lies at a path: a tree of photos, archives, parquet files, or a text file that lists photos.
+"""Find out how the photos at a path are stored: in folders, archives, parquet files or a list.
 
-Only the names of files and folders are looked at here; ``labels`` reads what they mean.
+This module looks at the names of files and folders only. ``labels`` determines the classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VALIDATION_TAR = "ILSVRC2012_img_val.tar"
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC/val"
 SOLUTION = "LOC_val_solution.csv"
 SOLUTION_FOLDERS = (".", "val", KAGGLE_FOLDER)
-# .tar.gz and .tgz are archives too: that they are compressed is said when they are opened.
+# Compressed tars match too: opening one raises an error that says how to decompress it.
 ARCHIVE = re.compile(r"\.(zip|tar(\.\w+)?|t(gz|bz2?|xz|zst))$", re.IGNORECASE)
 SHARD = re.compile(r"(?:(.*?)[-_.])?\d+(?:-of-(\d+))?(?:-[0-9a-f]{8,})?\.(?:parquet|tar)", re.ASCII)
 RANGE = re.compile(r"(.*)\{(\d{1,9})\.\.(\d{1,9})\}(.*)", re.ASCII)
@@ -33,10 +33,12 @@ Kind = Literal["folder", "archives", "parquet", "text"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where photos were found, and how they are stored.
+    """The place where photos were found, and how they are stored.
 
-    ``paths`` are one folder, one text file, or one or several archives or parquet files.
-    ``found`` is what a description adds to the path that the user gave, e.g. ``val/``.
+    Attributes:
+        kind: how the photos are stored.
+        paths: one folder, one text file, or one or several archives or parquet files.
+        found: the part of the path that the user did not name, e.g. ``val/``, for descriptions.
     """
 
     kind: Kind
@@ -50,26 +52,27 @@ class Layout:
 
 
 def find_layout(path: Path, classes: Classes) -> Layout:
-    """Return the first layout that is found at ``path``.
+    """Return the layout of the photos at ``path``.
 
-    In a folder, loose photos go before packed ones, and the folder before those in it.
+    In a folder, photos as files are preferred to archives and parquet files. After that, the folder
+    itself is preferred to the folders in it.
 
     Raises:
-        DataError: nothing is there, or several things between which only the user can choose.
+        DataError: ``path`` does not exist, or there are several data sets to choose from.
         OSError: a folder cannot be read.
     """
     if path.is_dir():
         for find in (_find_loose, _find_packed):
-            for folder, name in _places(path):
+            for folder, name in _folders_to_search(path):
                 if layout := find(folder, name, classes):
                     return layout
-        folder, name = list(_places(path))[-1]
+        folder, name = list(_folders_to_search(path))[-1]
         return Layout("folder", (folder,), name)
     if path.is_file():
         return Layout(_kind_of(path.name), (path,), path.name)
     if path.exists():  # reading a pipe could wait forever
         raise unreadable(path, "not a regular file")
-    paths = _expand(path)
+    paths = _expand_pattern(path)
     kinds = {_kind_of(path.name) for path in paths}
     if len(kinds) > 1 or "text" in kinds:
         raise DataError(f"{path} must stand for tar files or for parquet files only")
@@ -77,7 +80,7 @@ def find_layout(path: Path, classes: Classes) -> Layout:
 
 
 def solution_folder(path: Path) -> Path | None:
-    """Return where the photos of a Kaggle solution file in ``path`` lie."""
+    """Return the folder of the photos of a Kaggle solution file in ``path``, or None."""
     for folder in (path / name for name in SOLUTION_FOLDERS):
         if folder.is_dir() and any(name.endswith(".JPEG") for name in list_names(folder)):
             return folder
@@ -90,8 +93,8 @@ def _kind_of(name: str) -> Kind:
     return "archives" if ARCHIVE.search(name) else "text"
 
 
-def _places(path: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folders to look into, and what a description calls them."""
+def _folders_to_search(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folders to search, each with its name in descriptions."""
     yield path, ""
     names = [name for name in VALIDATION_FOLDERS if (path / name).is_dir()]
     if len(names) > 1:
@@ -102,7 +105,7 @@ def _places(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _find_loose(folder: Path, name: str, classes: Classes) -> Layout | None:
-    """Find class folders, Kaggle's validation set, or photos directly in the folder."""
+    """Return the layout of class folders, Kaggle's validation set, or photos, or None."""
     names, index = list_names(folder), class_indices(classes)
     if any(item.endswith("/") and item[:-1] in index for item in names):
         return Layout("folder", (folder,), name)
@@ -112,7 +115,7 @@ def _find_loose(folder: Path, name: str, classes: Classes) -> Layout | None:
 
 
 def _find_packed(folder: Path, name: str, classes: Classes) -> Layout | None:
-    """Find shards, in the folder or its ``data/``, or the tar of ImageNet's validation set."""
+    """Return the layout of shards in a folder or its ``data/``, or of ImageNet's validation tar."""
     for place in filter(Path.is_dir, (folder, folder / "data")):
         for suffix in (".parquet", ".tar"):
             if layout := _find_shards(place, suffix, f" of {name}" if name else ""):
@@ -122,7 +125,7 @@ def _find_packed(folder: Path, name: str, classes: Classes) -> Layout | None:
 
 
 def _find_shards(folder: Path, suffix: str, of: str) -> Layout | None:
-    """Find the shards of the validation split, or of the only one."""
+    """Return the layout of the shards of the validation split or of the only split, or None."""
     splits: dict[str, list[str]] = {}
     counts: dict[str, set[int]] = {}
     for name in sorted(list_names(folder)):
@@ -148,7 +151,7 @@ def _find_shards(folder: Path, suffix: str, of: str) -> Layout | None:
     return Layout(_kind_of(names[0]), tuple(folder / name for name in names), found)
 
 
-def _expand(path: Path) -> tuple[Path, ...]:
+def _expand_pattern(path: Path) -> tuple[Path, ...]:
     """Return the files that ``NAME-{0000..0063}.tar`` or ``NAME-*.tar`` stands for."""
     if match := RANGE.fullmatch(path.name):
         before, first, last, after = match.groups()

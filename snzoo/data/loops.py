@@ -1,4 +1,4 @@
-"""Inner loops over pixels, compiled by numba (extra ``[fast]``)."""
+"""Loops over pixels that numba compiles (extra ``[fast]``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
-BITS = 22  # of the weights, as in Pillow
+BITS = 22  # fractional bits of the integer weights, as in Pillow
 HALF = 1 << (BITS - 1)
 
 Bytes = NDArray[np.uint8]
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 
 class Loops(NamedTuple):
-    """The compiled loops. They release the GIL."""
+    """The compiled loops: ``_across``, ``_down`` and ``_look_up``. They release the GIL."""
 
     across: Any
     down: Any
@@ -35,19 +35,19 @@ def load() -> Loops:
     def compiled(function: Callable[..., None]) -> Any:
         try:
             return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder to cache it in
+        except RuntimeError:  # there is no folder for numba's cache
             return numba.njit(nogil=True)(function)
 
     return Loops(compiled(_across), compiled(_down), compiled(_look_up))
 
 
 def are_loaded() -> bool:
-    """Return whether :func:`load` was called, so that using the loops costs nothing more."""
+    """Return whether :func:`load` was called before, so that calling it again takes no time."""
     return load.cache_info().currsize > 0
 
 
 def _across(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
-    """Resize rows, (H, W, 3) → (H, w, 3): weighted sums of neighbors in a row, four at a time."""
+    """Resize rows, (H, W, 3) → (H, w, 3), by weighted sums of neighbors, four at a time."""
     width = out.shape[1]
     total = np.empty(3 * width, np.int32)
     for y in range(out.shape[0]):
@@ -70,7 +70,7 @@ def _across(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
 
 
 def _down(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
-    """Resize columns, (H, W, 3) → (h, W, 3): weighted sums of rows, four at a time."""
+    """Resize columns, (H, W, 3) → (h, W, 3), by weighted sums of rows, four at a time."""
     size = 3 * out.shape[1]
     total = np.empty(size, np.int32)
     for y in range(out.shape[0]):
@@ -93,7 +93,7 @@ def _down(pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
 
 
 def _look_up(pixels: Bytes, table: Floats, out: Floats) -> None:
-    """Convert pixels (3, H, W) to float32 by the ``table`` (3, 256) of each channel's values."""
+    """Convert pixels (3, H, W) to float32: value p in channel c becomes ``table[c, p]``."""
     for c in range(3):
         for y in range(pixels.shape[1]):
             for x in range(pixels.shape[2]):

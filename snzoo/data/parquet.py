@@ -1,4 +1,4 @@
-"""Photos in parquet files in Hugging Face's form (extra ``[parquet]``)."""
+"""Read photos from parquet files with the columns of Hugging Face (extra ``[parquet]``)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from typing import Any
 from snzoo.data.sources import check_size, stamp_of, unreadable
 from snzoo.environment import require_packages
 
-# Limits, because the encoding can hide any size in a few bytes:
+# Limits on what a file unpacks to: a few encoded bytes may unpack to any size.
 MOST_ROWS = 10_000_000
 LARGEST_GROUP = 4 << 30  # bytes of a row group
-# Row groups to keep. Two are kept even if they are larger, because threads may read around a
-# border:
+# Limits on the cached row groups. Two groups are always kept, because threads may read at the end
+# of one group and at the start of the next:
 CACHED = 256 << 20  # bytes
 MOST_GROUPS = 16
 
 
 class Parquet:
-    """Photos of parquet files with the columns ``image`` (``bytes`` and ``path``) and ``label``.
+    """A source of photos in parquet files.
 
-    ``labels`` and ``paths`` ("" if there is none) are read at once. Contents are read by row
-    group, and the last groups are kept, so that reading in order reads each of them once.
-    ``class_count`` is the number of classes, if the metadata tells it.
+    The files have the columns ``image`` (a struct of ``bytes`` and ``path``) and ``label``. The
+    photos are read one row group at a time. The last groups are cached, so that reading in order
+    reads each group once.
+
+    Attributes:
+        labels: the label of each photo, read on creation.
+        paths: the path of each photo, "" if there is none, read on creation.
+        names: the path of each photo if it is unique, else ``FILE#ROW``.
+        class_count: the number of classes, or None if the metadata does not say it.
 
     Raises:
         DataError: a file is not a parquet file with these columns.
@@ -37,7 +43,8 @@ class Parquet:
         require_packages("pyarrow", extra="parquet", purpose=f"reading {paths[0]}")
         self._lock = threading.Lock()
         self._groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
-        self._rows: list[tuple[Path, int, int, int]] = []  # file, row in it, group, row in that
+        # file, row in the file, group, row in the group:
+        self._rows: list[tuple[Path, int, int, int]] = []
         self.labels: list[int | None] = []
         names: list[str] = []
         for path in paths:
@@ -58,12 +65,12 @@ class Parquet:
     def read(self, index: int) -> bytes:
         path, _, group, row = self._rows[index]
         try:
-            content: bytes | None = self._group(path, group)[row].as_py()
+            content: bytes | None = self._load_group(path, group)[row].as_py()
             if content is None:
                 raise ValueError("it has no bytes")
             check_size(len(content))
             return content
-        except Exception as error:  # of pyarrow or Python, for damaged files
+        except Exception as error:  # pyarrow raises exceptions of many types for damaged files
             raise unreadable(self.locate(index), error) from None
 
     def locate(self, index: int) -> str:
@@ -73,11 +80,11 @@ class Parquet:
     def stamp(self) -> str:
         return stamp_of(dict.fromkeys(path for path, *_ in self._rows))
 
-    def _group(self, path: Path, group: int) -> Any:
+    def _load_group(self, path: Path, group: int) -> Any:
         """Return the contents of a row group, as an arrow array."""
         from pyarrow import compute
 
-        with self._lock:  # also while reading, so that no other thread reads the same
+        with self._lock:  # held while reading, so that no two threads read the same group
             key = path, group
             if key not in self._groups:
                 with _open_parquet(path) as file:
@@ -109,7 +116,7 @@ def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str |
                 labels = table["label"].to_pylist()
                 images = table["image"].to_pylist() if len(columns) > 1 else [None] * len(labels)
                 yield labels, [image and image["path"] for image in images]
-    except Exception as error:  # of pyarrow or Python, for damaged files
+    except Exception as error:  # pyarrow raises exceptions of many types for damaged files
         raise unreadable(path, error) from None
 
 
@@ -131,7 +138,7 @@ def _open_parquet(path: Path) -> Any:
 
 
 def _columns(schema: Any) -> list[str]:
-    """Return the columns to label by, after checking that those to read are there."""
+    """Return the columns of labels and paths, after checking that the needed columns exist."""
     import pyarrow as pa
 
     fields = {field.name: field.type for field in schema}

@@ -1,4 +1,4 @@
-"""Which files are photos: the one rule for evaluation, prediction and training."""
+"""Decide which files are photos, for evaluation, prediction and training alike."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import NamedTuple
 from snzoo.data.sources import unreadable
 from snzoo.errors import DataError, printable
 
-# Formats that Pillow opens and photos are kept in. Other files are counted as left out.
+# Common formats of photos that Pillow opens. Other files are left out.
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
-# What operating systems and storage devices create on their own:
+# Operating systems and storage devices create these:
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
 
 
 class ClassFolders(NamedTuple):
-    """A training set: ``labels[i]`` is the index in ``classes`` of the photo at ``paths[i]``."""
+    """A training set. ``labels[i]`` is the index in ``classes`` of the class of ``paths[i]``."""
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
@@ -30,12 +30,12 @@ class ClassFolders(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden (``._photo.jpg``) or the system's own."""
+    """Return whether a file or folder is hidden (``._photo.jpg``) or made by the system."""
     return name.startswith(".") or name in SYSTEM_FOLDERS | SYSTEM_FILES
 
 
 def is_image(path: str) -> bool:
-    """Return whether a file is a photo, by its name: a photo's suffix, and not hidden."""
+    """Return whether a path names a photo: it has the suffix of a photo and is not hidden."""
     name = basename(path)
     return splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
 
@@ -55,13 +55,14 @@ def list_names(folder: Path) -> list[str]:
 
 
 def find_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
-    """Return the photos in a folder, sorted, or the file itself.
+    """Return the sorted paths of the photos in a folder. A file is returned as it is.
 
     Args:
-        recursive: look into all folders below too, except through links.
+        path: the path of a folder or a file.
+        recursive: search all subfolders too (default: False). Links to folders are not followed.
 
     Raises:
-        DataError: there is no photo, or a folder cannot be read.
+        DataError: the folder holds no photo, or a folder cannot be read.
     """
     path = Path(path)
     try:
@@ -86,16 +87,18 @@ def _list_folders(path: Path) -> Iterator[Path]:
 
 
 def list_class_folders(folder: str | Path, *, check: bool = True) -> ClassFolders:
-    """List a training set: a folder of class folders, each with its photos directly in it.
+    """Return the training set in a folder with one folder of photos per class.
 
-    The classes are the names of the folders, sorted.
+    The classes are the names of the folders, sorted. Photos must lie directly in a class folder.
 
     Args:
-        check: decode every photo once, on all cores, so that none stops a training later.
+        folder: the path of the training set.
+        check: decode every photo once, on all cores, to find damaged ones before the training
+            (default: True).
 
     Raises:
-        DataError: there are no class folders, one holds no photo, photos lie beside them, or
-            photos cannot be read; the message names the first ones.
+        DataError: there are no class folders, a class folder holds no photo, photos lie next to
+            the class folders, or photos cannot be read. The message names the first ones.
     """
     folder = Path(folder)
     try:

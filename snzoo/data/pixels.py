@@ -1,4 +1,4 @@
-"""Compute the pixels that the reference transform gives, to the last bit.
+"""Compute the pixels of the reference transform, to the last bit.
 
 The reference opens a photo with Pillow, converts it to RGB without EXIF rotation, resizes the
 shorter side (bilinear, antialiased), crops the center, and normalizes.
@@ -21,8 +21,8 @@ from snzoo.data.resample import Window
 from snzoo.errors import DataError, printable
 from snzoo.manifest import Preprocessing
 
-LARGEST = 1 << 28  # pixels; far beyond any photo, 0.8 GB while it is resized
-MOST_TAPS = 16  # images of more than 7 times the size are resized before they go to a GPU
+LARGEST = 1 << 28  # pixels of a resized image; resizing it takes 0.8 GB
+MOST_TAPS = 16  # the CPU resizes images with more taps; they shrink by a factor of more than 7
 
 
 class Geometry(NamedTuple):
@@ -33,7 +33,12 @@ class Geometry(NamedTuple):
 
 
 def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
-    """Resize the shorter side to ``resize`` pixels, then take the central ``crop`` × ``crop``.
+    """Return the geometry that resizes the shorter side to ``resize`` and crops the center.
+
+    Args:
+        size: the width and height of the image in pixels.
+        resize: the length of the shorter side after resizing, in pixels.
+        crop: the side of the square crop, in pixels.
 
     Raises:
         DataError: the image is so narrow that resizing it would fill the memory.
@@ -44,17 +49,17 @@ def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
     if resize * long > LARGEST:
         raise DataError(f"{width}x{height} pixels would grow to {resize}x{long}; crop it first")
     resized = (long, resize) if width > height else (resize, long)
-    left, top = (round((side - crop) / 2.0) for side in resized)  # halves go to the even pixel
+    left, top = (round((side - crop) / 2.0) for side in resized)  # halves are rounded to even
     return Geometry(resized, (left, top, left + crop, top + crop))
 
 
 def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
-    """Resize and crop as :func:`geometry` says, with Pillow, the reference.
+    """Resize and crop an image with Pillow to the result of :func:`geometry`.
 
     Raises:
         DataError: see :func:`geometry`.
     """
-    return _by_pillow(image, geometry(image.size, resize=resize, crop=crop))
+    return _resize_with_pillow(image, geometry(image.size, resize=resize, crop=crop))
 
 
 def load_pixels(
@@ -70,18 +75,19 @@ def load_pixels(
 
     Args:
         photo: the content of an image file, a path, a PIL image, or a uint8 array (H, W, 3).
-        name: what errors call the photo (default: its path, or "an image").
-        upright: turn the photo as its EXIF orientation says; evaluations do not.
+        preprocessing: the size to resize to and the size of the crop.
+        name: the name of the photo in errors (default: its path, or "an image").
+        upright: turn the photo according to its EXIF orientation. Evaluations do not turn photos.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
         compiled: resize with loops that numba compiles in about a second. They are faster than
-            Pillow and as exact.
+            Pillow and compute the same bits.
 
     Raises:
         DataError: see :func:`~snzoo.data.decode.decode` and :func:`geometry`.
     """
-    image, fit = _decode(photo, preprocessing, name, upright, approximate)
+    image, fit = _decode_and_fit(photo, preprocessing, name, upright, approximate)
     if not (compiled and resample.is_exact(None)):
-        return np.asarray(_by_pillow(image, fit))
+        return np.asarray(_resize_with_pillow(image, fit))
     pixels = np.asarray(image)
     out = np.empty((preprocessing.crop, preprocessing.crop, 3), np.uint8)
     resample.resize_and_crop(pixels, resample.plan(_size(pixels), *fit), out)
@@ -96,16 +102,16 @@ def load_window(
     upright: bool = False,
     approximate: bool = False,
 ) -> Window:
-    """Return what :func:`~snzoo.data.resample.resize_windows` computes the same pixels from.
+    """Return the window that :func:`~snzoo.data.resample.resize_windows` resizes and crops.
 
-    The arguments and errors are those of :func:`load_pixels`. Whether they are exact on a device
-    is for the caller to check, see :func:`~snzoo.data.resample.is_exact`.
+    The result is that of :func:`load_pixels`, which has the same arguments and errors. The caller
+    must check that the device computes it exactly, see :func:`~snzoo.data.resample.is_exact`.
     """
-    image, fit = _decode(photo, preprocessing, name, upright, approximate)
+    image, fit = _decode_and_fit(photo, preprocessing, name, upright, approximate)
     pixels = np.asarray(image)
     plan = resample.plan(_size(pixels), *fit)
     if plan.down_first or max(t.weights.shape[1] for t in (plan.across, plan.down)) > MOST_TAPS:
-        return resample.whole(np.asarray(_by_pillow(image, fit)))
+        return resample.whole(np.asarray(_resize_with_pillow(image, fit)))
     return resample.cut(pixels, plan)
 
 
@@ -115,7 +121,13 @@ def normalize(
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Convert uint8 RGB (N, 3, H, W) to the float32 input of a network, on the same device."""
+    """Convert pixels to the input of a network, float32 (N, 3, H, W) on the same device.
+
+    Args:
+        pixels: uint8 RGB (N, 3, H, W).
+        preprocessing: the channel order, scale, mean and std of the network.
+        memory_format: the memory format of the result.
+    """
     if preprocessing.channel_order == "BGR":
         pixels = pixels.flip(1)
     x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
@@ -128,19 +140,20 @@ def normalize(
 
 @lru_cache(maxsize=32)
 def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, ...]:
-    """Copy white, mean and std to the device, once.
+    """Return the value of white, the mean and the std as tensors on the device.
 
-    White is a tensor, because a GPU divides by a Python number by multiplying with its rounded
-    inverse.
+    White is a tensor because PyTorch on a GPU replaces the division by a Python number with a
+    multiplication by its rounded inverse.
     """
     values = (255 / preprocessing.scale,), preprocessing.mean, preprocessing.std
     return tuple(torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in values)
 
 
 def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -> None:
-    """Normalize one channel at a time, which stays in the cache, in one thread.
+    """Normalize ``pixels`` into ``x`` with one thread, one channel at a time.
 
-    While the cores are busy decoding, PyTorch's threads would wait for one another at each step.
+    A channel fits into the cache. PyTorch's operations would use several threads, which wait for
+    one another at each step while the cores are busy decoding.
     """
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     white = np.float32(255 / preprocessing.scale)
@@ -157,7 +170,7 @@ def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -
             values[c] /= std[c]
 
 
-def _decode(
+def _decode_and_fit(
     photo: Photo, preprocessing: Preprocessing, name: str | None, upright: bool, approximate: bool
 ) -> tuple[Image.Image | Pixels, Geometry]:
     if name is None:
@@ -176,7 +189,7 @@ def _size(pixels: Pixels) -> tuple[int, int]:
     return width, height
 
 
-def _by_pillow(image: Image.Image | Pixels, fit: Geometry) -> Image.Image:
+def _resize_with_pillow(image: Image.Image | Pixels, fit: Geometry) -> Image.Image:
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     if fit.resized != image.size:

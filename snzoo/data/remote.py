@@ -1,4 +1,4 @@
-"""Fetch images from URLs."""
+"""Download images from URLs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ LARGEST = 64 << 20  # bytes
 
 
 def is_url(source: str) -> bool:
+    """Return whether a text begins with the scheme of a URL, e.g. ``https://``."""
     return re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
 
 
@@ -21,7 +22,7 @@ def fetch_image(url: str) -> bytes:
     """Return the content at an http(s) URL.
 
     Raises:
-        DownloadError: there is none, or it is larger than ``LARGEST``.
+        DownloadError: the URL returns no content, or more than ``LARGEST`` bytes.
         OfflineError: ``SNZOO_OFFLINE=1``.
     """
     if not url.lower().startswith(("http://", "https://")):

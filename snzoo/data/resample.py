@@ -1,10 +1,12 @@
-"""Pillow's bilinear resize in integers, computed for the pixels of the crop alone.
+"""Compute the same bits as Pillow's bilinear resize, for the pixels of the crop only.
 
-Pillow resizes 8-bit images in two passes, along the rows and then along the columns, with
-22-bit integer weights and rounding to 8 bits after each pass. From version 13 on, it starts with
-the columns if that is much less work. Two implementations compute the same bits: loops that
-numba compiles, for one image on the CPU (extra ``[fast]``), and tensor operations, for a batch on
-a GPU. :func:`is_exact` compares them with the installed Pillow before they are used.
+Pillow resizes 8-bit images in two passes: across (along the rows) and then down (along the
+columns). It uses 22-bit integer weights and rounds to 8 bits after each pass. From version 13 on,
+it starts with the pass down if that is much less work.
+
+This module has two implementations: loops that numba compiles (extra ``[fast]``), for one image on
+the CPU, and tensor operations, for a batch on a GPU. :func:`is_exact` compares an implementation
+with the installed Pillow before it is used.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from snzoo.data.decode import Pixels
 from snzoo.data.loops import BITS, HALF, Ints
 from snzoo.errors import first_line
 
-MOST_ROWS = 1 << 15  # of windows that a GPU resizes at a time, in about half a gigabyte
+MOST_ROWS = 1 << 15  # rows that a GPU resizes at a time, which takes about half a gigabyte
 DOWN_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 BILINEAR = Image.Resampling.BILINEAR
-# Sizes (width, height) to compare with Pillow: smaller, larger, and around the place where Pillow
-# changes the order of the passes.
+# Sizes (width, height) before and after a resize that is compared with Pillow. The image becomes
+# smaller or larger. Two pairs lie on either side of the limit for the order of the passes.
 CHECKED = (
-    ((500, 375), (341, 256)),  # enough pixels to notice weights that are rounded otherwise
+    ((500, 375), (341, 256)),  # has enough pixels to reveal weights that are rounded differently
     ((20, 31), (37, 50)),
     ((40, 200), (33, 185)),
     ((40, 200), (33, 186)),
@@ -44,23 +46,26 @@ logger = logging.getLogger("snzoo")
 
 
 class Taps(NamedTuple):
-    """Output pixel i is the sum over k of ``weights[i, k]`` · input pixel ``first[i] + k``."""
+    """The weights of one pass.
+
+    Output pixel i is the sum over k of ``weights[i, k]`` times input pixel ``first[i] + k``.
+    """
 
     first: Ints  # (n,), ascending
     weights: Ints  # (n, K); K is a multiple of 4, because the loops take four at a time
 
     @property
     def span(self) -> slice:
-        """The input pixels that are used; those beyond the end have weight zero."""
+        """The range of input pixels that the taps read. Pixels beyond the end have weight zero."""
         return slice(int(self.first[0]), int(self.first[-1]) + self.weights.shape[1])
 
     def shifted(self) -> Taps:
-        """Return the taps for an input that begins with the span."""
+        """Return the same taps for an input that was cut to the span."""
         return self._replace(first=self.first - self.first[0])
 
 
 class Plan(NamedTuple):
-    """How images of one size are resized and cropped."""
+    """The taps that resize and crop images of one size, and the order of the passes."""
 
     across: Taps
     down: Taps
@@ -69,9 +74,16 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=512)
 def taps(length: int, resized: int, start: int, stop: int) -> Taps:
-    """Return the taps of output pixels ``start`` to ``stop`` of a side ``length`` → ``resized``.
+    """Return the taps of output pixels ``start`` to ``stop`` of one side.
 
-    The order of the floating-point operations is Pillow's, because the integers depend on it.
+    The floating-point operations have the same order as in Pillow, because the rounded weights
+    depend on it.
+
+    Args:
+        length: the length of the side in pixels.
+        resized: the length of the side after resizing, in pixels.
+        start: the first output pixel.
+        stop: the end of the output pixels, exclusive.
     """
     if length == resized:
         return identity(start, stop)
@@ -80,7 +92,7 @@ def taps(length: int, resized: int, start: int, stop: int) -> Taps:
     center = (np.arange(start, stop) + 0.5) * scale
     low = np.maximum((center - support + 0.5).astype(np.int32), 0)
     high = np.minimum((center + support + 0.5).astype(np.int32), length)
-    size = _multiple_of_4(int((high - low).max()))
+    size = -(-int((high - low).max()) // 4) * 4  # rounded up to a multiple of 4
     first = np.minimum(low, max(length - size, 0)).astype(np.int32)
     pixel = first[:, None] + np.arange(size)
     distance = np.abs((pixel - center[:, None] + 0.5) * (1.0 / support))
@@ -91,18 +103,20 @@ def taps(length: int, resized: int, start: int, stop: int) -> Taps:
 
 
 def identity(start: int, stop: int) -> Taps:
-    """Return taps that keep every pixel, for a pass that Pillow leaves out."""
+    """Return taps that keep pixels ``start`` to ``stop``, for a side that is not resized."""
     weights = np.zeros((stop - start, 4), np.int32)
     weights[:, 0] = 1 << BITS
     return Taps(np.arange(start, stop, dtype=np.int32), weights)
 
 
-def _multiple_of_4(number: int) -> int:
-    return -(-number // 4) * 4
-
-
 def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, int, int]) -> Plan:
-    """Plan to resize ``size`` to ``resized`` (width, height) and cut out ``box`` (as in Pillow)."""
+    """Return the plan that resizes an image and crops it.
+
+    Args:
+        size: the width and height of the image in pixels.
+        resized: the width and height after resizing, in pixels.
+        box: the left, top, right and bottom of the crop, as in ``PIL.Image.crop``.
+    """
     left, top, right, bottom = box
     fewer_columns, fewer_rows = size[0] - resized[0], size[1] - resized[1]
     return Plan(
@@ -116,7 +130,7 @@ def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
     """Resize and crop an image (H, W, 3) into ``out`` (h, w, 3) with the compiled loops."""
     across, down, _ = loops.load()
     (x, y), (height, width, _) = (plan.across, plan.down), out.shape
-    pixels = _reaching(pixels, y.span.stop, x.span.stop)
+    pixels = _pad_to(pixels, y.span.stop, x.span.stop)
     if plan.down_first:
         part = np.ascontiguousarray(pixels[:, x.span])
         between = np.empty((height, part.shape[1], 3), np.uint8)
@@ -129,8 +143,8 @@ def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
         down(between, *y.shifted(), out)
 
 
-def _reaching(pixels: Pixels, rows: int, columns: int) -> Pixels:
-    """Pad small images with zeros, so that they reach the last of four taps."""
+def _pad_to(pixels: Pixels, rows: int, columns: int) -> Pixels:
+    """Pad a small image with zeros to at least the given size, which the taps read."""
     missing = max(0, rows - pixels.shape[0]), max(0, columns - pixels.shape[1])
     if not any(missing):
         return pixels
@@ -139,12 +153,13 @@ def _reaching(pixels: Pixels, rows: int, columns: int) -> Pixels:
 
 @cache
 def is_exact(device: torch.device | None) -> bool:
-    """Return whether a resampler gives the pixels of the installed Pillow, on small test images.
+    """Return whether an implementation computes the pixels of the installed Pillow.
 
-    If it does not, or cannot run at all, this logs one warning; callers then use Pillow.
+    It is compared on small test images. If the pixels differ, or if it cannot run, this function
+    logs one warning, and callers must use Pillow.
 
     Args:
-        device: that of the tensor operations; None for the loops.
+        device: the device of the tensor operations; None for the loops on the CPU.
     """
     rng, reason = np.random.default_rng(0), None
     try:
@@ -156,7 +171,7 @@ def is_exact(device: torch.device | None) -> bool:
             out = np.empty_like(expected)
             if device is None:
                 resize_and_crop(image, how, out)
-            elif not how.down_first:  # Pillow resizes the others
+            elif not how.down_first:  # Pillow resizes images whose plan is down first
                 out = resize_windows([cut(image, how)], device)[0].cpu().numpy()
             else:
                 continue
@@ -172,7 +187,7 @@ def is_exact(device: torch.device | None) -> bool:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of an image that its crop depends on, and the taps, across first."""
+    """The part of an image that the crop depends on, and its taps. The pass across comes first."""
 
     pixels: Pixels  # (rows, columns, 3), contiguous
     across: Taps
@@ -180,13 +195,13 @@ class Window:
 
 
 def cut(pixels: Pixels, plan: Plan) -> Window:
-    """Return the window of an image whose plan goes across first."""
+    """Return the window of an image. The pass across must come first in its plan."""
     part = np.ascontiguousarray(pixels[plan.down.span, plan.across.span])
     return Window(part, plan.across.shifted(), plan.down.shifted())
 
 
 def whole(pixels: Pixels) -> Window:
-    """Return the window of an image that is already resized and cropped."""
+    """Return the window that keeps all pixels, for an image that is already resized and cropped."""
     return Window(pixels, identity(0, pixels.shape[1]), identity(0, pixels.shape[0]))
 
 
@@ -203,7 +218,7 @@ def resize_windows(windows: Sequence[Window], device: torch.device) -> Tensor:
 
 
 def _resize_group(windows: Sequence[Window], device: torch.device) -> Tensor:
-    """Run both passes over all windows at once."""
+    """Resize and crop windows with two passes over all of them at once."""
     data = torch.empty(
         sum(w.pixels.size for w in windows), dtype=torch.uint8, pin_memory=device.type == "cuda"
     )
@@ -211,36 +226,39 @@ def _resize_group(windows: Sequence[Window], device: torch.device) -> Tensor:
     table = data.to(device, non_blocking=True).view(-1, 3)
     rows = [w.pixels.shape[0] for w in windows]
     lengths = np.repeat([w.pixels.shape[1] for w in windows], rows)
-    image = _on(device, np.repeat(np.arange(len(windows)), rows))
-    starts = _on(device, lengths.cumsum() - lengths)
+    image = _copy_to(device, np.repeat(np.arange(len(windows)), rows))
+    starts = _copy_to(device, lengths.cumsum() - lengths)
     first, weights = _stack([w.across for w in windows], device)
     between = _weighted_sum(table, starts[:, None] + first[image], weights, image)
-    starts = _on(device, np.cumsum(rows) - rows)
+    starts = _copy_to(device, np.cumsum(rows) - rows)
     first, weights = _stack([w.down for w in windows], device)
     return _weighted_sum(between, starts[:, None] + first, weights, slice(None))
 
 
 def _stack(all_taps: Sequence[Taps], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ``first`` int64 (n, m) and ``weights`` int32 (n, m, K), padded to the largest K."""
+    """Return ``first``, int64 (n, m), and ``weights``, int32 (n, m, K) padded to the largest K."""
     first = np.stack([taps.first for taps in all_taps]).astype(np.int64)
     size = max(taps.weights.shape[1] for taps in all_taps)
     weights = np.zeros((*first.shape, size), np.int32)
     for i, taps in enumerate(all_taps):
         weights[i, :, : taps.weights.shape[1]] = taps.weights
-    return _on(device, first), _on(device, weights)
+    return _copy_to(device, first), _copy_to(device, weights)
 
 
-def _on(device: torch.device, array: NDArray[Any]) -> Tensor:
-    """Copy an array to the device; to a GPU through pinned memory, without waiting."""
+def _copy_to(device: torch.device, array: NDArray[Any]) -> Tensor:
+    """Copy an array to the device. A copy to a GPU is asynchronous, from pinned memory."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _weighted_sum(table: Tensor, first: Tensor, weights: Tensor, image: Tensor | slice) -> Tensor:
-    """Return, as uint8, the rounded weighted sum of K rows of ``table`` from each of ``first`` on.
+    """Return the rounded weighted sums of K consecutive rows of ``table``, as uint8.
 
     Args:
-        image: the image in ``weights`` (n, m, K) of each row of ``first``.
+        table: the pixels.
+        first: the first of the K rows for each sum.
+        weights: the integer weights (n, m, K) of n images.
+        image: the index in ``weights`` of the image of each row of ``first``.
     """
     total = torch.full(
         (*first.shape, *table.shape[1:]), HALF, dtype=torch.int32, device=table.device

@@ -1,4 +1,4 @@
-"""Labeled photos: find what lies at a path, label it by names, and say what was found."""
+"""Find and label the photos at a path, in any of the accepted forms."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 
 @dataclass(frozen=True)
 class Samples:
-    """Labeled photos: ``labels[i]`` is the class index of photo ``i`` of ``source``.
+    """Labeled photos.
 
-    ``description`` says what was found, e.g. "250 images in 98 class folders"; ``dataset`` names
-    a known data set if these photos are all of it.
+    Attributes:
+        source: the files or archives that the photos are read from.
+        labels: the class index of each photo.
+        description: what was found, e.g. "250 images in 98 class folders".
+        dataset: the name of a known data set if these photos are exactly its photos, else None.
     """
 
     source: Source
@@ -70,28 +73,29 @@ class Samples:
 def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
     """Find and label the photos at ``path``.
 
-    It may be:
+    ``path`` may be:
 
     - class folders, named by wnid for ImageNet (any of the 1,000), or else by class name;
-    - flat validation files ``ILSVRC2012_val_00000001.JPEG`` … (any of the 50,000), labeled by
-      bundled labels; the devkit's ground truth is compared with them if it is there too;
+    - a folder of validation files ``ILSVRC2012_val_00000001.JPEG`` … (any of the 50,000), which get
+      the bundled labels; if the devkit's ground truth is there too, it is compared with them;
     - an uncompressed tar or a zip file of either, or a folder with ``ILSVRC2012_img_val.tar``;
-    - webdataset shards (tars with a ``KEY.cls`` beside each ``KEY.jpg``): a folder, one file, or
-      several as in ``NAME-{0000..0063}.tar`` or ``NAME-*.tar``;
-    - parquet files in Hugging Face's form, likewise;
+    - webdataset shards (tars with a ``KEY.cls`` next to each ``KEY.jpg``): a folder, one file, or
+      several files as ``NAME-{0000..0063}.tar`` or ``NAME-*.tar``;
+    - parquet files with the columns of Hugging Face: a folder, one file, or several files as above;
     - a list of ``path index`` lines, or a csv with the columns ``path`` and ``label``, where
       paths are relative to the file's folder;
-    - Kaggle's ``LOC_val_solution.csv``, or the folder that it is in;
+    - Kaggle's ``LOC_val_solution.csv``, or the folder that holds it;
     - a folder with one of these in its ``val/`` or ``validation/``.
 
     Archives are read in place.
 
     Args:
+        path: the path of the photos.
         classes: ``"imagenet-1k"``, or the names of the classes in the order of the logits.
 
     Raises:
-        DataError: nothing there can be labeled, or labels contradict the published ones; the
-            message says what was found and what is accepted.
+        DataError: no photo can be labeled, or labels contradict the published ones. The message
+            says what was found and what is accepted.
     """
     path = Path(path)
     try:
@@ -163,14 +167,14 @@ def _read_text(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:
     except UnicodeDecodeError:
         raise DataError(f"{path} is neither a tar, a zip nor text in UTF-8; {ACCEPTED}") from None
     if kaggle:
-        return _find_solved(path, table)
+        return _find_kaggle_photos(path, table)
     description = f"{len(table):,} images listed in {path.name}"
     labeled = LabeledNames(tuple(table), tuple(table.values()), description)
     return Files(path.parent, labeled.names), labeled
 
 
-def _find_solved(path: Path, table: dict[str, int]) -> tuple[Source, LabeledNames]:
-    """Find the photos that Kaggle's solution file names."""
+def _find_kaggle_photos(path: Path, table: dict[str, int]) -> tuple[Source, LabeledNames]:
+    """Return the photos that Kaggle's solution file names and a folder holds, with their labels."""
     folder = solution_folder(path.parent)
     in_folder = list_names(folder) if folder else []
     names = tuple(name for name in sorted(in_folder) if name in table)
@@ -188,7 +192,10 @@ def _find_solved(path: Path, table: dict[str, int]) -> tuple[Source, LabeledName
 
 
 def _compare_ground_truth(labeled: LabeledNames, folders: Collection[Path]) -> LabeledNames:
-    """Compare flat validation photos with the devkit's ground truth, if a folder has it."""
+    """Compare validation photos with the devkit's ground truth, if one of the folders holds it.
+
+    Return ``labeled``. If there was a comparison, the description says so.
+    """
     if any("/" in name for name in labeled.names):
         return labeled
     for folder in folders:

@@ -1,6 +1,7 @@
-"""Where photos are read from: files, or whatever a caller has. See also ``archives``, ``parquet``.
+"""Read photos from files, or from objects in memory.
 
-Nothing is ever written, so names may be anything. Each read is limited to ``LARGEST`` bytes.
+``archives`` and ``parquet`` have further sources. Nothing is ever written, so a photo may have any
+name. Each read is limited to ``LARGEST`` bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LARGEST = 256 << 20  # bytes of a photo
 
 
 class Photos(Protocol):
-    """Photos by index, for :func:`~snzoo.data.batches.read_batches`.
+    """The photos that :func:`~snzoo.data.batches.read_batches` reads by index.
 
     Many threads may call its methods at once.
     """
@@ -31,19 +32,19 @@ class Photos(Protocol):
         """Return the number of photos."""
 
     def read(self, index: int) -> Photo:
-        """Return a photo, as :func:`~snzoo.data.pixels.load_pixels` takes it.
+        """Return a photo in a form that :func:`~snzoo.data.pixels.load_pixels` accepts.
 
         Raises:
-            DataError: it cannot be read; the message names it.
+            DataError: the photo cannot be read; the message names it.
         """
 
     def locate(self, index: int) -> str:
-        """Return what errors call the photo."""
+        """Return the name of the photo in errors."""
 
 
 @dataclass(frozen=True)
 class PhotoList:
-    """Photos in any of the forms of :data:`~snzoo.data.decode.Photo`, and http(s) URLs."""
+    """A list of photos: http(s) URLs or any of the types of :data:`~snzoo.data.decode.Photo`."""
 
     photos: Sequence[Photo]
 
@@ -51,7 +52,7 @@ class PhotoList:
         return len(self.photos)
 
     def read(self, index: int) -> Photo:
-        """Return a photo; fetch it if it is a URL.
+        """Return a photo, which is downloaded if it is a URL.
 
         Raises:
             DownloadError: see :func:`~snzoo.data.remote.fetch_image`.
@@ -74,25 +75,25 @@ class Source(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """One unique name per photo: its POSIX path below the root, or what replaces it."""
+        """The unique name of each photo: its POSIX path below the root or in an archive."""
 
     def read(self, index: int) -> bytes:
         """Return the whole content of a photo.
 
         Raises:
-            DataError: it cannot be read; the message names it.
+            DataError: the photo cannot be read; the message names it.
         """
 
     def locate(self, index: int) -> str:
-        """Return where the photo is: ``val/n01/x.JPEG``, ``val.tar: n01/x.JPEG``."""
+        """Return the place of the photo for errors: ``val/n01/x.JPEG``, ``val.tar: n01/x.JPEG``."""
 
     def stamp(self) -> str:
-        """Return a digest that changes when a file changes."""
+        """Return a digest that changes if a file of the source changes."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files at ``root / name``."""
+    """A source of photos in files. Photo ``i`` is the file ``root / names[i]``."""
 
     root: Path
     names: Sequence[str]
@@ -111,7 +112,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a file.
 
     Raises:
-        DataError: it cannot be read, is not a regular file, or is larger than ``LARGEST``.
+        DataError: the file cannot be read, is not a regular file, or is larger than ``LARGEST``
+            bytes.
     """
     try:
         status = os.stat(path)
@@ -124,7 +126,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def check_size(size: int) -> None:
-    """Raise ValueError if a photo of this many bytes would be too large."""
+    """Raise ValueError if a photo has more than ``LARGEST`` bytes."""
     if size > LARGEST:
         raise ValueError(f"{size >> 20} MiB, more than the {LARGEST >> 20} MiB of any photo")
 
@@ -143,6 +145,6 @@ def stamp_of(paths: Iterable[Path]) -> str:
 
 
 def unreadable(name: object, reason: str | Exception) -> DataError:
-    """Return the error that a photo or a file cannot be read, as one line whatever its name."""
+    """Return a DataError that a photo or a file cannot be read, with a message of one line."""
     reason = first_line(reason) if isinstance(reason, Exception) else reason
     return DataError(printable(f"can't read {name}: {reason}"))

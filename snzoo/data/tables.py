@@ -1,4 +1,4 @@
-"""The classes of photos, read from text files: lists, csv files, and Kaggle's solution file."""
+"""Read the classes of photos from text files: lists, csv files, and Kaggle's solution file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ SOLUTION_HEADER = ["ImageId", "PredictionString"]  # of Kaggle's LOC_val_solutio
 
 
 def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
-    """Return the class index of each photo in a list or csv file.
+    """Return a mapping from paths of photos to class indices, read from a list or csv file.
+
+    The file has one of these forms:
 
     - ``path index`` lines;
     - ``path,label`` lines in a file named ``.csv``, or below a header with these two columns;
@@ -27,8 +29,13 @@ def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
 
     A label is a class index, a wnid, or the name of a class. A number is always an index.
 
+    Args:
+        file: the open file.
+        classes: ``"imagenet-1k"``, or the names of the classes.
+        path: the path of the file, for errors.
+
     Raises:
-        DataError: a line is not of this form, or names a photo again.
+        DataError: a line does not have this form, or a photo is listed twice.
     """
     lines = number_lines(file, path)
     first = next(lines, (1, ""))
@@ -59,7 +66,7 @@ def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
 
 
 def _choose_format(line: str, path: Path) -> tuple[Callable[[str], tuple[str, str]], bool]:
-    """Return the function that splits a line into path and label, and whether this is a header."""
+    """Return the function that parses a line to (path, label), and whether ``line`` is a header."""
     header = [column.strip().lower() for column in line.split(",")]
     if is_solution(line):
         return _parse_solution, True
@@ -72,7 +79,7 @@ def _choose_format(line: str, path: Path) -> tuple[Callable[[str], tuple[str, st
 
 
 def is_solution(line: str) -> bool:
-    """Return whether this is the header of Kaggle's ``LOC_val_solution.csv``."""
+    """Return whether a line is the header of Kaggle's ``LOC_val_solution.csv``."""
     return line.strip().split(",") == SOLUTION_HEADER
 
 
@@ -104,10 +111,10 @@ def _parse_solution(line: str) -> tuple[str, str]:
 
 
 def number_lines(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
-    """Yield lines with their numbers, from 1, of limited length.
+    """Yield the lines of a file with their numbers, which start from 1.
 
     Raises:
-        DataError: a line is far too long for a path or the row of a table.
+        DataError: a line has ``LONGEST_LINE`` characters or more.
     """
     for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), ""), 1):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):

@@ -1,4 +1,4 @@
-"""URL → verified file → cache → state dict."""
+"""Download, verify, cache and read weights."""
 
 from snzoo.weights.cache import prune, stored
 from snzoo.weights.checkpoint import read_description, read_state_dict

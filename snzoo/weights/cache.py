@@ -1,4 +1,4 @@
-"""The cache folder: its layout, its locks, and its errors.
+"""Manage the cache folder.
 
 $SNZOO_HOME/                     (default: ~/.cache/snzoo)
     checksums.lock.json          checksums recorded on first use (snzoo.weights.checksums)
@@ -27,7 +27,11 @@ WEIGHTS = "weights.safetensors"
 
 
 def home() -> Path:
-    """Return the cache folder: ``SNZOO_HOME``, else ``snzoo`` in the user's cache folder."""
+    """Return the cache folder: ``SNZOO_HOME``, or ``snzoo`` in the user's cache folder.
+
+    Raises:
+        CacheError: ``SNZOO_HOME`` begins with ``~`` and the name of an unknown user.
+    """
     if chosen := os.environ.get("SNZOO_HOME"):
         try:
             return Path(chosen).expanduser()
@@ -37,18 +41,18 @@ def home() -> Path:
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder of a model; it may not exist."""
+    """Return the folder of a model, which may not exist."""
     return home() / "models" / name
 
 
 def lock_of(name: str) -> FileLock:
-    """Return the lock of a model. It lies next to the folder, so that pruning leaves it alone."""
+    """Return the lock of a model. Its file is next to the folder, so :func:`prune` keeps it."""
     return FileLock(folder_of(name).with_name(f".{name}.lock"))
 
 
 @contextmanager
 def locked(name: str) -> Iterator[Path]:
-    """Create the folder of a model if necessary, and lock it against other processes.
+    """Create the folder of a model if necessary, lock it against other processes, and yield it.
 
     Raises:
         CacheError: the folder cannot be created or written.
@@ -72,19 +76,19 @@ def locked(name: str) -> Iterator[Path]:
 
 
 def discard(part: Path) -> None:
-    """Remove an unfinished download and the note on where it came from."""
+    """Remove an unfinished download and the file that :func:`origin_of` returns."""
     part.unlink(missing_ok=True)
     origin_of(part).unlink(missing_ok=True)
 
 
 def origin_of(part: Path) -> Path:
-    """Return the file that says which version of which URL an unfinished download belongs to."""
+    """Return the file that holds the URL and the version of an unfinished download."""
     return part.with_name(part.name + ".json")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError, for example of a full or read-only disk, into a CacheError."""
+    """Raise a CacheError instead of an OSError, for example if the disk is full or read-only."""
     try:
         yield
     except OSError as error:
@@ -95,7 +99,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def stored() -> dict[str, int]:
-    """Return name → bytes on disk of every model in the cache, unfinished downloads included.
+    """Return a dict from the name of each model in the cache to its size on disk in bytes.
+
+    The size includes unfinished downloads.
 
     Raises:
         CacheError: the cache cannot be read.
@@ -112,7 +118,7 @@ def stored() -> dict[str, int]:
 
 
 def prune(name: str) -> None:
-    """Remove a model from the cache. Its recorded checksum stays in force.
+    """Remove a model from the cache. Its recorded checksum is kept.
 
     Raises:
         CacheError: the model is not in the cache, or cannot be removed.

@@ -11,7 +11,8 @@ from snzoo.weights.pytorch import read_pytorch, too_large
 from snzoo.weights.safetensors import is_safetensors, read_metadata, read_safetensors
 from snzoo.weights.wrappers import StateDict, select_state_dict
 
-# What a file may take in memory: torch.save does not compress, and weights hardly compress at all.
+# By default, a file may unpack to RATIO times its size and SLACK more bytes. torch.save does not
+# compress, and weights hardly shrink when they are compressed.
 RATIO, SLACK = 16, 16 << 20
 
 
@@ -24,27 +25,29 @@ def read_state_dict(
 ) -> StateDict:
     """Read the state dict of a network from a checkpoint, onto the CPU.
 
-    Reads safetensors, PyTorch files (legacy ones too) with ``weights_only=True``, and the Keras
-    ResNet-50 (needs h5py). The state dict may be the whole file or stand under ``state_dict``,
-    ``model``, ``model_ema`` and the like. The prefixes of wrappers (``module.``, ``_orig_mod.``,
-    ``model.``, …) are stripped.
+    The file may be a safetensors file, a PyTorch file (also a legacy one), which is read with
+    ``weights_only=True``, or the Keras ResNet-50, which needs h5py. The state dict may be the whole
+    file or the value of a key such as ``state_dict``, ``model`` or ``model_ema``. The prefixes of
+    wrappers (``module.``, ``_orig_mod.``, ``model.``, …) are removed.
 
     Args:
-        averaged: for a checkpoint with averaged weights (EMA, SWA) and raw ones: load the
-            averaged ones (True), the raw ones (False), or the averaged ones if there are any
-            (None), with a message of the logger ``snzoo`` if there are both.
-        mmap: map a safetensors file instead of copying it. Only for a file that is never changed
-            in place: a change would change the network, a shorter file would end the process.
-        max_bytes: the bound on the tensors' total size in memory (default: 16 times the size of
-            the file and 16 MiB); the size of the file itself is always allowed.
+        path: the path of the checkpoint.
+        averaged: True loads averaged weights (EMA, SWA), False loads raw weights, and None loads
+            the averaged ones if there are any, else the raw ones (default: None). With None, the
+            logger ``snzoo`` warns if the checkpoint has both.
+        mmap: map a safetensors file into memory instead of copying it (default: False). The file
+            must then never be changed in place: a change would change the network, and a shorter
+            file would end the process.
+        max_bytes: the largest total size of the tensors in memory (default: 16 times the size of
+            the file, plus 16 MiB). The size of the file itself is always allowed.
 
     Raises:
         CheckpointError: the file can't be read, needs too much memory, holds other objects than
-            tensors, or no state dict.
-        MissingPackageError: it is an HDF5 file, and h5py is not installed.
+            tensors, or holds no state dict.
+        MissingPackageError: the file is an HDF5 file, and h5py is not installed.
     """
     path = Path(path)
-    start, size = _peek(path)
+    start, size = _read_start(path)
     limit = max(size, RATIO * size + SLACK if max_bytes is None else max_bytes)
     if looks_like_html(start):
         raise CheckpointError(f"{path} is a web page, not a weights file; download it again")
@@ -55,19 +58,19 @@ def read_state_dict(
     else:
         content = read_pytorch(path, max_bytes=limit)
     state = select_state_dict(content, averaged=averaged, where=path)
-    if sum(value.nbytes for value in state.values()) > limit:  # views may repeat what is stored
+    if sum(value.nbytes for value in state.values()) > limit:  # tensors may share stored elements
         raise CheckpointError(f"can't read {path}: {too_large(limit)}")
     return state
 
 
 def read_description(path: str | Path) -> dict[str, Any] | None:
-    """Read what a safetensors checkpoint of snzoo says of itself, or return None.
+    """Return the description in a safetensors checkpoint of snzoo, or None if there is none.
 
     Raises:
         CheckpointError: the file or its description can't be read.
     """
     path = Path(path)
-    return read_metadata(path) if is_safetensors(_peek(path)[0]) else None
+    return read_metadata(path) if is_safetensors(_read_start(path)[0]) else None
 
 
 def looks_like_html(start: bytes) -> bool:
@@ -75,7 +78,7 @@ def looks_like_html(start: bytes) -> bool:
     return start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
 
 
-def _peek(path: Path) -> tuple[bytes, int]:
+def _read_start(path: Path) -> tuple[bytes, int]:
     """Return the first bytes of a file, and its size."""
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,8 @@
-"""Checksums: published in the manifest, recorded on first use, stamped in the cache."""
+"""Compute, compare and store checksums.
+
+Published checksums are in the manifest. For a file without one, the checksum is recorded on first
+use. The stamp of a cached file holds its checksums.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from snzoo.weights.cache import folder_of, home
 
 @dataclass(frozen=True)
 class Digest:
-    """The size in bytes and the hashes of a file; ``md5`` is computed only where it is needed."""
+    """The size in bytes and the hashes of a file. ``md5`` is None unless it was asked for."""
 
     sha256: str
     size: int
@@ -26,7 +30,7 @@ class Digest:
 
     @classmethod
     def of(cls, path: Path, *, md5: bool = False) -> Digest:
-        """Hash a file.
+        """Return the digest of a file.
 
         Raises:
             CacheError: the file cannot be read.
@@ -43,10 +47,14 @@ class Digest:
             raise CacheError(f"can't read {path}: {first_line(error)}") from None
 
     def check(self, file: File, recorded: Digest | None) -> None:
-        """Compare with the published checksum or, where there is none, the recorded one.
+        """Compare the digest with the published checksum or, if there is none, the recorded one.
+
+        Args:
+            file: the published file.
+            recorded: the digest recorded on first use, or None.
 
         Raises:
-            ChecksumError: they differ.
+            ChecksumError: the digest differs.
         """
         pairs = [("size", self.size, file.size), ("sha256", self.sha256, file.sha256)]
         pairs.append(("md5", self.md5, file.md5))
@@ -56,16 +64,19 @@ class Digest:
         if not file.has_checksum and recorded is not None and self.sha256 != recorded.sha256:
             raise ChecksumError(
                 f"sha256 is {self.sha256}, recorded on first use: {recorded.sha256}; if you trust "
-                f"the new file, remove the old checksum from {_ledger()}"
+                f"the new file, remove the old checksum from {_path_of_recorded()}"
             )
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """The digests of a cached safetensors file and of the published file that it was made from.
+    """The digests of a cached model.
 
-    ``mtime_ns`` is the modification time of the former: as long as size and time are the same,
-    the file is not hashed again.
+    Attributes:
+        source: the digest of the published file.
+        weights: the digest of the cached safetensors file.
+        mtime_ns: the modification time of the cached file. The file is not hashed again while its
+            size and modification time are the same.
     """
 
     source: Digest
@@ -74,7 +85,7 @@ class Stamp:
 
 
 def read_stamp(name: str) -> Stamp | None:
-    """Return the stamp of a cached model, or None if there is none that can be read."""
+    """Return the stamp of a cached model, or None if it is missing or damaged."""
     try:
         fields = json.loads((folder_of(name) / "stamp.json").read_text(encoding="utf-8"))
         return Stamp(Digest(**fields["source"]), Digest(**fields["weights"]), fields["mtime_ns"])
@@ -88,12 +99,12 @@ def write_stamp(name: str, stamp: Stamp) -> None:
 
 
 def recorded_checksums() -> dict[str, Digest]:
-    """Return model name → the digest recorded on first use.
+    """Return a dict from the names of models to the digests recorded on first use.
 
     Raises:
-        CacheError: the file is damaged. It is never taken for an empty one.
+        CacheError: the file of recorded checksums is damaged.
     """
-    path = _ledger()
+    path = _path_of_recorded()
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {name: Digest(**fields) for name, fields in entries.items()}
@@ -107,14 +118,20 @@ def recorded_checksums() -> dict[str, Digest]:
 
 
 def record_checksum(name: str, digest: Digest) -> None:
-    """Record the digest of a model's file, to be enforced from now on."""
+    """Record the digest of a model's file. From then on, the file must have this digest."""
     with FileLock(home() / ".lock"):
         entries = {key: asdict(value) for key, value in recorded_checksums().items()}
-        _write(_ledger(), entries | {name: asdict(digest)})
+        _write(_path_of_recorded(), entries | {name: asdict(digest)})
 
 
 def pin(path: Path) -> list[str]:
-    """Write the recorded checksums into a manifest where it has none, and return the names.
+    """Write recorded checksums into a manifest, for the models without a published checksum.
+
+    Args:
+        path: the path of the manifest, which is changed.
+
+    Returns:
+        The names of the models that got a checksum.
 
     Raises:
         ManifestError: ``path`` is not a manifest.
@@ -134,7 +151,7 @@ def pin(path: Path) -> list[str]:
     return pinned
 
 
-def _ledger() -> Path:
+def _path_of_recorded() -> Path:
     return home() / "checksums.lock.json"
 
 

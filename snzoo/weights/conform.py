@@ -1,4 +1,4 @@
-"""Check a state dict against a network's layout and against what was published of it."""
+"""Check a state dict against the layout of a network and against published values."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def conform_state_dict(
     where: str | Path,
     exact_dtypes: bool = False,
 ) -> StateDict:
-    """Return ``state`` in the order and the dtypes of ``layout``, each tensor with its own memory.
+    """Return ``state`` in the order and the dtypes of ``layout``. No two tensors share memory.
 
     Args:
-        layout: the network's state dict; its tensors may be on the meta device. Each key must be
-            in ``state``, no other, with the same shape. ``num_batches_tracked`` may be missing:
-            old files of batch norm lack it, and no result depends on it.
-        where: the file, for messages.
-        exact_dtypes: refuse floating-point tensors of another width instead of converting them.
+        state: the state dict to check. It must have the keys and shapes of ``layout``.
+            ``num_batches_tracked`` may be missing, because old files of batch norm lack it and no
+            result depends on it.
+        layout: the state dict of the network. Its tensors may be on the meta device.
+        where: the name of the file, for errors.
+        exact_dtypes: refuse floating-point tensors of another dtype instead of converting them
+            (default: False).
 
     Raises:
-        CheckpointError: the message names the keys that are missing, unexpected or different.
+        CheckpointError: keys are missing, unexpected or different. The message names them.
     """
     if any(is_sharded(value) for value in state.values()):
         raise CheckpointError(f"{where} is {GATHER}")
@@ -50,7 +52,7 @@ def conform_state_dict(
         raise CheckpointError(f"{where} does not fit the network: {found}{hint}")
     seen: set[int] = set()
     return {
-        key: _own(state[key], seen).to(like.dtype)
+        key: _with_own_memory(state[key], seen).to(like.dtype)
         if key in state
         else torch.zeros_like(like, device="cpu")
         for key, like in layout.items()
@@ -58,21 +60,21 @@ def conform_state_dict(
 
 
 def nbytes_of(layout: Mapping[str, Tensor]) -> int:
-    """Return the size in bytes of a network's tensors."""
+    """Return the total size of the tensors in a network's state dict, in bytes."""
     return sum(tensor.nbytes for tensor in layout.values())
 
 
 def check_fingerprint(
     state: Mapping[str, Tensor], fingerprint: Mapping[str, tuple[float, ...]], *, where: str | Path
 ) -> None:
-    """Compare some tensors with their published values, to 4 decimals.
+    """Compare some tensors with their published values, with a tolerance of 1e-4.
 
     Raises:
-        CheckpointError: one of them differs.
+        CheckpointError: a tensor differs from its published values.
     """
     for key, values in fingerprint.items():
         found = state[key].flatten().tolist() if key in state else []
-        if len(found) != len(values) or not all(  # "not all", because NaN is near nothing
+        if len(found) != len(values) or not all(  # "not all": a comparison with NaN is false
             abs(a - b) <= 1e-4 for a, b in zip(found, values, strict=True)
         ):
             shown = [round(value, 4) for value in found[:3]]
@@ -107,7 +109,7 @@ def _differences(
 
 
 def _how_to_strip(missing: list[str], unexpected: list[str]) -> str:
-    """Return what to do if the missing keys are there with a prefix."""
+    """Return how to remove a prefix from the keys, or "" if a prefix is not the problem."""
     for key in unexpected if missing else []:
         prefix = key.removesuffix(missing[0])
         if prefix != key and prefix.endswith("."):
@@ -118,10 +120,14 @@ def _how_to_strip(missing: list[str], unexpected: list[str]) -> str:
     return ""
 
 
-def _own(tensor: Tensor, seen: set[int]) -> Tensor:
-    """Return a tensor with aligned memory of its own; shared memory can't be saved or trained.
+def _with_own_memory(tensor: Tensor, seen: set[int]) -> Tensor:
+    """Return a tensor with aligned memory that no other tensor shares.
 
-    The last bits of a matrix product may depend on the alignment, as mapped files show.
+    Shared memory can't be saved or trained. The last bits of a matrix product may depend on the
+    alignment, for example in mapped files.
+
+    Args:
+        seen: the addresses of the memory of earlier tensors; this tensor's address is added.
     """
     storage = tensor.untyped_storage()
     alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen

@@ -1,4 +1,4 @@
-"""Download one URL into a file: resumed, with time-outs, a bounded size and bounded retries."""
+"""Download a file from one URL, with resumption, time-outs, a limit on the size, and retries."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from snzoo.weights.cache import discard, origin_of
 from snzoo.weights.checkpoint import looks_like_html
 
 ATTEMPTS = 4  # per URL
-BACKOFF = 1.0  # seconds before the second attempt; doubles with each
-LARGEST = 4 << 30  # bytes; for files whose size was never published
-CHUNK = 1 << 18  # bytes; a dropped connection loses one chunk at most
+BACKOFF = 1.0  # seconds before the second attempt; the pause doubles with each attempt
+LARGEST = 4 << 30  # bytes; the limit for files without a published size
+CHUNK = 1 << 18  # bytes; a dropped connection loses at most one chunk
 TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 WEB_PAGE = (
     "a web page instead of the file (Google Drive answers so over quota, or without the file)"
@@ -28,7 +28,7 @@ WEB_PAGE = (
 
 
 class _Retry(Exception):
-    """The same URL may succeed in a moment."""
+    """A temporary failure: another attempt with the same URL may succeed."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Request:
     """A file to download.
 
     Attributes:
-        url: where it is.
-        part: where it is written; an unfinished download stays there for the next call.
-        title: what the progress bar shows.
-        size: the published size in bytes, if any.
-        resume_blind: resume also if the server sends no validator (ETag, Last-Modified), because
-            a published checksum reveals a mixture of two versions.
+        url: the URL of the file.
+        part: the path to write to. An unfinished download stays there for the next call.
+        title: the text that the progress bar shows.
+        size: the published size in bytes, or None.
+        resume_blind: resume also if the server sends no validator (ETag, Last-Modified). This is
+            safe if a published checksum reveals a mixture of two versions.
     """
 
     url: str
@@ -52,20 +52,20 @@ class Request:
 
 
 def download(request: Request) -> bool:
-    """Download a complete file into ``request.part``, which is not verified yet.
+    """Download a complete file into ``request.part``. The caller must verify the file.
 
     Returns:
-        Whether the file was resumed, so that it may be a mixture of two versions.
+        Whether an earlier download was resumed. The file may then be a mixture of two versions.
 
     Raises:
         DownloadError, ChecksumError: the URL did not return a file of the right size.
-        OSError: the part can't be written.
+        OSError: ``request.part`` can't be written.
     """
     reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             pause = BACKOFF * 2 ** (attempt - 1)
-            if sys.stderr.isatty():  # say why nothing happens
+            if sys.stderr.isatty():  # tell the user the reason for the pause
                 print(
                     printable(f"{request.title}: {reason}; again in {pause:.0f} s"), file=sys.stderr
                 )
@@ -82,7 +82,7 @@ def download(request: Request) -> bool:
 
 
 def _transfer(request: Request) -> bool:
-    """Send one request and write the answer into the part; return whether it was resumed."""
+    """Send one request and write the response to the part. Return whether the part was resumed."""
     offset, headers = _resume_from(request)
     headers["Accept-Encoding"] = "identity"  # lengths and offsets are those of the file
     with open_url(request.url, headers) as response:
@@ -99,14 +99,14 @@ def _transfer(request: Request) -> bool:
         if total is not None:
             _check_size(total, request)
         if not resumed:
-            discard(request.part)  # else it would pass for the start of the new file
-            _remember(response, request)
+            discard(request.part)  # otherwise it would be taken for the start of the new file
+            _write_origin(response, request)
         _write(response, request, offset, total)
     return resumed
 
 
 def _resume_from(request: Request) -> tuple[int, dict[str, str]]:
-    """Return the offset and the headers that resume an earlier part, if that is safe."""
+    """Return the offset and headers that resume an earlier part, or ``(0, {})`` if it is unsafe."""
     try:
         origin = json.loads(origin_of(request.part).read_text(encoding="utf-8"))
         same, validator = origin["url"] == request.url, origin["validator"]
@@ -135,7 +135,7 @@ def _check_response(response: requests.Response, request: Request) -> None:
 
 
 def _check_size(size: int, request: Request) -> None:
-    """Refuse a size that can't be right before the file is downloaded."""
+    """Raise an error if the announced size of the file is wrong or too large."""
     if request.size is not None and size != request.size:
         discard(request.part)
         raise ChecksumError(f"{size:,} bytes instead of {request.size:,}")
@@ -176,7 +176,7 @@ def _announced_length(response: requests.Response) -> int | None:
 
 
 def _is_rest(response: requests.Response, offset: int) -> bool:
-    """Return whether a 206 has everything from ``offset`` on; a server may send less than asked."""
+    """Return whether a response of status 206 has the whole rest of the file from ``offset`` on."""
     header = response.headers.get("Content-Range", "")
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", header)
     if found is None or int(found[1]) != offset:
@@ -184,8 +184,8 @@ def _is_rest(response: requests.Response, offset: int) -> bool:
     return found[3] in ("*", str(int(found[2]) + 1))
 
 
-def _remember(response: requests.Response, request: Request) -> None:
-    """Write down which version of which URL the part belongs to."""
+def _write_origin(response: requests.Response, request: Request) -> None:
+    """Write the URL and the version of the part to the file that :func:`origin_of` returns."""
     etag = response.headers.get("ETag", "")
     validator = "" if etag.startswith("W/") else etag
     validator = validator or response.headers.get("Last-Modified", "")

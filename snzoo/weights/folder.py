@@ -1,8 +1,8 @@
-"""A network as a folder, in the form of the Hugging Face hub.
+"""Read and write a network as a folder, in the form of the Hugging Face hub.
 
-``model.safetensors`` has the weights, ``config.json`` says what they are the weights of, and
-``README.md`` is the model card. The metadata of the weights repeat the configuration, so that two
-folders cannot be mixed up.
+``model.safetensors`` has the weights, ``config.json`` describes the network, and ``README.md`` is
+the model card. The metadata of the weights repeat the description, so that files of two folders
+cannot be mixed up.
 """
 
 from __future__ import annotations
@@ -25,25 +25,30 @@ from snzoo.weights.safetensors import write_safetensors
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (WEIGHTS, CONFIG, CARD)
 SIGNATURE = "\n<!-- written by snzoo.save_pretrained, sha256 "
-LARGEST_CONFIG = 1 << 20  # characters; a thousand class names take some 20,000
+LARGEST_CONFIG = 1 << 20  # characters; 1,000 class names have about 20,000
 
 
 def weights_of(source: Path) -> Path:
-    """Return the weights file of a folder; any other path as it is."""
+    """Return the path of the weights in a folder. Any other path is returned as it is."""
     return source / WEIGHTS if os.path.isdir(source) else source
 
 
 def missing_in(folder: Path) -> str | None:
-    """Return a file that the folder needs but lacks, or that is a pipe or device; else None."""
+    """Return the name of a required file that the folder does not have as a file, or None."""
     absent = [name for name in (CONFIG, WEIGHTS) if not os.path.isfile(folder / name)]
     return absent[0] if absent else None
 
 
 def description_of(source: str | Path) -> dict[str, Any] | None:
-    """Return what a folder or a checkpoint says it is, unchecked; None if it says nothing.
+    """Return the description in a folder or a checkpoint, or None if it has none.
+
+    The description is not checked.
+
+    Args:
+        source: the path of a folder or of a weights file.
 
     Raises:
-        CheckpointError: it cannot be read, or the two files of a folder contradict each other.
+        CheckpointError: a file cannot be read, or two files of the folder contradict each other.
     """
     source = Path(source)
     if not os.path.isdir(source):
@@ -53,7 +58,7 @@ def description_of(source: str | Path) -> dict[str, Any] | None:
             f"the folder {source} has no {missing}: snzoo.save_pretrained did not write it"
         )
     config, written = _read_config(source / CONFIG), read_description(source / WEIGHTS)
-    if written is None:  # a pickle, perhaps, which has no place in such a folder
+    if written is None:  # for example, it is a pickle under this name
         raise CheckpointError(f"snzoo.save_pretrained did not write {source / WEIGHTS}")
     for field in sorted(config.keys() & written.keys()):
         if config[field] != written[field]:
@@ -78,25 +83,25 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def may_replace(card: Path) -> bool:
-    """Return whether there is no card, or one that :func:`save_folder` wrote, unedited."""
+    """Return whether a card is missing, or is as :func:`save_folder` wrote it."""
     if not card.exists():
         return True
     text = card.read_bytes().decode("utf-8", errors="replace")
-    return text == _sign(text.rpartition(SIGNATURE)[0])
+    return text == _add_digest(text.rpartition(SIGNATURE)[0])
 
 
-def _sign(card: str) -> str:
-    """Return the card with its own digest at the end, which an edited card does not match."""
+def _add_digest(card: str) -> str:
+    """Return the card with its digest at the end, which reveals later edits."""
     return f"{card}{SIGNATURE}{hashlib.sha256(card.encode()).hexdigest()} -->\n"
 
 
 def save_description(
     path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]
 ) -> None:
-    """Write a safetensors file that says what it is, atomically.
+    """Write the weights and the description of a network to one safetensors file, atomically.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,9 +114,11 @@ def save_description(
 def save_folder(
     folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any], card: str
 ) -> None:
-    """Write the three files, each one whole or not at all.
+    """Write the weights, the description and the card of a network to a folder.
 
-    Other files, and a ``README.md`` that a user wrote or edited, are left alone.
+    Each file is replaced atomically.
+
+    Other files, and a ``README.md`` that a user wrote or edited, are not changed.
 
     Raises:
         CheckpointError: the folder cannot be created or written.
@@ -119,8 +126,8 @@ def save_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG)
-        with ExitStack() as stack:  # all three are on the disk before one is replaced
-            # A link is replaced: in the hub's cache, it leads to a file that is named by its hash.
+        with ExitStack() as stack:  # all files are on the disk before the first is replaced
+            # Links are replaced. Those in the hub's cache lead to files that are named by hash.
             temporary = {
                 name: stack.enter_context(atomic_path(folder / name, follow_links=False))
                 for name in names
@@ -128,6 +135,6 @@ def save_folder(
             write_safetensors(temporary[WEIGHTS], state, description)
             temporary[CONFIG].write_text(format_json(description), encoding="utf-8")
             if CARD in temporary:
-                temporary[CARD].write_text(_sign(card), encoding="utf-8")
+                temporary[CARD].write_text(_add_digest(card), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"can't write {folder}: {first_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Download folders of networks from the Hugging Face hub, and upload them (extra ``hub``)."""
+"""Download folders of networks from the Hugging Face hub, and upload folders (extra ``hub``)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from snzoo.weights.checksums import Digest
 from snzoo.weights.folder import CARD, CONFIG, FILES, WEIGHTS, may_replace, missing_in
 
 REPOSITORY = r"[\w.-]+/[\w.-]+"
-REVISION = r"(?!.*\.\.)\w[\w./-]*"  # it becomes part of a path in the hub's cache
+REVISION = r"(?!.*\.\.)\w[\w./-]*"  # part of a path in the hub's cache
 
 
 def download_folder(source: str) -> Path:
-    """Return the folder of ``hf-hub:OWNER/NAME[@REVISION]`` in the hub's cache (``HF_HOME``).
+    """Download a repository if necessary, and return its folder in the hub's cache (``HF_HOME``).
 
-    Only the weights, as safetensors, and the configuration are downloaded. The weights must have
-    the sha256 that the hub names. It is compared at each use if the cache consists of links.
+    Only ``model.safetensors`` and ``config.json`` are downloaded. The weights must have the sha256
+    that the hub names. At each use it is compared again, if the files in the cache are links.
+
+    Args:
+        source: the repository, as ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``.
 
     Raises:
         DownloadError: the hub cannot be reached, or has no such repository, revision or file.
-        OfflineError: it is not cached, and ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
-        ChecksumError: the weights are not those of the hub.
+        OfflineError: the repository is not cached, and ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
+        ChecksumError: the weights in the cache do not have this sha256.
         ArgumentError: ``source`` is malformed.
         MissingPackageError: huggingface_hub is not installed.
     """
@@ -68,14 +71,19 @@ def upload_folder(
     token: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """Upload the three files of ``folder`` as one commit; return the repository's address.
+    """Upload the weights, ``config.json`` and the model card as one commit.
 
-    A model card that a user wrote or edited is left alone. See :func:`snzoo.push_to_hub`.
+    A model card that a user wrote or edited is not replaced. The arguments are those of
+    :func:`snzoo.push_to_hub`.
+
+    Returns:
+        The address of the repository.
 
     Raises:
         OfflineError: ``SNZOO_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
-        DownloadError: the hub cannot be reached, or refuses.
-        ArgumentError: ``repo_id`` is malformed, or public although ``private`` is set.
+        DownloadError: the hub cannot be reached, or refuses the upload.
+        ArgumentError: ``repo_id`` is malformed, or the repository is public although ``private``
+            is set.
         MissingPackageError: huggingface_hub is not installed.
     """
     if not re.fullmatch(REPOSITORY, repo_id, re.ASCII):
@@ -104,7 +112,7 @@ def upload_folder(
 
 @contextmanager
 def _explain_errors(source: str) -> Iterator[None]:
-    """Raise the client's errors as one line."""
+    """Raise the errors of huggingface_hub as errors of snzoo with a message of one line."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -113,17 +121,18 @@ def _explain_errors(source: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    # The errors of its HTTP library, which is requests, httpx or httpx2, come through too.
+    # The errors of its HTTP library (requests, httpx or httpx2) are bases of HfHubHTTPError.
     failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
     try:
         yield
     except failures as error:
-        unfound = isinstance(error, LocalEntryNotFoundError)
-        if unfound and _offline():
+        not_cached = isinstance(error, LocalEntryNotFoundError)
+        if not_cached and _offline():
             raise OfflineError(
                 f"{source} is not in the hub's cache, and SNZOO_OFFLINE=1 or HF_HUB_OFFLINE=1"
             ) from None
-        cause = error.__cause__ or error if unfound else error  # why it looked in the cache
+        # The cause says why huggingface_hub looked in the cache instead of on the hub.
+        cause = error.__cause__ or error if not_cached else error
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(cause, RevisionNotFoundError):
             reason = "there is no such revision"
@@ -143,9 +152,10 @@ def _offline() -> bool:
 
 
 def _check_digest(path: Path) -> None:
-    """Compare a large file, a link to one named by its sha256, with that name.
+    """Compare the sha256 of a file with the name of the file that it links to.
 
-    That file may be a link in turn, to one named by another hash.
+    The hub's cache names large files by their sha256 and links to them. The target may be another
+    link, to a file that is named by another hash.
     """
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", name) and Digest.of(path).sha256 != name:

@@ -1,8 +1,8 @@
 """Read the Keras file of the MSRA ResNet-50 as a torchvision state dict.
 
-Keras's network has biases in its convolutions, and 1.001e-5 as the eps of batch norm. Both fold
-exactly into batch norm: the bias into ``running_mean``, the difference in eps into
-``running_var``.
+The convolutions of the Keras network have biases, and the eps of its batch norm is 1.001e-5. The
+state dict expresses both exactly: the biases are subtracted from ``running_mean``, and the
+difference in eps is added to ``running_var``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ Layer = dict[str, Tensor]
 
 
 def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
-    """Return the state dict under torchvision's keys.
+    """Return the state dict of a Keras file, with the keys of torchvision.
 
     Args:
-        max_bytes: the bound on the arrays' total size in float32, checked before they are read.
+        path: the path of the HDF5 file.
+        max_bytes: the largest total size of the arrays in float32. It is checked before they are
+            read.
 
     Raises:
-        CheckpointError: the file is damaged, too large, or has other layers than the ResNet-50
-            of keras.applications.
+        CheckpointError: the file is damaged or too large, or its layers are not those of the
+            ResNet-50 of keras.applications.
         MissingPackageError: h5py is not installed.
     """
     require_packages("h5py", extra="keras", purpose=f"reading the HDF5 file {path}")
@@ -58,7 +60,11 @@ def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
 
 
 def _torchvision_keys(name: str) -> tuple[str, str]:
-    """Map ``conv3_block1_2_conv`` to ``layer2.0.conv2``, ``layer2.0.bn2``; 0 is the shortcut."""
+    """Return the keys of a convolution and its batch norm in torchvision.
+
+    For ``conv3_block1_2_conv``, these are ``layer2.0.conv2`` and ``layer2.0.bn2``. Convolution 0 of
+    a block is the shortcut.
+    """
     if name == "conv1_conv":
         return "conv1", "bn1"
     found = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_conv", name)
@@ -72,7 +78,7 @@ def _torchvision_keys(name: str) -> tuple[str, str]:
 
 
 def _read_layers(path: Path, max_bytes: int) -> dict[str, Layer]:
-    """Return layer name → its arrays by the last part of their names (``kernel``)."""
+    """Return the arrays of each layer, by the last part of their names (``kernel``)."""
     import h5py
 
     layers: dict[str, Layer] = {}
@@ -82,7 +88,7 @@ def _read_layers(path: Path, max_bytes: int) -> dict[str, Layer]:
         nonlocal size
         if isinstance(item, h5py.Dataset):
             numel = max(item.size, math.prod(item.chunks or ()))  # a chunk is read as a whole
-            size += numel * max(4, item.dtype.itemsize)  # as stored, or as float32
+            size += numel * max(4, item.dtype.itemsize)  # as stored or as float32
             if size > max_bytes:
                 raise ValueError(too_large(max_bytes))
             leaf = key.rsplit("/", 1)[-1].split(":")[0]

@@ -1,4 +1,4 @@
-"""Read PyTorch's pickled files, zipped or legacy, without running code and in bounded memory."""
+"""Read files of ``torch.save``, zipped or legacy, without running code and in limited memory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ GATHER = (
 
 
 def read_pytorch(path: Path, *, max_bytes: int) -> Any:
-    """Return what ``torch.save`` wrote, its tensors on the CPU.
+    """Return the content of a file of ``torch.save``, with its tensors on the CPU.
 
-    ``argparse.Namespace`` is allowed beside tensors, since the scripts of timm and torchvision
-    save their arguments so.
+    ``argparse.Namespace`` objects are allowed next to tensors, because the scripts of timm and
+    torchvision save their arguments this way.
 
     Args:
-        max_bytes: the bound on the total size of what a zip file unpacks to, checked before
-            anything is unpacked.
+        path: the path of the file.
+        max_bytes: the largest size that a zip file may unpack to. It is checked before anything is
+            unpacked.
 
     Raises:
         CheckpointError: the file can't be read, is too large, or holds other objects.
@@ -38,7 +39,7 @@ def read_pytorch(path: Path, *, max_bytes: int) -> Any:
         if unpacked_bytes(path) > max_bytes:
             raise CheckpointError(f"can't read {path}: {too_large(max_bytes)}")
         with (
-            warnings.catch_warnings(action="ignore"),  # what they warn of is refused below
+            warnings.catch_warnings(action="ignore"),  # files that cause warnings are refused below
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
@@ -49,7 +50,7 @@ def read_pytorch(path: Path, *, max_bytes: int) -> Any:
 
 
 def unpacked_bytes(path: Path) -> int:
-    """Return the total size of a zip file's members, or 0 for another file.
+    """Return the unpacked size of a zip file in bytes, or 0 for other files.
 
     Raises:
         zipfile.BadZipFile, OSError: the file can't be read.
@@ -61,7 +62,10 @@ def unpacked_bytes(path: Path) -> int:
 
 
 def find_damage(path: Path) -> str | None:
-    """Return the first member of a zip file whose CRC is wrong, which torch does not check."""
+    """Return the name of the first member of a zip file whose CRC is wrong, or None.
+
+    torch does not check the CRCs.
+    """
     if not _is_zip(path):
         return None
     with zipfile.ZipFile(path) as archive:
@@ -70,16 +74,16 @@ def find_damage(path: Path) -> str | None:
 
 def _is_zip(path: Path) -> bool:
     with open(path, "rb") as file:
-        return file.read(4) == b"PK\3\4"  # as torch.load decides
+        return file.read(4) == b"PK\3\4"  # the test of torch.load
 
 
 def too_large(max_bytes: int) -> str:
-    """Return the clause that refuses a file for its size in memory."""
+    """Return the reason why a file is refused because of its size in memory."""
     return f"it unpacks to more than {max_bytes:,} bytes, too many for these weights; refused"
 
 
 def _explain(path: Path, message: str) -> str:
-    """Return why ``torch.load`` refused a file, from its message, and what to do."""
+    """Return the reason why ``torch.load`` refused a file, and what to do, from its message."""
     if path.suffix == ".distcp":
         return (
             "it is one part of a distributed checkpoint; join them: python -m "

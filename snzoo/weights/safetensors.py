@@ -15,7 +15,7 @@ from torch import Tensor
 from snzoo.errors import CheckpointError, first_line
 
 DESCRIPTION = "snzoo"  # the metadata key of a checkpoint's description
-ALIGNMENT = 64  # bytes; that of memory that torch allocates
+ALIGNMENT = 64  # bytes; torch aligns the memory that it allocates to this
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -26,14 +26,22 @@ DTYPES = {
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Return whether a file that begins with ``start`` is one; a JSON header follows its length."""
+    """Return whether a file is a safetensors file: a length of 8 bytes, then a JSON header.
+
+    Args:
+        start: the first bytes of the file, at least 9.
+    """
     return start[8:9] == b"{"
 
 
 def read_safetensors(path: Path, *, mmap: bool) -> dict[str, Tensor]:
-    """Return the tensors of a file; with ``mmap``, they lie in the file and are read on use.
+    """Return the tensors of a file.
 
-    No header can claim more tensors than the file has bytes.
+    The tensors cannot need more memory than the size of the file.
+
+    Args:
+        path: the path of the file.
+        mmap: map the file into memory, so that tensors are read when they are used.
 
     Raises:
         CheckpointError: the file can't be read.
@@ -65,10 +73,16 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors, those whose size is a multiple of 64 bytes at addresses that are, too.
+    """Write tensors to a file, and align those whose size is a multiple of 64 bytes to 64 bytes.
 
-    Mapped tensors then have the alignment of allocated ones, on which the last bits of a matrix
-    product may depend. :func:`safetensors.torch.save_file` orders tensors by name.
+    Mapped tensors then have the same alignment as allocated ones. The last bits of a matrix product
+    may depend on it. :func:`safetensors.torch.save_file` orders tensors by name, so it does not
+    align them.
+
+    Args:
+        path: the path of the file.
+        tensors: the tensors by name.
+        description: the description to write into the metadata, or None.
 
     Raises:
         OSError: the file can't be written.

@@ -1,7 +1,8 @@
-"""Verified weights: from the package, from the cache, or downloaded into the cache.
+"""Provide verified weights from the package or the cache, and download them into the cache.
 
-The way of a file: download → verify → install → path. It enters the cache by an atomic rename,
-under a lock that processes share. A cached file that does not fit its stamp is never loaded.
+A published file is downloaded and verified, and its tensors are then installed into the cache. The
+installation is an atomic rename, under a lock that processes share. A cached file that does not
+match its stamp is never loaded.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ from snzoo.weights.safetensors import write_safetensors
 from snzoo.weights.wrappers import StateDict
 
 Layout = Callable[[], Mapping[str, Tensor]]  # called only when a new file must be checked
-HEADROOM = 8  # a checkpoint may hold float64, averaged weights, the state of an optimizer
+# A checkpoint may need this many times the memory of the network: it may hold float64, averaged
+# weights, and the state of an optimizer.
+HEADROOM = 8
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ class Verified:
 
 
 def fetch_weights(entry: Entry, layout: Layout) -> Path:
-    """Return the verified safetensors file of ``entry``: bundled, cached, or downloaded now.
+    """Return the path of the verified safetensors file of a model.
+
+    The file is bundled with snzoo or cached. If it is neither, it is downloaded.
 
     Args:
-        layout: returns the published state dict's keys, shapes and dtypes.
+        entry: the entry of the model in the manifest.
+        layout: a function that returns the keys, shapes and dtypes of the published state dict.
 
     Raises:
         CheckpointError: no weights are published, or the file does not fit the network.
@@ -65,7 +71,7 @@ def fetch_weights(entry: Entry, layout: Layout) -> Path:
             published checksum while ``SNZOO_REQUIRE_CHECKSUM=1``.
         DownloadError: no URL returned the file.
         OfflineError: the file is not cached, and ``SNZOO_OFFLINE=1``.
-        MissingPackageError: it is an HDF5 file, and h5py is not installed.
+        MissingPackageError: the file is an HDF5 file, and h5py is not installed.
         CacheError: the cache can't be read or written.
     """
     file = _readable_file(entry)
@@ -83,18 +89,23 @@ def fetch_weights(entry: Entry, layout: Layout) -> Path:
             return cached
         part = folder / "download.part"
         path = _install(entry, _download(entry, part, layout))
-        discard(part)  # kept until now: a full disk does not cost the download
+        discard(part)  # only now, so that a full disk does not lose the download
         return path
 
 
 def import_file(entry: Entry, path: Path, layout: Layout) -> Path:
     """Verify a file that was downloaded by hand, and install its weights into the cache.
 
+    Args:
+        entry: the entry of the model in the manifest.
+        path: the path of the file, which is not changed.
+        layout: a function that returns the keys, shapes and dtypes of the published state dict.
+
     Returns:
-        The cached safetensors file; ``path`` is left alone.
+        The path of the cached safetensors file.
 
     Raises:
-        CheckpointError, ChecksumError, CacheError: as :func:`fetch_weights`.
+        CheckpointError, ChecksumError, CacheError: see :func:`fetch_weights`.
     """
     if _readable_file(entry).bundled is not None:
         raise CheckpointError(f"{entry.name} is part of snzoo; there is nothing to import")
@@ -109,7 +120,13 @@ def import_file(entry: Entry, path: Path, layout: Layout) -> Path:
 
 
 def verify(entry: Entry) -> Path | None:
-    """Hash the stored file of ``entry`` again; return None if none is stored.
+    """Hash the bundled or cached file of a model again.
+
+    Args:
+        entry: the entry of the model in the manifest.
+
+    Returns:
+        The path of the file, or None if there is none.
 
     Raises:
         ChecksumError: the file is damaged, or not the published (or the recorded) one.
@@ -119,13 +136,13 @@ def verify(entry: Entry) -> Path | None:
     if entry.file.bundled is not None:
         return _check_bundled(entry.file)
     path = cache.folder_of(entry.name) / WEIGHTS
-    if not os.path.exists(path):  # unlike Path.exists, False where it may not look
+    if not os.path.exists(path):  # unlike Path.exists, returns False without permission
         return None
     stamp = read_stamp(entry.name)
     if stamp is None or Digest.of(path) != stamp.weights:
         raise ChecksumError(f"{path} is damaged; remove it with: snzoo cache prune {entry.name}")
     try:
-        stamp.source.check(entry.file, _recorded(entry))
+        stamp.source.check(entry.file, _recorded_digest(entry))
     except ChecksumError as error:
         raise ChecksumError(
             f"{path} was made from another file: {error}; to replace it: snzoo fetch {entry.name}"
@@ -134,7 +151,7 @@ def verify(entry: Entry) -> Path | None:
 
 
 def _readable_file(entry: Entry) -> File:
-    """Return the file of an entry if snzoo is able and allowed to read it."""
+    """Return the published file of an entry. Raise an error if snzoo cannot or must not read it."""
     file = entry.file
     if file is None:
         raise CheckpointError(
@@ -153,8 +170,8 @@ def _readable_file(entry: Entry) -> File:
     return file
 
 
-def _recorded(entry: Entry) -> Digest | None:
-    """Return the digest of the first use, which counts only if none was published."""
+def _recorded_digest(entry: Entry) -> Digest | None:
+    """Return the digest recorded on first use, or None if a checksum is published."""
     published = entry.file is not None and entry.file.has_checksum
     return None if published else recorded_checksums().get(entry.name)
 
@@ -172,7 +189,14 @@ def _check_bundled(file: File) -> Path:
 def _choose_action(
     file: File, recorded: Digest | None, stamp: Stamp | None, found: tuple[int, int] | None
 ) -> Literal["use", "hash", "download"]:
-    """Decide what to do with a cached file of the given size and modification time, if any."""
+    """Return what to do with a cached file.
+
+    Args:
+        file: the published file.
+        recorded: the digest recorded on first use, or None.
+        stamp: the stamp of the cached file, or None.
+        found: the size and the modification time of the cached file, or None if it is missing.
+    """
     if stamp is None or found is None:
         return "download"
     try:
@@ -183,7 +207,7 @@ def _choose_action(
 
 
 def _find_cached(entry: Entry) -> Path | None:
-    """Return the cached file if it is whole and was made from the right published file."""
+    """Return the path of the cached file, or None if it must be downloaded (again)."""
     assert entry.file is not None
     path, stamp = cache.folder_of(entry.name) / WEIGHTS, read_stamp(entry.name)
     try:
@@ -191,13 +215,14 @@ def _find_cached(entry: Entry) -> Path | None:
     except OSError:
         return None
     found = stat.st_size, stat.st_mtime_ns
-    action = _choose_action(entry.file, _recorded(entry), stamp, found)
+    action = _choose_action(entry.file, _recorded_digest(entry), stamp, found)
     if stamp is None or action == "download":
         return None
     if action == "hash":  # it was copied or touched
         if Digest.of(path) != stamp.weights:
             return None
-        # Spare the next process the hash, unless another one is at work.
+        # Write the new time, so that the next process need not hash the file. Skip this if another
+        # process holds the lock.
         with suppress(OSError), cache.lock_of(entry.name).acquire(timeout=0):
             if read_stamp(entry.name) == stamp:
                 write_stamp(entry.name, replace(stamp, mtime_ns=stat.st_mtime_ns))
@@ -205,7 +230,7 @@ def _find_cached(entry: Entry) -> Path | None:
 
 
 def _download(entry: Entry, part: Path, layout: Layout) -> Verified:
-    """Download the file of an entry from the first URL that returns the right one."""
+    """Download the file of an entry from the first URL that returns the right content."""
     file = _readable_file(entry)
     if file.format == "keras":  # before the download, not after it
         require_packages("h5py", extra="keras", purpose=f"{entry.name}, an HDF5 file,")
@@ -217,7 +242,7 @@ def _download(entry: Entry, part: Path, layout: Layout) -> Verified:
         except (DownloadError, ChecksumError, CheckpointError) as failure:
             error = failure
             failures.append(f"{urlsplit(url).hostname}: {failure}")
-    # Two URLs on one host may fail alike; their reason is named once.
+    # If two URLs on one host fail for the same reason, the message names it once.
     reasons = "; ".join(dict.fromkeys(failures)) or str(error)
     pages = " or ".join(file.pages or file.urls)
     raise type(error)(
@@ -237,7 +262,7 @@ def _download_from(url: str, entry: Entry, part: Path, layout: Layout) -> Verifi
     except (ChecksumError, CheckpointError):
         if not resumed:
             raise
-    download(request)  # two versions may have been mixed: from the start
+    download(request)  # starts again, because two versions may have been mixed
     return _verify_part(entry, part, layout)
 
 
@@ -250,10 +275,10 @@ def _verify_part(entry: Entry, part: Path, layout: Layout) -> Verified:
 
 
 def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
-    """Check a published file, and return its tensors in the layout of the network."""
+    """Check a published file, and return its tensors in the order and dtypes of the layout."""
     file = _readable_file(entry)
     digest = Digest.of(path, md5=file.md5 is not None)
-    digest.check(file, _recorded(entry))
+    digest.check(file, _recorded_digest(entry))
     wanted = layout()
     state = conform_state_dict(
         read_state_dict(path, max_bytes=HEADROOM * nbytes_of(wanted)),
@@ -261,7 +286,7 @@ def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
         where=path.name,
         exact_dtypes=not file.has_checksum,
     )
-    # Without a checksum, whatever else is known of the file must agree.
+    # These checks matter for a file without a published checksum.
     check_fingerprint(state, file.fingerprint, where=path.name)
     if not file.has_checksum:
         check_whole(path, state)
@@ -269,16 +294,16 @@ def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
 
 
 def _install(entry: Entry, verified: Verified) -> Path:
-    """Write verified tensors into the cache, whose lock the caller holds."""
+    """Write verified tensors into the cache. The caller must hold the lock of the model."""
     file = _readable_file(entry)
     path = cache.folder_of(entry.name) / WEIGHTS
     with cache.writing(path):
-        for orphan in path.parent.glob(".snzoo-*"):  # of a process that was killed
+        for orphan in path.parent.glob(".snzoo-*"):  # a killed process left it
             orphan.unlink()
         with atomic_path(path) as temporary:
             write_safetensors(temporary, verified.state)
             weights = Digest.of(temporary)
-        if not file.has_checksum and _recorded(entry) is None:
+        if not file.has_checksum and _recorded_digest(entry) is None:
             record_checksum(entry.name, verified.digest)
         write_stamp(entry.name, Stamp(verified.digest, weights, path.stat().st_mtime_ns))
     return path

@@ -1,4 +1,4 @@
-"""Find the network's state dict in what a trainer saved. Pure functions on nested dicts."""
+"""Find the state dict of a network in a checkpoint that a trainer saved."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from snzoo.weights.pytorch import GATHER
 
 StateDict = dict[str, Tensor]
 
-# A key or a prefix that consists of these words only holds a network: ``model_state_dict``,
-# ``module.``, ``net.``; with one of the second set, averaged weights: ``state_dict_ema``.
+# A key or a prefix holds a network if it consists of words of these two sets only, for example
+# ``model_state_dict``, ``module.`` or ``net.``. With a word of the second set, as in
+# ``state_dict_ema``, the weights are averaged.
 NETWORK_WORDS = {"state", "dict", "model", "module", "network", "net", "weights", "params"}
 NETWORK_WORDS |= {"backbone", "current", "online"}
 AVERAGED_WORDS = {"ema", "swa", "average", "averaged"}
 
-COUNTERS = ("n_averaged", "initted", "step")  # of AveragedModel and ema_pytorch, beside weights
-# Wrappers that may stand anywhere in a name: torch.compile, FSDP, activation checkpointing.
+COUNTERS = ("n_averaged", "initted", "step")  # of AveragedModel and ema_pytorch
+# torch.compile, FSDP and activation checkpointing may insert these anywhere in a name:
 TRANSPARENT = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-SHOWN = 3  # how many keys a message names
+SHOWN = 3  # the number of keys that a message names
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,19 @@ def select_state_dict(content: Any, *, averaged: bool | None, where: str | Path)
     """Return the state dict of the network, without the prefixes of wrappers.
 
     Args:
-        content: what was saved: a state dict, or a dict with one under ``state_dict``,
-            ``model``, ``model_ema``, ….
-        averaged: take the averaged weights (True), the raw ones (False), or (None) the averaged
-            ones if there are any, and the raw ones otherwise.
-        where: the file, for messages.
+        content: the content of the file: a state dict, or a dict that holds one under a key such as
+            ``state_dict``, ``model`` or ``model_ema``.
+        averaged: True takes the averaged weights, False the raw ones, and None the averaged ones
+            if there are any, else the raw ones.
+        where: the name of the file, for messages.
 
     Raises:
         CheckpointError: there is no such state dict, or there are several.
     """
     candidates = list(_find_candidates(content))
-    usable = [candidate for candidate in candidates if not _problem(candidate.state)]
+    usable = [candidate for candidate in candidates if not _find_problem(candidate.state)]
     for unusable in candidates if not usable else ():
-        raise CheckpointError(f"{where} {_problem(unusable.state)}")
+        raise CheckpointError(f"{where} {_find_problem(unusable.state)}")
     if not usable:
         raise CheckpointError(f"{where} holds no state dict but a {type(content).__name__}")
     for ignored in candidates:
@@ -80,12 +81,12 @@ def select_state_dict(content: Any, *, averaged: bool | None, where: str | Path)
 
 
 def is_sharded(value: Any) -> bool:
-    """Return whether a value is a part of a tensor that is distributed over processes."""
+    """Return whether a value is a part of a tensor that is distributed over several processes."""
     return type(value).__module__.startswith("torch.distributed.")
 
 
 def name_some(what: str, items: list[str]) -> str:
-    """Return ``what: a, b, c and 4 more``, or an empty string without items."""
+    """Return ``what: a, b, c and 4 more``, or an empty string if there are no items."""
     if not items:
         return ""
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
@@ -93,7 +94,7 @@ def name_some(what: str, items: list[str]) -> str:
 
 
 def _find_candidates(content: Any) -> Iterator[Candidate]:
-    """Yield the state dicts of a checkpoint; if there is none, what stands in their places."""
+    """Yield the state dicts of a checkpoint, and the other dicts in places of state dicts."""
     queue = [Candidate("", content, averaged=False)]
     seen: dict[int, Any] = {}  # a pickle may contain itself
     while queue:
@@ -102,7 +103,7 @@ def _find_candidates(content: Any) -> Iterator[Candidate]:
         if not isinstance(content, Mapping) or id(content) in seen:
             continue
         seen[id(content)] = content
-        # Lightning's WeightAveraging saves the averaged weights in the place of the raw ones.
+        # Lightning's WeightAveraging saves averaged weights under the key of the raw ones.
         swapped = "state_dict" if "averaging_state" in content else None
         inner = [
             Candidate(str(key), value, outer.averaged or _is_averaged(key) or key == swapped)
@@ -116,10 +117,11 @@ def _find_candidates(content: Any) -> Iterator[Candidate]:
 
 
 def _strip_prefixes(outer: Candidate) -> list[Candidate]:
-    """Return the networks of a state dict whose keys all begin with the names of wrappers.
+    """Return the state dicts without the prefixes of wrappers, or [] if there are no prefixes.
 
-    ``model.``, ``net.`` and the like are attributes of Lightning's modules. In a file that is a
-    state dict itself, they belong to the names, unless averaged weights stand beside them.
+    Lightning's modules have attributes such as ``model`` and ``net``, so keys in their checkpoints
+    begin with ``model.`` or ``net.``. If the whole file is a state dict, these prefixes are kept as
+    part of the names, unless it also holds averaged weights.
     """
     keys = [key for key in outer.state if key not in COUNTERS]
     if not all(isinstance(key, str) for key in keys):
@@ -145,7 +147,7 @@ def _strip_prefixes(outer: Candidate) -> list[Candidate]:
 
 
 def _holds_network(name: Any) -> bool:
-    """Return whether a key or a prefix is that of a network, judged by the words of its name."""
+    """Return whether the words of a key or a prefix say that it holds a network."""
     words = set(str(name).split("_")) - {""}
     return bool(words) and words <= NETWORK_WORDS | AVERAGED_WORDS
 
@@ -154,8 +156,8 @@ def _is_averaged(name: Any) -> bool:
     return not AVERAGED_WORDS.isdisjoint(str(name).split("_"))
 
 
-def _problem(state: Mapping[Any, Any]) -> str:
-    """Return why something is not a state dict of dense tensors on the CPU, or an empty string."""
+def _find_problem(state: Mapping[Any, Any]) -> str:
+    """Return the reason why a dict is not a state dict of dense CPU tensors, or an empty string."""
     if not state:
         return "holds no state dict but a dict without entries"
     if any(is_sharded(value) for value in state.values()) or any(
