@@ -65,6 +65,8 @@ def test_the_demo_is_exported_by_default(folder):
 
 @pytest.mark.parametrize("format", get_args(Format))
 def test_the_file_describes_a_finetuned_checkpoint(checkpoint, format, capfd):
+    if format == "onnx" and torch.__version__.startswith("2.6."):
+        pytest.skip("PyTorch 2.6 converts only some networks to ONNX")
     output = f"mine.{format.upper()}"
     assert main(["export", "--weights", checkpoint, "--output", output]) == 0
     out, err = capfd.readouterr()

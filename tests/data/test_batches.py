@@ -99,6 +99,8 @@ def broken(monkeypatch):
 def test_a_resampler_that_differs_from_pillow_is_not_used(
     samples, unchecked, monkeypatch, caplog, harm, resize_on
 ):
+    if harm is another_order and resize_on and not resample.DOWN_FIRST:
+        pytest.skip("photos whose columns come first are resized by Pillow, whatever its order")
     monkeypatch.setattr(module, "WORTH_COMPILING", 5)
     used = "torch" if resize_on else "numba"
     if harm:
