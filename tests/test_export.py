@@ -164,6 +164,7 @@ def test_other_networks_and_batch_sizes(tmp_path, format, name, arguments):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "format, name",
     [
@@ -186,6 +187,7 @@ def test_dynamic_sizes(tmp_path, format, name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_dynamic_sizes_are_checked_at_another_size(tmp_path, format):
     model = small("resnet18v1_bn")

@@ -154,6 +154,7 @@ def test_every_other_command_runs_in_the_order_of_the_readme(stage):
     assert (stage / "results.html").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_user_of_the_bgr_network_gets_the_right_classes_from_the_snippet(tmp_path):
     """The README's lines, with the network whose input is BGR from 0 to 255."""
     weights = ROOT.parent / "shared" / "weights" / "resnet50v1_bn_msra_bgr_fp16.pth"

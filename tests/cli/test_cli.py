@@ -293,6 +293,7 @@ def test_terminals_get_bars():
     assert done.returncode == 0 and "█" in text.splitlines()[1]
 
 
+@pytest.mark.slow
 def test_json_goes_through_links_and_into_pipes_and_replaces_neither(tmp_path):
     target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
     link.symlink_to(target)

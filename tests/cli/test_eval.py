@@ -110,6 +110,7 @@ def recorded_lines(home):
     return sum(path.read_text().count("\n") for path in home.rglob("*.ndjson"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_stopped_is_resumed_to_identical_figures(tmp_path, home, whole, how):
     output = tmp_path / "results.json"

@@ -116,6 +116,7 @@ def test_the_validation_tar_is_found_where_nothing_better_is(touch):
     assert find_samples(path).locate(0) == str(path / "val" / VALIDATION.format(1))
 
 
+@pytest.mark.slow
 def test_the_tar_of_all_fifty_thousand_is_the_whole_set(tmp_path):
     names = map(VALIDATION.format, range(50_000, 0, -1))
     samples = find_samples(empty(tmp_path / "ILSVRC2012_img_val.tar", *names).parent)

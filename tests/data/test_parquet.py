@@ -55,6 +55,7 @@ def test_shards_of_the_validation_split_are_taken(tmp_path, folder):
     assert find_samples(tmp_path).description == f"2 images in 1 of 2 validation shards{of}"
 
 
+@pytest.mark.slow
 def test_all_fifty_thousand_are_the_whole_set(tmp_path):
     truth = imagenet.validation_labels()
     names = [HF_NAME.format(i, imagenet.wnids()[label]) for i, label in enumerate(truth, 1)]

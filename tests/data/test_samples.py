@@ -58,6 +58,7 @@ def test_flat_photos_are_labeled_by_their_names(touch, names, labels, descriptio
     assert (samples.labels, samples.description) == (labels, description)
 
 
+@pytest.mark.slow
 def test_all_fifty_thousand_are_the_whole_in_any_layout(touch):
     path = touch(*(VALIDATION.format(number) for number in range(1, 50_001)))
     samples = find_samples(path)

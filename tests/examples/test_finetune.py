@@ -121,6 +121,7 @@ def test_mistakes_are_one_line(data, arguments, message):
     assert not (data.parent / "finetuned.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_photos_are_checked_before_the_training(data):
     broken = data / "train" / "plum" / "broken.png"
     broken.write_text("no image")
