@@ -107,6 +107,7 @@ def test_onnx_uses_standard_operations_and_names_its_input_and_output(demo):
     assert shapes == {"images": ["batch", 3, 128, 128], "logits": ["batch", 10]}
 
 
+@pytest.mark.slow
 def test_pt2_uses_aten_operations_and_needs_no_snzoo(demo):
     code = (
         "import sys, torch; sys.modules['snzoo'] = None\n"
@@ -141,6 +142,7 @@ NETWORKS = [
 QUICK = [("onnx", "resnet18v2_bn"), ("onnx", "resnet18v1_gn"), ("pt2", "resnet18v2_sn")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "format, name, arguments",
     [

@@ -48,6 +48,7 @@ def run(checkout, *code):
     )
 
 
+@pytest.mark.slow
 def test_every_name_is_an_entry_point_that_loads_and_explains_itself(checkout):
     done = run(checkout, SCRIPT, str(checkout))
     assert done.returncode == 0, done.stderr

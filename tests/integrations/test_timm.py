@@ -299,6 +299,7 @@ def test_importing_again_changes_nothing():
     assert sorted(integration.__all__) == sorted(before)
 
 
+@pytest.mark.slow
 def test_a_name_that_timm_has_is_left_alone():
     code = """if True:
         import timm

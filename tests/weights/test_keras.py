@@ -88,6 +88,7 @@ def logits(network):
     return network.double()(x.double())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_logits_are_those_of_a_network_with_biases_and_the_eps_of_keras(tmp_path):
     reference = randomize(with_biases())
