@@ -11,7 +11,7 @@ from snzoo.registry import create_model as _create_model
 from snzoo.registry import get_info as _get_info
 from snzoo.registry import list_models as _list_models
 
-dependencies = ["torch", "requests", "tqdm", "safetensors", "filelock"]
+dependencies = ["torch", "numpy", "requests", "tqdm", "safetensors", "filelock"]
 
 
 def _entry_point(name: str) -> _Any:

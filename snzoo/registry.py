@@ -165,9 +165,9 @@ def create_model(
         if has_weights:
             return spec.load(averaged=averaged, **options)
         return spec.build(**options)
-    from snzoo.models.features import FeatureExtractor
+    from snzoo.models.features import FeatureExtractor, take_indices
 
-    indices = (1, 2, 3, 4) if out_indices is None else out_indices
+    indices = take_indices((1, 2, 3, 4) if out_indices is None else out_indices)
     options.pop("num_classes", None)
     options.pop("drop_rate", None)
     if has_weights:

@@ -129,7 +129,7 @@ def _save(
 
     # This raises an error if the network was changed since it was created.
     state = conform_state_dict(tensors, spec.layout(), where="the network to save")
-    state = {key: value.to(tensors[key].dtype) for key, value in state.items()}
+    state = {k: v.to(tensors[k].dtype) if k in tensors else v for k, v in state.items()}
     if path.suffix == ".safetensors":
         save_description(path, state, description)
     else:

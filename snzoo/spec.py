@@ -241,6 +241,8 @@ def _is_source(name: str) -> bool:
 def _locate(source: str | os.PathLike[str]) -> Path:
     """Return the local path of a checkpoint or folder. A repository is downloaded from the hub."""
     text = os.fspath(source)
+    if not text.removeprefix(LOCAL):  # Path("") would be the current folder
+        raise ArgumentError("the path of the weights must not be empty")
     if text.startswith(HUB):
         from snzoo.weights.hub import download_folder
 

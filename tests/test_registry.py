@@ -209,6 +209,12 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path, fields, message)
         snzoo.create_model("resnet50v1_bn", weights=path)
 
 
+@pytest.mark.parametrize("empty", ["", "local-dir:"])
+def test_an_empty_path_is_not_the_current_folder(empty):
+    with pytest.raises(ValueError, match="must not be empty"):
+        snzoo.create_model("resnet18v1_sn", weights=empty)
+
+
 def test_weights_come_from_one_place(tmp_path):
     with pytest.raises(SnzooError, match="not from both"):
         snzoo.create_model("resnet18v1_sn_clothing", pretrained=True, weights="x.pth")

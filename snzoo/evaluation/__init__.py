@@ -24,7 +24,9 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 
-def __getattr__(name: str) -> _Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)
+if not _TYPE_CHECKING:  # or no misspelled name would be an error for type checkers
+
+    def __getattr__(name: str) -> _Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)

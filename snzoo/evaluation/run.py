@@ -207,9 +207,16 @@ def _match(pattern: str) -> list[ModelSpec]:
 
 def _name_classes(spec: ModelSpec, network: nn.Module | None) -> ModelSpec:
     """Return a spec whose classes have names; the classes of a new head are named ``class N``."""
-    if spec.classes or network is None:
+    if network is None:
         return spec
     count: int = getattr(network, "num_classes", 0)
+    if spec.classes and count not in (0, spec.num_classes):
+        raise ArgumentError(
+            f"{spec.name} returns {count} logits for {spec.num_classes} classes; create it with "
+            "num_classes, or call reset_classifier"
+        )
+    if spec.classes:
+        return spec
     return dataclasses.replace(spec, classes=tuple(f"class {i}" for i in range(count)))
 
 

@@ -106,8 +106,10 @@ class Network:
         return rank_classes(self.predict_logits(pixels), k)
 
     def digest(self) -> str:
-        """Return the SHA-256 of what determines the results: weights and preprocessing."""
-        digest = hashlib.sha256(repr(self.preprocessing).encode())
+        """Return the SHA-256 of what determines the results: structure, weights, preprocessing."""
+        spec = getattr(self.model, "spec", None)
+        structure = spec and (spec.architecture, sorted(spec.arguments.items()))
+        digest = hashlib.sha256(repr((structure, self.preprocessing)).encode())
         for key, value in self.model.state_dict().items():
             values = value.detach().cpu().contiguous()
             digest.update(f"{key} {values.dtype} {tuple(values.shape)}\n".encode())

@@ -300,10 +300,9 @@ def _entrypoint(name: str) -> Callable[..., TimmResNet | TimmFeatureExtractor]:
 
 
 # timm reads default_cfgs from the module of a registered function.
-default_cfgs = generate_default_cfgs(
-    {PREFIX + name: _config(get_info(name)) for name in list_models()}
-)
-for _name in list_models():
+_NAMES = [name for name in list_models() if get_info(name).architecture in ARCHITECTURES]
+default_cfgs = generate_default_cfgs({PREFIX + name: _config(get_info(name)) for name in _NAMES})
+for _name in _NAMES:
     globals()[PREFIX + _name] = _entrypoint(_name)
     if not is_model(PREFIX + _name):
         register_model(globals()[PREFIX + _name])

@@ -75,7 +75,8 @@ def is_batched_gradient(grad: Tensor) -> bool:
     """Return whether ``grad`` is several gradients: ``is_grads_batched``, or vmap of backward."""
     # A compiler would not understand the questions.
     return not torch.compiler.is_compiling() and (
-        _are_transforms_active() or _is_batched_tensor(grad)
+        (_are_transforms_active is not None and _are_transforms_active())
+        or (_is_batched_tensor is not None and _is_batched_tensor(grad))
     )
 
 

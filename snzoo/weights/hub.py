@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from snzoo.environment import is_set, require_packages
-from snzoo.errors import ArgumentError, ChecksumError, DownloadError, OfflineError, first_line
+from snzoo.errors import (
+    ArgumentError,
+    ChecksumError,
+    DownloadError,
+    OfflineError,
+    SnzooError,
+    first_line,
+)
 from snzoo.weights.checksums import Digest
 from snzoo.weights.folder import CARD, CONFIG, FILES, WEIGHTS, may_replace, missing_in
 
@@ -125,6 +132,8 @@ def _explain_errors(source: str) -> Iterator[None]:
     failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
     try:
         yield
+    except SnzooError:  # such as an ArgumentError, which is a ValueError too
+        raise
     except failures as error:
         not_cached = isinstance(error, LocalEntryNotFoundError)
         if not_cached and _offline():

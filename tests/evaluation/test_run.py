@@ -16,6 +16,7 @@ from snzoo.evaluation import EvaluationConfig, Results, run_evaluation
 from snzoo.evaluation.config import NOT_IN_IDENTITY
 from snzoo.evaluation.records import Journal
 from snzoo.evaluation.run import choose_models
+from snzoo.inference import Network
 
 PHOTOS = Path(snzoo.__file__).parent / "demo" / "photos"
 DEMO = "resnet18v1_sn_clothing"
@@ -210,3 +211,20 @@ def test_the_reference_does_not_turn_photos(model, tmp_path):
         snzoo.evaluate(model, tmp_path / name / "list.txt").models for name in ("tagged", "plain")
     ]
     assert models[0] == models[1]
+
+
+def test_networks_of_another_structure_are_other_runs():
+    """The weights fit both networks, but ``norm_after_add`` and ``stride_on`` change the logits."""
+    digests = set()
+    for options in ({}, {"norm_after_add": True}, {"stride_on": "1x1"}, {"output_stride": 8}):
+        torch.manual_seed(0)
+        model = snzoo.create_model("resnet50v1_bn", width=8, num_classes=2, **options)
+        digests.add(Network(model, model.spec.preprocessing).digest())
+    assert len(digests) == 4
+
+
+def test_a_head_with_another_number_of_logits_is_refused():
+    model = snzoo.create_model("resnet18v1_sn_clothing", pretrained=True)
+    model.fc = torch.nn.Linear(model.num_features, 7)
+    with pytest.raises(ValueError, match="returns 7 logits for 10 classes"):
+        snzoo.evaluate(model)

@@ -16,7 +16,7 @@ from werkzeug import Response
 
 import snzoo
 from snzoo import environment
-from snzoo.errors import ChecksumError, DownloadError, OfflineError, SnzooError
+from snzoo.errors import ArgumentError, ChecksumError, DownloadError, OfflineError, SnzooError
 from snzoo.weights import hub as client
 
 REPO, TOKEN, CLASSES = "owner/name", "hf_secret", ["a", "b", "c"]
@@ -249,7 +249,7 @@ def test_a_network_is_pushed_again_over_the_first_under_its_card(hub, network):
 
 def test_what_shall_be_private_is_not_pushed_to_a_public_repository(hub, network):
     hub.exists = True
-    with pytest.raises(SnzooError, match="owner/name exists and is public"):
+    with pytest.raises(ArgumentError, match="owner/name exists and is public"):
         push(network, private=True)
     assert not hub.commits and not hub.stored
     hub.private = True
