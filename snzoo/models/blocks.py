@@ -27,8 +27,7 @@ class NormLayer:
 class Sampling(NamedTuple):
     """A block's stride, and its dilation before and after that stride.
 
-    Where a network keeps its resolution instead of striding (``output_stride``), the dilation
-    grows: neighbors are further apart than they would be.
+    If ``output_stride`` replaces a stride, the dilation after it grows by the same factor.
     """
 
     stride: int
@@ -53,7 +52,7 @@ class Named(nn.Module):
         return layer
 
     def norm_relu(self, which: int | str, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Return ``relu(norm(x) [+ shortcut])``, in one pass where no one looks on."""
+        """Return ``relu(norm(x) [+ shortcut])``, in one pass if nothing hooks or traces it."""
         return norm_relu(self.norm(which), x, shortcut, getattr(self, f"relu{which}"))
 
 

@@ -37,7 +37,7 @@ _global_forward_pre_hooks = _find("nn.modules.module._global_forward_pre_hooks",
 _global_backward_hooks = _find("nn.modules.module._global_backward_hooks", _UNKNOWN)
 _global_backward_pre_hooks = _find("nn.modules.module._global_backward_pre_hooks", _UNKNOWN)
 
-# What the CPU backend is made of.
+# Operations that the CPU backend calls.
 unsafe_view = _find("ops.aten._unsafe_view")
 native_batch_norm_backward = _find("ops.aten.native_batch_norm_backward")
 native_group_norm = _find("native_group_norm")
@@ -53,7 +53,7 @@ HAS_CPU_OPERATIONS = None not in (
 def is_traced(x: Any) -> bool:
     """Return whether a compiler, an exporter or a transform looks at the operations on ``x``.
 
-    It must be given plain differentiable operations, and none that write in place.
+    Such code needs plain differentiable operations that do not write in place.
     """
     return (
         type(x) not in (Tensor, nn.Parameter)  # FakeTensor, DTensor, torch.fx.Proxy, ...
@@ -73,7 +73,7 @@ def is_jit_tracing() -> bool:
 
 def is_batched_gradient(grad: Tensor) -> bool:
     """Return whether ``grad`` is several gradients: ``is_grads_batched``, or vmap of backward."""
-    # A compiler would not understand the questions.
+    # A compiler cannot trace these two functions.
     return not torch.compiler.is_compiling() and (
         (_are_transforms_active is not None and _are_transforms_active())
         or (_is_batched_tensor is not None and _is_batched_tensor(grad))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a build of torch may lack it
 
 
 class GroupStatistics(NamedTuple):
-    """A group of processes, and how much they have together, as 0-dimensional tensors."""
+    """A group of processes, and their total numbers of samples and values, as scalar tensors."""
 
     group: "ProcessGroup"
     samples: Tensor

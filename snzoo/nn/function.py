@@ -41,7 +41,7 @@ def normalize(
     elif not is_jit_tracing() and x.numel() == 0:
         y = _normalize_nothing(x, tensors)
     else:
-        # On two devices the plain formula raises; a kernel would read what is not there.
+        # On two devices the plain formula raises; a kernel would read invalid memory.
         backend = backends.select(x) if tensors.weight.device == x.device else None
         if backend is None:
             y, mixture = switch_norm(x, tensors, config)
@@ -72,9 +72,9 @@ def _normalize_in_group(
 ) -> tuple[Tensor, BatchStats]:
     """Return the output with the statistics of a group of processes.
 
-    Every process runs one autograd node, also for an empty ``x``. Plain operations, that some
-    would run and others not, have nodes of their own, between which the collectives of
-    DistributedDataParallel would come in another order.
+    Every process runs one autograd node, also for an empty ``x``. With plain
+    operations, processes would have different autograd nodes, and would run the collectives of
+    DistributedDataParallel in different orders.
     """
     if x.numel():
         return _apply(x, tensors, config, backends.select(x) or torch_passes)
@@ -165,7 +165,7 @@ def _plain_gradient(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradient through the plain formula, which autograd can differentiate again."""
     create_graph = torch.is_grad_enabled()
-    # Views: a parameter may be a function of x, and that gradient is not this layer's matter.
+    # Views: a parameter may depend on x, and that gradient must not be counted here.
     with torch.enable_grad():
         inputs: list[Any] = [None if t is None else t.view_as(t) for t in (x, *tensors)]
         y, _ = switch_norm(inputs[0], LayerTensors(*inputs[1:]), ctx.config)

@@ -25,7 +25,7 @@ class LayerTensors(NamedTuple):
     bias: Tensor
     mean_weight: Tensor
     var_weight: Tensor
-    running_mean: Tensor | None = None  # None too where the batch's own statistics are mixed
+    running_mean: Tensor | None = None  # None if the statistics of the batch are used
     running_var: Tensor | None = None
 
     def flat(self, dtype: torch.dtype | None = None) -> "LayerTensors":

@@ -7,8 +7,8 @@ from snzoo.nn._compat import has_hooks, is_traced
 from snzoo.nn.backends._layout import add_relu_
 from snzoo.nn.switchnorm import SwitchNorm
 
-# Norms whose output is new memory, which their gradient does not need. BatchNorm1d and 3d have
-# the forward of 2d.
+# The gradients of these norms do not need their output, so it may be overwritten. BatchNorm1d and
+# BatchNorm3d have the forward of BatchNorm2d.
 _OVERWRITABLE = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
 
 
@@ -18,9 +18,9 @@ def norm_relu(
     """Return ``relu(norm(x) [+ shortcut])`` for any modules ``norm`` and ``relu``.
 
     The addition and the ReLU write over the output of a SwitchNorm, batch norm or group norm;
-    on a GPU, a SwitchNorm in evaluation mode does all in one pass. Both modules are called as
-    they are where that could be noticed: one of them has hooks or is of another kind, or a
-    compiler, an exporter or a transform looks on.
+    on a GPU, a SwitchNorm in evaluation mode does all in one pass. Both modules are called
+    separately if one of them has hooks or another type, or if a compiler, an exporter or a
+    transform traces the operations.
 
     Args:
         norm: the normalization layer.

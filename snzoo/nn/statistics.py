@@ -36,7 +36,7 @@ def update_bn_statistics(model: nn.Module, loader: Iterable[Any], batches: int =
 
     It updates the layers that track running statistics and that ``model.train()`` puts in
     training mode, so frozen stages are left alone. Other buffers, such as those of
-    ``nn.BatchNorm2d``, and all training flags end as they were: for batch norm, use
+    ``nn.BatchNorm2d``, and all training flags are restored at the end. For batch norm, use
     :func:`torch.optim.swa_utils.update_bn`. With SyncSwitchNorm, all processes must call it
     with the same number of batches.
 

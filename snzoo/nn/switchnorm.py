@@ -71,7 +71,7 @@ class SwitchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set an even mix, and running statistics of 0, the variance too, as published."""
+        """Set equal shares, and running means and variances of 0, as published."""
         nn.init.constant_(self.weight, 0.0 if self.last_gamma else 1.0)
         nn.init.zeros_(self.bias)
         nn.init.ones_(self.mean_weight)
@@ -217,8 +217,8 @@ class SwitchNorm2d(SwitchNorm):
         using_bn: mix in BN; if False, there are no running statistics.
         last_gamma: start ``weight`` at 0 instead of 1.
         track_running_stats: if False, there are no running statistics, and BN statistics are
-            the batch's in evaluation mode too, as for ``nn.BatchNorm2d``. Set to False on a
-            layer that has them, running statistics stay as they are from then on.
+            the batch's in evaluation mode too, as for ``nn.BatchNorm2d``. If the
+            attribute is set to False later, the running statistics no longer change.
         bias_correction: correct the moving averages for their start at 0, as Adam does:
             after t steps they are divided by ``1 - momentum^t``. It adds
             ``num_batches_tracked`` to the state dict.

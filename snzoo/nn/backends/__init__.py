@@ -21,7 +21,7 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Passes(Protocol):
-    """The passes that training is made of; a module has these functions.
+    """The functions over whole activations that a training step needs.
 
     ``prepare`` gives the form of ``x`` that the others take. Their results of the shape of
     ``x`` have its dtype and its layout; ``grad`` has its shape, dtype and layout.
@@ -46,7 +46,7 @@ class Passes(Protocol):
 
 
 class Backend(Passes, Protocol):
-    """What serves a device: the passes of training, and a whole layer in evaluation mode."""
+    """The functions of a device: those of training, and a whole layer in evaluation mode."""
 
     def infer(
         self,
@@ -64,10 +64,9 @@ class Backend(Passes, Protocol):
 
 
 def select(x: Tensor) -> Backend | None:
-    """Return the backend that serves ``x``, or None where the plain formula does.
+    """Return the backend for ``x``, or None if the plain formula must be used.
 
-    A backend can't be used where a compiler or a transform looks on, and isn't faster on tiny
-    inputs.
+    Compilers and transforms need the plain formula, and on tiny inputs it is as fast.
     """
     if is_traced(x):
         return None
