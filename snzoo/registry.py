@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from snzoo.errors import ArgumentError, UnknownModelError
+from snzoo.errors import ArgumentError, UnexpectedArgumentError, UnknownModelError
 from snzoo.models.architectures import ARCHITECTURES, NORMS, NetworkOptions
 from snzoo.spec import ModelSpec, describe_unknown, zoo_names
 
@@ -153,6 +153,10 @@ def create_model(
         ArgumentError: the value of an argument is not allowed.
         CheckpointError, ChecksumError, DownloadError, CacheError: the weights cannot be loaded.
     """
+    if not isinstance(pretrained, bool):
+        raise UnexpectedArgumentError(
+            f"pretrained must be True or False, got {pretrained!r}; a checkpoint is weights=..."
+        )
     if pretrained and weights is not None:
         raise ArgumentError("weights come from the zoo (pretrained) or from a file, not from both")
     if out_indices is not None and not features_only:

@@ -127,6 +127,8 @@ def _save(
 ) -> None:
     from snzoo.weights import conform_state_dict, save_description, save_folder
 
+    if any(value.is_meta for value in tensors.values()):
+        raise CheckpointError("the network is on the meta device, so it has no weights to save")
     # This raises an error if the network was changed since it was created.
     state = conform_state_dict(tensors, spec.layout(), where="the network to save")
     state = {k: v.to(tensors[k].dtype) if k in tensors else v for k, v in state.items()}

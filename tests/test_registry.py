@@ -93,7 +93,7 @@ def test_an_unknown_architecture_hides_nothing_else(tmp_path, monkeypatch):
 
 
 def test_an_unknown_argument_is_refused():
-    with pytest.raises(TypeError, match=r"resnet18v1_sn takes no argument 'widht', but .*width"):
+    with pytest.raises(TypeError, match=r"takes no argument 'widht'; did you mean 'width'\?"):
         snzoo.create_model("resnet18v1_sn", widht=8)
 
 
@@ -194,7 +194,7 @@ def test_a_described_checkpoint_is_built_as_it_was_whatever_it_is_called(tmp_pat
         ({"model": "resnet51"}, "no model named"),
         ({"classes": "cats"}, "classes has the wrong type"),
         ({"preprocessing": {}}, "preprocessing.resize is missing"),
-        ({"arguments": {"depth": 3}}, "takes no argument 'depth', but .*width"),
+        ({"arguments": {"depth": 3}}, "takes no argument 'depth'; .*width"),
         ({"arguments": {"width": -8}}, "width must be a whole number from 1"),
         ({"arguments": {"num_classes": 3}}, "arguments.num_classes"),
         ({"arguments": {"width": 10**12}}, "width must be a whole number from 1 to"),
@@ -271,3 +271,14 @@ def test_a_folder_does_not_shadow_a_name_of_the_zoo(tmp_path, monkeypatch):
     for path in (Path("resnet18v1_sn"), tmp_path / "resnet18v1_sn", "local-dir:resnet18v1_sn"):
         with pytest.raises(CheckpointError, match=r"has no config\.json"):
             snzoo.create_model(path)
+
+
+@pytest.mark.parametrize("value", ["w.pth", "False", 1, None])
+def test_pretrained_is_a_switch_and_not_a_path(value):
+    with pytest.raises(TypeError, match="pretrained must be True or False"):
+        snzoo.create_model("resnet18v1_sn_clothing", pretrained=value)
+
+
+def test_a_misspelled_pretrained_is_named():
+    with pytest.raises(TypeError, match="did you mean 'pretrained'"):
+        snzoo.create_model("resnet18v1_sn", pretraned=True)

@@ -354,3 +354,20 @@ def test_sharded_parameters_are_gathered(tmp_path):
     command += ["--nproc-per-node", "2", tmp_path / "run.py", tmp_path / "f"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, content", [("config.json", '{"mine": 1}'), ("model.safetensors", "")]
+)
+def test_files_of_others_are_not_overwritten(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SnzooError, match=f"{name} is not overwritten"):
+        snzoo.save_pretrained(snzoo.create_model(DEMO, pretrained=True), tmp_path)
+    assert (tmp_path / name).read_text() == content and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_network_without_memory_is_not_saved(tmp_path):
+    model = snzoo.create_model(RESNET, width=8, num_classes=0).to("meta")
+    with pytest.raises(SnzooError, match="meta device"):
+        snzoo.save_pretrained(model, tmp_path / "f")
+    assert not (tmp_path / "f").exists()

@@ -24,6 +24,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from snzoo.data import is_image
     from snzoo.evaluation.results import read_results
     from snzoo.files import write_atomically
     from snzoo.report.page import make_report
@@ -33,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or args.results.with_suffix(".html")
     if output.resolve() == args.results.resolve():
         raise ArgumentError(f"{output} holds the results; name another file: --output FILE")
+    if is_image(output.name):
+        raise ArgumentError(f"{output} is not overwritten: it is named like a photo")
     thumbnails = find_thumbnails(results, images=args.images, demo=load_manifest().demo)
     page = make_report(results, thumbnails)
     with write_atomically(output) as partial:

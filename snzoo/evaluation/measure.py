@@ -222,8 +222,9 @@ def _report_errors(batch: Batch, on_error: OnError, report: Callable[[str], None
 
 
 def _describe_progress(records: Records, journal: Journal | None) -> str:
-    done = f"interrupted after {int(records.done().sum()):,} of {records.images:,} images"
-    if journal is None:
+    count = int(records.done().sum())
+    done = f"interrupted after {count:,} of {records.images:,} images"
+    if journal is None or not count:
         return done
     if journal.error:
         return f"{done}, which could not be recorded: {journal.error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from snzoo.data import is_image
 from snzoo.data.demo import demo_samples
 from snzoo.data.imagenet import real_labels_of
 from snzoo.data.samples import Samples, find_samples
-from snzoo.errors import ArgumentError, FileError, UnknownModelError
+from snzoo.errors import ArgumentError, FileError, UnexpectedArgumentError, UnknownModelError
 from snzoo.evaluation.config import EvaluationConfig
 from snzoo.evaluation.measure import measure
 from snzoo.evaluation.predictions import check_suffix, save_predictions
@@ -69,6 +70,7 @@ def evaluate(
         top-1 accuracy of the first model.
 
     Raises:
+        UnexpectedArgumentError: there is no such option.
         ArgumentError: an option has a wrong value, or the options do not go together.
         UnknownModelError, CheckpointError, ChecksumError: see :func:`snzoo.create_model`.
         DataError: the images cannot be labeled or read.
@@ -78,6 +80,11 @@ def evaluate(
     >>> evaluate("resnet18v1_sn_clothing").models[0].top1.images
     149
     """
+    known = [field.name for field in dataclasses.fields(EvaluationConfig)]
+    if unknown := sorted(set(options) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
+        raise UnexpectedArgumentError(f"evaluate takes no argument {unknown[0]!r}; {hint}")
     return run_evaluation(EvaluationConfig(models=models, data=data, **options))
 
 

@@ -1,5 +1,6 @@
 """Build a network from its architecture and options."""
 
+import difflib
 from functools import partial
 from math import gcd
 from typing import Any, get_args
@@ -13,6 +14,8 @@ from snzoo.models.resnet import ResNet, check_sizes
 from snzoo.nn import SwitchNorm2d
 
 OUTPUT_STRIDES = (8, 16, 32)
+# Arguments of snzoo.create_model that do not reach build(), for the hint on a misspelled one.
+CREATE_ARGUMENTS = ("pretrained", "weights", "averaged", "features_only", "out_indices")
 # Option -> its default, and where it applies; elsewhere another value is an error.
 SWITCHES: dict[str, tuple[Any, str]] = {
     "using_bn": (True, "SN"),
@@ -36,8 +39,11 @@ def build(architecture: Architecture, **options: Any) -> ResNet:
     """
     known = NetworkOptions.__annotations__
     if unknown := sorted(set(options) - set(known)):
+        near = difflib.get_close_matches(unknown[0], [*known, *CREATE_ARGUMENTS], n=1)
+        hint = f"did you mean {near[0]!r}? It" if near else "it"
         raise UnexpectedArgumentError(
-            f"{architecture.name} takes no argument {unknown[0]!r}, but {', '.join(sorted(known))}"
+            f"{architecture.name} takes no argument {unknown[0]!r}; {hint} takes "
+            f"{', '.join([*CREATE_ARGUMENTS, *sorted(known)])}"
         )
     options = {name: value for name, value in options.items() if value is not None}
     _check_sizes(**options)

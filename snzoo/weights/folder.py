@@ -82,6 +82,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _find_foreign_file(folder: Path) -> Path | None:
+    """Return a configuration or weights in ``folder`` that :func:`save_folder` did not write."""
+    readers = {CONFIG: _read_config, WEIGHTS: read_description}
+    for name, read in readers.items():
+        try:
+            if (folder / name).exists() and "preprocessing" not in (read(folder / name) or {}):
+                return folder / name
+        except CheckpointError:  # damaged
+            return folder / name
+    return None
+
+
 def may_replace(card: Path) -> bool:
     """Return whether a card is missing, or is as :func:`save_folder` wrote it."""
     if not card.exists():
@@ -121,8 +133,14 @@ def save_folder(
     Other files, and a ``README.md`` that a user wrote or edited, are not changed.
 
     Raises:
-        CheckpointError: the folder cannot be created or written.
+        CheckpointError: the folder cannot be created or written, or holds a configuration or
+            weights that :func:`save_folder` did not write.
     """
+    if foreign := _find_foreign_file(folder):
+        raise CheckpointError(
+            f"{foreign} is not overwritten: snzoo.save_pretrained did not write it; name another "
+            "folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = FILES if may_replace(folder / CARD) else (WEIGHTS, CONFIG)

@@ -228,3 +228,8 @@ def test_a_head_with_another_number_of_logits_is_refused():
     model.fc = torch.nn.Linear(model.num_features, 7)
     with pytest.raises(ValueError, match="returns 7 logits for 10 classes"):
         snzoo.evaluate(model)
+
+
+def test_a_misspelled_option_is_named():
+    with pytest.raises(TypeError, match="takes no argument 'batchsize'; did you mean 'batch_size'"):
+        snzoo.evaluate("resnet18v1_sn_clothing", batchsize=3)

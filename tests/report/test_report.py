@@ -377,6 +377,7 @@ def test_output_that_cannot_be_written_is_refused(refused, zoo, tmp_path):
     assert "Is a directory" in refused(path, "--output", tmp_path)
     assert "No space left" in refused(path, "--output", "/dev/full")
     assert "holds the results" in refused(path, "--output", path)
+    assert "named like a photo" in refused(path, "--output", tmp_path / "photo.JPG")
     path.rename(tmp_path / "results.html")  # where the page would go
     assert "holds the results" in refused(tmp_path / "results.html")
     assert (tmp_path / "results.html").read_bytes() == before
