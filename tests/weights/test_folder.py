@@ -209,7 +209,7 @@ def test_a_folder_that_can_not_be_made_is_named(network, tmp_path, where):
 def test_a_file_in_the_way_is_named(folder, network):
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
-    with pytest.raises(CheckpointError, match="config.json is not overwritten"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not overwritten"):
         snzoo.save_pretrained(network, folder, classes=CLASSES)
 
 
