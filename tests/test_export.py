@@ -75,6 +75,7 @@ def small(name, *, crop=64, **arguments):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", OF_THE_DEMO)
 def test_the_exported_demo_gives_the_same_classes(demo, format):
     samples = demo_samples(load_manifest().demo, DEMO.classes)

@@ -100,6 +100,7 @@ def test_ci_runs_the_commands_that_install():
     assert first.split("&& ")[1] in script
 
 
+@pytest.mark.slow
 def test_the_python_blocks_of_the_backbones_page_run_one_after_the_other(tmp_path):
     page = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))

@@ -83,14 +83,14 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _find_foreign_file(folder: Path) -> Path | None:
-    """Return a configuration or weights in ``folder`` that :func:`save_folder` did not write."""
-    readers = {CONFIG: _read_config, WEIGHTS: read_description}
-    for name, read in readers.items():
-        try:
-            if (folder / name).exists() and "preprocessing" not in (read(folder / name) or {}):
-                return folder / name
-        except CheckpointError:  # damaged
-            return folder / name
+    """Return a configuration, or weights without one, that :func:`save_folder` did not write."""
+    for name, read in ((CONFIG, _read_config), (WEIGHTS, read_description)):
+        if (folder / name).exists():
+            try:
+                own = "preprocessing" in (read(folder / name) or {})
+            except CheckpointError:  # damaged
+                own = False
+            return None if own else folder / name
     return None
 
 

@@ -308,6 +308,7 @@ def test_json_goes_through_links_and_into_pipes_and_replaces_neither(tmp_path):
     assert pipe.is_fifo() and json.loads(reader.communicate(timeout=60)[0])["data"]["images"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
 def test_closed_streams_do_no_harm(closed):
     command = f"{sys.executable} -m snzoo eval {closed}"

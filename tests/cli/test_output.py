@@ -122,6 +122,7 @@ def test_all_commands_are_tested():
     assert set(commands) == {arguments[0] for _, arguments in COMMANDS} - {EVIL}
 
 
+@pytest.mark.slow
 def test_fields_of_a_foreign_manifest_are_escaped(capfd, manifest):
     model = "resnet50v1_sn_8x1"
     for command in (["info", model], ["info", model, "--json"], ["list", "--json", model]):

@@ -40,6 +40,7 @@ def finetune(data, *arguments, sizes=SMALL):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=data.parent)
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_checkpoint_describes_itself(data, tmp_path, capsys):
     # What macOS leaves beside a photo is not one, and a user's own file is not touched.
     (data / "train" / "plum" / "._0.png").write_bytes(APPLE_DOUBLE)

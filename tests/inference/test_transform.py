@@ -109,6 +109,7 @@ def test_the_repr_names_every_step():
     )
 
 
+@pytest.mark.slow
 def test_data_sets_and_spawned_workers_take_it(tmp_path, image):
     (tmp_path / "a").mkdir()
     for i, turn in enumerate((1, 6)):
