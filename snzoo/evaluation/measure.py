@@ -16,7 +16,6 @@ from snzoo.data.samples import Samples
 from snzoo.errors import ArgumentError, DataError
 from snzoo.evaluation.accuracy import Classes, Labels, Probabilities, accuracy
 from snzoo.evaluation.config import OnError
-from snzoo.evaluation.processes import Processes
 from snzoo.evaluation.records import Journal, Records
 from snzoo.evaluation.results import Accuracy
 from snzoo.inference.network import (
@@ -30,6 +29,7 @@ from snzoo.inference.network import (
     resize_device,
 )
 from snzoo.manifest import Preprocessing
+from snzoo.processes import Processes
 
 
 class Interrupted(KeyboardInterrupt):

@@ -22,7 +22,6 @@ from snzoo.errors import ArgumentError, FileError, UnexpectedArgumentError, Unkn
 from snzoo.evaluation.config import EvaluationConfig
 from snzoo.evaluation.measure import measure
 from snzoo.evaluation.predictions import check_suffix, save_predictions
-from snzoo.evaluation.processes import Processes, join, local_device
 from snzoo.evaluation.records import Journal, digest_of, run_folder
 from snzoo.evaluation.results import Results
 from snzoo.evaluation.summary import describe_pixels, device_name, summarize, versions
@@ -31,6 +30,7 @@ from snzoo.inference.network import Network, choose_device, default_batch_size, 
 from snzoo.inference.predict import borrow, check_classifies_photos
 from snzoo.inference.transform import Model, find_spec
 from snzoo.manifest import load_demo, load_manifest
+from snzoo.processes import Processes, join, local_device
 from snzoo.registry import list_models
 from snzoo.spec import ModelSpec
 from snzoo.weights.folder import FILES

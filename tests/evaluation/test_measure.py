@@ -16,9 +16,9 @@ from snzoo.data.pixels import load_pixels
 from snzoo.data.samples import find_samples
 from snzoo.errors import ArgumentError, DataError, NonFiniteError
 from snzoo.evaluation.measure import Evaluation, Interrupted, measure
-from snzoo.evaluation.processes import Processes
 from snzoo.evaluation.records import Journal, Records
 from snzoo.inference.network import Network, float32_precision
+from snzoo.processes import Processes
 
 SHARED = Path(__file__).parents[3] / "shared"
 MSRA = snzoo.get_info("resnet50v1_bn_msra").preprocessing

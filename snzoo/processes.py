@@ -1,4 +1,4 @@
-"""The processes of an evaluation: a single one, or those that torchrun started on any machines."""
+"""The processes of a run: a single one, or those that torchrun started on any machines."""
 
 from __future__ import annotations
 
