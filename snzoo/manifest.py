@@ -16,9 +16,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from snzoo.errors import ArgumentError, ManifestError
+from snzoo.recipes import Recipe
 from snzoo.typed_json import convert, freeze
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the zoo, or a bare architecture if ``file`` is None."""
+    """A model of the zoo, or a bare architecture if ``file`` is None.
+
+    ``recipe`` has all values of its training, and ``training`` what else is known of it.
+    """
 
     name: str
     architecture: str
@@ -188,6 +192,7 @@ class Entry:
     training: dict[str, Any] | None
     license: str | None
     provenance: str
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         for name in ("arguments", "training"):
@@ -235,12 +240,13 @@ class Photos:
 
 @dataclass(frozen=True)
 class Description:
-    """The description in a finetuned checkpoint."""
+    """The description in a checkpoint. ``recipe`` is how it was trained, if that is known."""
 
     model: str
     arguments: dict[str, Any]
     classes: Literal["imagenet-1k"] | tuple[str, ...]
     preprocessing: Preprocessing
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:
@@ -251,12 +257,16 @@ class Description:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of a manifest: preprocessing and models by name, the demo and a comparison."""
+    """The content of a manifest: preprocessing, models and recipes by name, and more.
+
+    ``recipes`` are those that belong to no model.
+    """
 
     preprocessing: dict[str, Preprocessing]
     models: dict[str, Entry]
     demo: Photos | None
     comparison: Comparison | None
+    recipes: dict[str, Recipe]
 
 
 def default_path() -> Path:
@@ -320,10 +330,10 @@ def parse_manifest(document: Any) -> Manifest:
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
-        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1, which is older)")
+        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1 or 2, which are older)")
     if version == 1:
         document = _upgrade(document)
-    known = {"schema_version", "preprocessing", "models", "demo", "comparison"}
+    known = {"schema_version", "preprocessing", "models", "recipes", "demo", "comparison"}
     if unknown := set(document) - known:
         raise ManifestError(f"unknown field {sorted(unknown)[0]!r}")
     preprocessing: dict[str, Preprocessing] = convert(
@@ -331,24 +341,40 @@ def parse_manifest(document: Any) -> Manifest:
     )
     if "imagenet" not in preprocessing:
         raise ManifestError("preprocessing.imagenet, which bare architectures take, is missing")
+    models = _parse_models(document)
+    recipes: dict[str, Recipe] = convert(document.get("recipes", {}), dict[str, Recipe], "recipes")
+    for name in recipes:
+        _check_name(name, f"recipes.{name}", "recipe")
+        if name in models:
+            raise ManifestError(f"recipes.{name}: a model has this name, and its own recipe")
+    demo = convert(document.get("demo"), Photos | None, "demo")
+    if demo and demo.model not in models:
+        raise ManifestError(f"demo.model must be one of the models, got {demo.model!r}")
+    comparison = convert(document.get("comparison"), Comparison | None, "comparison")
+    return Manifest(preprocessing, models, demo, comparison, recipes)
+
+
+def _parse_models(document: dict[str, Any]) -> dict[str, Entry]:
+    """Return the models of a document whose preprocessing was checked."""
+    preprocessing = document["preprocessing"]
     models = {}
     for name, fields in convert(document.get("models"), dict[str, Any], "models").items():
         where = f"models.{name}"
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            raise ManifestError(f"{where}: a model's name is letters, digits and underscores")
+        _check_name(name, where, "model")
         if not isinstance(fields, dict):
             raise ManifestError(f"{where} must be an object")
         if "name" in fields:
             raise ManifestError(f"{where} has an unknown field 'name'")
         if str(fields.get("preprocessing")) not in preprocessing:
             raise ManifestError(f"{where}.preprocessing must be one of {sorted(preprocessing)}")
-        recipe = document["preprocessing"][fields["preprocessing"]]
-        models[name] = convert({**fields, "name": name, "preprocessing": recipe}, Entry, where)
-    demo = convert(document.get("demo"), Photos | None, "demo")
-    if demo and demo.model not in models:
-        raise ManifestError(f"demo.model must be one of the models, got {demo.model!r}")
-    comparison = convert(document.get("comparison"), Comparison | None, "comparison")
-    return Manifest(preprocessing, models, demo, comparison)
+        values = preprocessing[fields["preprocessing"]]
+        models[name] = convert({**fields, "name": name, "preprocessing": values}, Entry, where)
+    return models
+
+
+def _check_name(name: str, where: str, kind: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ManifestError(f"{where}: a {kind}'s name is letters, digits and underscores")
 
 
 def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
@@ -369,6 +395,9 @@ def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
 def parse_description(document: dict[str, Any], where: str) -> Description:
     """Return the description in a JSON document of a checkpoint. Unknown fields are ignored.
 
+    A recipe with an unknown field is left out: a newer version wrote it, and this one could not
+    follow it. The weights can be loaded all the same.
+
     Args:
         document: the JSON document.
         where: the path of the checkpoint, for errors.
@@ -378,5 +407,8 @@ def parse_description(document: dict[str, Any], where: str) -> Description:
     """
     names = {field.name for field in dataclasses.fields(Description)}
     known = {name: value for name, value in document.items() if name in names}
+    recipe = known.get("recipe")
+    if isinstance(recipe, dict) and set(recipe) - {f.name for f in dataclasses.fields(Recipe)}:
+        del known["recipe"]
     description: Description = convert(known, Description, where)
     return description

@@ -103,7 +103,7 @@ class ModelSpec(Entry):
                     f"{source} does not say which model it is; name one, with --model or as the "
                     "first argument"
                 )
-            return dataclasses.replace(cls._from_zoo(name), weights=source)
+            return dataclasses.replace(cls._from_zoo(name), recipe=None, weights=source)
         found = parse_description(document, str(source))
         if not _is_zoo_name(found.model):
             raise UnknownModelError(f"{source}: {describe_unknown(found.model)}")
@@ -117,6 +117,7 @@ class ModelSpec(Entry):
             preprocessing=found.preprocessing,
             published=(),
             provenance=f"Finetuned: {source}",
+            recipe=found.recipe,
             weights=source,
         )
 

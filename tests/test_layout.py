@@ -11,6 +11,7 @@ PACKAGE = Path(snzoo.__file__).parent
 FLOORS = [
     {"errors"},
     {"environment", "files", "http", "processes", "typed_json"},
+    {"recipes"},
     {"manifest", "nn"},
     {"models", "weights", "data"},
     {"spec"},
@@ -24,7 +25,13 @@ FLOORS = [
     {"__main__", "__init__"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
-NOT_FOR = {"weights": {"models"}, "data": {"models"}, "manifest": {"torch"}, "nn": {"torchvision"}}
+NOT_FOR = {
+    "weights": {"models"},
+    "data": {"models"},
+    "manifest": {"torch"},
+    "recipes": {"torch"},
+    "nn": {"torchvision"},
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -62,7 +62,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
 @pytest.mark.parametrize(
     "path, value, message",
     [
-        ("schema_version", 3, "schema_version must be 2"),
+        ("schema_version", 4, "schema_version must be 3"),
         ("models.resnet50v1_bn_msra.file.sha265", "0" * 64, "unknown field 'sha265'"),
         ("models.resnet50v1_bn_msra.file.sha256", "A" * 64, "64 lower-case"),
         ("models.resnet50v1_bn_msra.file.md5", "12", "32 lower-case"),
