@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from snzoo.errors import ArgumentError, ManifestError
 from snzoo.typed_json import convert
 
+_GROUPS = {"optimizer": "optimization", "freeze": "network", "resize": "images"}  # first fields
 _POSITIVE = "lr step_factor clip_norm ratio"
 _NOT_NEGATIVE = (
     "final_lr power warmup_epochs warmup_lr weight_decay gate_lr_factor color_jitter lighting_std "
@@ -156,6 +157,28 @@ class Recipe:
             raise ManifestError("nesterov needs a momentum greater than 0")
         if self.crop is not None and self.resize is not None and self.crop > self.resize:
             raise ManifestError(f"crop {self.crop} must be at most resize {self.resize}")
+
+    def in_effect(self) -> dict[str, dict[str, Any]]:
+        """Return the values that have an effect, in groups: optimization, network and images.
+
+        Values that are None, and those of another schedule, for example, are left out.
+        """
+        idle = {
+            "final_lr": self.schedule == "step",
+            "steps step_factor": self.schedule != "step",
+            "power": self.schedule != "poly",
+            "warmup warmup_limit warmup_lr warmup_first_step": not self.warmup_epochs,
+            "statistics_batches statistics_batch_size": self.statistics != "batch",
+            "lighting_std": self.lighting == "none",
+        }
+        left_out = {name for names, is_idle in idle.items() if is_idle for name in names.split()}
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in dataclasses.asdict(self).items():
+            if name in _GROUPS:
+                group = groups.setdefault(_GROUPS[name], {})
+            if value is not None and name not in left_out:
+                group[name] = value
+        return groups
 
     def replace(self, **values: Any) -> Self:
         """Return the recipe with other values.

@@ -1,6 +1,7 @@
 """The manifest: what it holds, that its schema and its parser agree, what they refuse."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
         ("demo.model", "other", "demo.model must be one of"),
         ("preprocessing", {}, "preprocessing.imagenet"),
         ("surprise", 1, "unknown field 'surprise'"),
+        ("recipes.finetune.epochs", 0, "recipes.finetune: epochs must be at least 1"),
+        ("recipes.finetune.mixup", 0.2, "recipes.finetune has an unknown field 'mixup'"),
+        ("recipes.a/b", DOCUMENT["recipes"]["finetune"], "recipe's name is letters, digits"),
+        ("recipes.resnet50v1_bn_msra", DOCUMENT["recipes"]["finetune"], "a model has this name"),
+        ("recipes", [], "recipes has the wrong type"),
+        ("models.resnet50v1_sn_8x1.recipe.lr", "fast", "resnet50v1_sn_8x1.recipe.lr has the wrong"),
+        ("models.resnet50v1_sn_8x1.recipe", {}, "recipe.optimizer is missing"),
     ],
 )
 def test_malformed_manifests_are_refused_with_the_field_named(path, value, message):
@@ -106,8 +114,26 @@ def test_malformed_manifests_are_refused_with_the_field_named(path, value, messa
         parse_manifest(document)
     # What relates two fields, and numbers that JSON can't write, are beyond a schema.
     relates = ("models.resnet50v1_bn_msra.preprocessing", "demo.model", "preprocessing.msra.crop")
+    relates += ("recipes.resnet50v1_bn_msra",)
     if path not in relates and "nan" not in str(value) and len(str(value)) < 400:
         assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_versions_are_read(version):
+    document = copy.deepcopy(DOCUMENT) | {"schema_version": version}
+    del document["recipes"]
+    for fields in document["models"].values():
+        fields.pop("recipe", None)
+        if version == 1:
+            fields["licence"] = fields.pop("license")
+            fields["parameters"] = fields.pop("num_params")
+    if version == 1:
+        document["demo"]["licence"] = document["demo"].pop("license")
+    old, new = parse_manifest(document), parse_manifest(DOCUMENT)
+    assert old.recipes == {} and old.demo == new.demo
+    for name, entry in new.models.items():
+        assert old.models[name] == dataclasses.replace(entry, recipe=None)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, "\xff"])

@@ -100,6 +100,9 @@ def _describe(spec: ModelSpec) -> Iterable[tuple[str, str]]:
         yield "published", f"{figures} ({r.source})"
     yield "preprocessing", _format_pairs(asdict(spec.preprocessing))
     yield "training", _format_pairs(spec.training or {})
+    for group, values in (spec.recipe.in_effect() if spec.recipe else {}).items():
+        shown = {name: _format_value(value) for name, value in values.items()}
+        yield "recipe", f"{group}: {_format_pairs(shown)}"
     yield "weights", str(spec.weights or "")
     if file := spec.file:
         yield "file", file.bundled or file.name or "(name not published)"
@@ -173,3 +176,11 @@ def _rank(entry: Entry, which: str) -> tuple[bool, float]:
 
 def _format_pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join(map(_format_value, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

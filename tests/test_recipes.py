@@ -1,0 +1,434 @@
+"""Recipes: the published values, the learning rate at each step, and which values are refused."""
+
+import dataclasses
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+import snzoo
+from snzoo.cli import main
+from snzoo.errors import ArgumentError, ManifestError
+from snzoo.manifest import load_manifest, parse_description
+from snzoo.recipes import Recipe, learning_rate
+from snzoo.spec import ModelSpec
+from snzoo.typed_json import convert
+from snzoo.weights import save_description
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads((ROOT / "docs" / "weights_manifest.schema.json").read_text(encoding="utf-8"))
+DOCUMENT = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
+MANIFEST = load_manifest(ROOT / "weights_manifest.json")
+COSINE = MANIFEST.models["resnet50v1_sn_8x32"].recipe
+STEP = MANIFEST.models["resnet50v1_sn_8x32_step"].recipe
+FINETUNE = MANIFEST.recipes["finetune"]
+
+# The published configurations, apart from the manifest: what all have in common, then one a line.
+PUBLISHED = {
+    "optimizer": "sgd",
+    "final_lr": 0.0,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+    "decay": "all",
+    "gate_lr_factor": 1.0,
+    "layer_decay": 1.0,
+    "clip_norm": None,
+    "label_smoothing": 0.0,
+    "ema_decay": None,
+    "warmup_lr": 0.0,
+    "warmup_limit": 1.0,
+    "warmup_first_step": 0,
+    "freeze": None,
+    "drop_rate": 0.5,
+    "norm_momentum": 0.997,
+    "statistics_batches": 200,
+    "statistics_batch_size": 256,
+    "resize": 256,
+    "crop": 224,
+    "scale": (0.08, 1.0),
+    "ratio": (3 / 4, 4 / 3),
+    "flip": 0.5,
+    "color_jitter": (0.0, 0.0, 0.0),
+    "lighting": "published",
+    "lighting_std": 0.1,
+    "center_crop_epochs": 5,
+    "drop_last": False,
+    "upright": False,
+}
+COLUMNS = ("batch_size", "images_per_gpu", "lr", "epochs", "schedule", "warmup_epochs")
+COLUMNS += ("last_gamma", "statistics")
+ROWS = {
+    "resnet50v1_sn_8x32": (256, 32, 0.1, 120, "cosine", 5, True, "moving"),
+    "resnet101v1_sn_8x32": (256, 32, 0.1, 120, "cosine", 5, True, "moving"),
+    "resnet50v2_sn_8x32": (256, 32, 0.1, 120, "cosine", 5, None, "moving"),
+    "resnet101v2_sn_8x32": (256, 32, 0.1, 120, "cosine", 5, None, "moving"),
+    "resnet50v1_sn_8x32_step": (256, 32, 0.1, 100, "step", 0, True, "moving"),
+    "step_batch_average": (256, 32, 0.1, 100, "step", 0, True, "batch"),
+    "resnet50v1_sn_8x4": (32, 4, 0.0125, 100, "step", 0, True, "moving"),
+    "resnet50v1_sn_8x1": (8, 1, 0.003125, 100, "step", 0, True, "moving"),
+}
+FINETUNING = {
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "batch_size": 32,
+    "images_per_gpu": None,
+    "epochs": 20,
+    "schedule": "cosine",
+    "final_lr": 0.0,
+    "warmup": "linear",
+    "warmup_epochs": 3.0,
+    "warmup_limit": 0.1,
+    "warmup_lr": 0.0,
+    "warmup_first_step": 1,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 1e-4,
+    "decay": "weights",
+    "gate_lr_factor": 1.0,
+    "layer_decay": 1.0,
+    "clip_norm": None,
+    "label_smoothing": 0.1,
+    "ema_decay": None,
+    **dict.fromkeys(("freeze", "drop_rate", "last_gamma", "norm_momentum", "resize", "crop")),
+    "statistics": "moving",
+    "scale": (0.35, 1.0),
+    "ratio": (3 / 4, 4 / 3),
+    "flip": 0.5,
+    "color_jitter": (0.3, 0.3, 0.3),
+    "lighting": "none",
+    "center_crop_epochs": 0,
+    "drop_last": True,
+    "upright": True,
+}
+DEMO = FINETUNING | {"lr": 0.05, "weight_decay": 5e-4, "epochs": 80, "resize": 144, "crop": 128}
+
+
+def all_recipes():
+    entries = {name: e.recipe for name, e in MANIFEST.models.items() if e.recipe is not None}
+    return entries | MANIFEST.recipes
+
+
+def values_of(recipe, names):
+    return {name: getattr(recipe, name) for name in names}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_published_recipes_have_the_published_values(name):
+    recipe, row = all_recipes()[name], dict(zip(COLUMNS, ROWS[name], strict=True))
+    assert values_of(recipe, row) == row
+    assert values_of(recipe, PUBLISHED) == PUBLISHED
+    if recipe.schedule == "step":
+        assert (recipe.steps, recipe.step_factor) == ((30, 60, 90), 0.1)
+    else:
+        assert recipe.warmup == "linear"
+
+
+@pytest.mark.parametrize(
+    "name, values", [("finetune", FINETUNING), ("resnet18v1_sn_clothing", DEMO)]
+)
+def test_recipes_of_finetuning_have_the_values_of_the_example(name, values):
+    assert values_of(all_recipes()[name], values) == values
+
+
+def test_every_trained_network_of_the_zoo_has_a_recipe_that_fits_its_name():
+    names = snzoo.list_models(norm="sn", pretrained=True)
+    assert {*names, "finetune", "step_batch_average"} == set(all_recipes())
+    for name in set(names) - {"resnet18v1_sn_clothing"}:
+        recipe = MANIFEST.models[name].recipe
+        gpus, images = map(int, name.removesuffix("_step").rpartition("_")[2].split("x"))
+        assert recipe.images_per_gpu == images and recipe.batch_size == gpus * images
+        assert recipe.lr == 0.1 * recipe.batch_size / 256
+        # What the recipe and the entry both say, they say alike.
+        entry = MANIFEST.models[name]
+        assert recipe.drop_rate == entry.arguments["drop_rate"]
+        sizes = entry.preprocessing.resize, entry.preprocessing.crop
+        assert (recipe.resize, recipe.crop) == sizes
+
+
+@pytest.mark.parametrize(
+    "step, rate",
+    [
+        (0, "0"),
+        (1, "3.996003996e-06"),
+        (12512, "0.049998001998"),
+        (25025, "0.1"),
+        (312812, "0.0500001364545"),
+        (500000, "0.00735008836"),
+        (600599, "7.448e-13"),
+    ],
+)
+def test_the_cosine_follows_the_published_rates(step, rate):
+    digits = max(1, len(rate.partition("e")[0].replace(".", "").lstrip("0")))
+    assert float(f"{learning_rate(COSINE, step, 5005):.{digits}g}") == float(rate)
+
+
+@pytest.mark.parametrize(
+    "epoch, rate", [(0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (90, 1e-4), (99, 1e-4)]
+)
+def test_steps_fall_at_the_start_of_their_epochs(epoch, rate):
+    for step in (0, 5004):
+        assert learning_rate(STEP, 5005 * epoch + step, 5005) == pytest.approx(rate, rel=1e-12)
+
+
+def test_warm_up_does_not_shift_the_steps():
+    recipe = STEP.replace(warmup_epochs=5)
+    rates = [learning_rate(recipe, step, 100) for step in (250, 500, 2999, 3000)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.01])
+
+
+def test_poly_follows_its_formula():
+    recipe = COSINE.replace(schedule="poly", power=2, final_lr=0.02, epochs=10)  # 50 of 100 warm up
+    rates = [learning_rate(recipe, step, 10) for step in (50, 60, 75, 99)]
+    assert rates == pytest.approx(
+        [0.1, 0.02 + 0.08 * 0.8**2, 0.02 + 0.08 * 0.5**2, 0.02 + 0.08 * 0.02**2]
+    )
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_without_warm_up_the_rates_are_those_of_pytorch(schedule):
+    recipe = COSINE.replace(schedule=schedule, power=1.5, warmup_epochs=0, epochs=3)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe.lr)
+    theirs = {
+        "cosine": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=30),
+        "poly": partial(torch.optim.lr_scheduler.PolynomialLR, total_iters=30, power=1.5),
+    }[schedule](optimizer)
+    for step in range(30):
+        assert learning_rate(recipe, step, 10) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_a_constant_warm_up_stays_at_its_rate():
+    recipe = COSINE.replace(warmup="constant", warmup_lr=0.004, warmup_epochs=2)
+    assert {learning_rate(recipe, step, 10) for step in range(20)} == {0.004}
+    assert learning_rate(recipe, 20, 10) == 0.1
+
+
+def test_a_linear_warm_up_starts_at_its_rate_or_one_step_above():
+    recipe = COSINE.replace(warmup_lr=0.02, warmup_epochs=2)
+    assert [learning_rate(recipe, t, 10) for t in (0, 1, 19)] == pytest.approx([0.02, 0.024, 0.096])
+    mended = recipe.replace(warmup_first_step=1)
+    assert [learning_rate(mended, t, 10) for t in (0, 1, 19)] == pytest.approx([0.024, 0.028, 0.1])
+    assert learning_rate(mended, 20, 10) == 0.1
+
+
+def test_finetuning_warms_up_as_the_example_did():
+    """That is min(total // 10, 3 epochs) steps, of which the first has a rate above 0."""
+    for epochs, n in ((20, 96), (4, 96), (1, 7), (30, 1), (40, 96)):
+        recipe, total = FINETUNE.replace(epochs=epochs), epochs * n
+        warm = min(total // 10, 3 * n)
+        for step in range(total):
+            if step < warm:
+                share = (step + 1) / warm
+            else:
+                share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+            assert learning_rate(recipe, step, n) == pytest.approx(0.01 * share, rel=1e-12)
+
+
+def test_a_part_of_an_epoch_is_rounded_down_to_steps():
+    for epochs, steps in ((0.29, 29), (0.299, 29), (0.001, 0)):  # 0.29 * 100 is below 29
+        recipe = COSINE.replace(warmup_epochs=epochs, warmup="constant")
+        assert sum(learning_rate(recipe, step, 100) == 0 for step in range(100)) == steps
+
+
+def test_the_rates_are_scaled_with_the_batch_size():
+    assert COSINE.replace(batch_size=32).lr == 0.0125
+    assert COSINE.replace(batch_size=8).lr == 0.003125
+    recipe = COSINE.replace(final_lr=0.01, warmup_lr=0.02)
+    doubled = recipe.replace(batch_size=512, epochs=7)
+    assert (doubled.lr, doubled.final_lr, doubled.warmup_lr) == (0.2, 0.02, 0.04)
+    assert doubled == dataclasses.replace(
+        recipe, batch_size=512, epochs=7, lr=0.2, final_lr=0.02, warmup_lr=0.04
+    )
+    kept = recipe.replace(batch_size=512, lr=0.3)
+    assert (kept.lr, kept.final_lr, kept.warmup_lr) == (0.3, 0.01, 0.02)
+    assert recipe.replace(batch_size=512, final_lr=0.005).final_lr == 0.005
+    assert recipe.replace(batch_size=256) == recipe
+
+
+def test_values_of_python_are_taken_as_those_of_json():
+    recipe = FINETUNE.replace(lr=1, steps=[3, 4], scale=(1, 1), crop=None)
+    assert type(recipe.lr) is float
+    assert (recipe.steps, recipe.scale, recipe.crop) == ((3, 4), (1.0, 1.0), None)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"epoch": 3}, "no value 'epoch'; did you mean 'epochs'"),
+        ({"zzz": 3}, "no value 'zzz'; it has optimizer, lr"),
+        ({"epochs": 2.5}, "epochs has the wrong type: 2.5"),
+        ({"epochs": "3"}, "epochs has the wrong type"),
+        ({"schedule": "linear"}, "schedule must be one of"),
+        ({"scale": [0.1]}, "scale must have 2 items"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_wrong_values_of_python_are_refused(values, message):
+    with pytest.raises(ArgumentError, match=message):
+        FINETUNE.replace(**values)
+
+
+WRONG = {
+    "lr": [0, -1, math.inf, math.nan],
+    "step_factor": [0],
+    "clip_norm": [0],
+    "ratio": [[0, 1], [2, 1]],
+    "final_lr": [-1],
+    "power": [-1],
+    "warmup_epochs": [-1],
+    "warmup_lr": [-1, math.inf],
+    "weight_decay": [-1],
+    "gate_lr_factor": [-1],
+    "color_jitter": [[0, 0, -1]],
+    "lighting_std": [-1],
+    "center_crop_epochs": [-1, 1.5],
+    "batch_size": [0, 1.5],
+    "images_per_gpu": [0],
+    "epochs": [0],
+    "steps": [[0], [30, 30], [60, 30]],
+    "statistics_batches": [0],
+    "statistics_batch_size": [0],
+    "resize": [0, 100],  # smaller than the crop
+    "crop": [0, 257],
+    "freeze": [-1, 5],
+    "momentum": [-0.1, 1],
+    "ema_decay": [0, 1],
+    "warmup_limit": [0, 1.1],
+    "layer_decay": [0, 1.1],
+    "scale": [[0, 1], [0.5, 1.1], [1, 0.5]],
+    "drop_rate": [-0.1, 1.1],
+    "norm_momentum": [-0.1, 1.1],
+    "flip": [-0.1, 1.1],
+    "label_smoothing": [-0.1, 1.1],
+    "optimizer": ["adam"],
+    "schedule": ["linear"],
+    "warmup": ["cosine"],
+    "warmup_first_step": [2, True],
+    "nesterov": [0],
+    "decay": ["none"],
+    "last_gamma": [0],
+    "statistics": ["mean"],
+    "lighting": [True],
+    "drop_last": [None],
+    "upright": [None],
+}
+# What relates two values, and numbers that JSON can't write, are beyond a schema.
+BEYOND = (math.inf, [2, 1], [30, 30], [60, 30], 100, 257, [1, 0.5])
+
+
+def test_every_value_of_a_recipe_is_tested():
+    assert {*WRONG} == {field.name for field in dataclasses.fields(Recipe)}
+    properties = SCHEMA["$defs"]["recipe"]["properties"]
+    assert list(properties) == SCHEMA["$defs"]["recipe"]["required"] == list(document(COSINE))
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name in WRONG for value in WRONG[name]])
+def test_wrong_values_name_their_field(name, value):
+    wrong = document(COSINE) | {name: value}
+    with pytest.raises(ManifestError, match=name):
+        convert(wrong, Recipe, "recipe")
+    if value not in BEYOND and value == value:
+        assert not fits_schema(wrong)
+
+
+def test_a_recipe_must_be_whole():
+    assert fits_schema(document(COSINE))
+    for name in document(COSINE):
+        part = {key: value for key, value in document(COSINE).items() if key != name}
+        with pytest.raises(ManifestError, match=rf"recipe\.{name} is missing"):
+            convert(part, Recipe, "recipe")
+        assert not fits_schema(part)
+
+
+def test_nesterov_needs_a_momentum():
+    with pytest.raises(ManifestError, match="nesterov needs a momentum"):
+        convert(document(FINETUNE) | {"momentum": 0}, Recipe, "recipe")
+
+
+def document(recipe):
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def fits_schema(recipe):
+    schema = SCHEMA | {"$ref": "#/$defs/recipe"}
+    for name in ("required", "properties", "additionalProperties"):
+        del schema[name]
+    return jsonschema.Draft202012Validator(schema).is_valid(recipe)
+
+
+def test_info_shows_the_recipe(capsys):
+    assert main(["info", "resnet50v1_sn_8x4"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  recipe ")]
+    assert [line.split()[1] for line in shown] == ["optimization:", "network:", "images:"]
+    assert "lr 0.0125, batch_size 32, images_per_gpu 4, epochs 100, schedule step, " in shown[0]
+    assert "steps 30/60/90, step_factor 0.1" in shown[0] and "nesterov no" in shown[0]
+    assert "power" not in shown[0] and "warmup_lr" not in shown[0]  # they have no effect here
+    assert "norm_momentum 0.997" in shown[1] and "statistics_batches" not in shown[1]
+    assert "scale 0.08/1, ratio 0.75/1.33333" in shown[2]
+    assert main(["info", "resnet50v1_sn_8x4", "--json"]) == 0
+    entry = DOCUMENT["models"]["resnet50v1_sn_8x4"]
+    assert json.loads(capsys.readouterr().out)["recipe"] == entry["recipe"]
+    assert main(["info", "resnet34v2_sn"]) == 0
+    assert "recipe" not in capsys.readouterr().out
+
+
+def test_a_built_network_keeps_the_recipe():
+    assert snzoo.create_model("resnet50v1_sn_8x1", width=8).spec.recipe.images_per_gpu == 1
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Write a checkpoint with these fields in its description."""
+
+    def write(**fields):
+        model = snzoo.create_model("resnet18v1_sn_clothing", width=8)
+        described = {
+            "model": "resnet18v1_sn_clothing",
+            "arguments": {"width": 8},
+            "classes": list(model.spec.classes),
+            "preprocessing": model.spec.preprocessing.as_dict(),
+        }
+        path = tmp_path / "trained.safetensors"
+        save_description(path, model.state_dict(), described | fields)
+        return path
+
+    return write
+
+
+def test_a_checkpoint_has_its_own_recipe_or_none(checkpoint, tmp_path, capsys):
+    path = checkpoint(recipe=document(FINETUNE.replace(lr=0.002)))
+    assert ModelSpec.find(path).recipe == FINETUNE.replace(lr=0.002)
+    assert snzoo.create_model(path).spec.recipe.lr == 0.002
+    assert main(["info", str(path)]) == 0
+    assert "optimization: optimizer sgd, lr 0.002," in capsys.readouterr().out
+    assert ModelSpec.find(checkpoint()).recipe is None  # not that of the demo
+    assert main(["info", str(path)]) == 0
+    assert "recipe" not in capsys.readouterr().out
+    bare = tmp_path / "bare.pth"
+    torch.save({}, bare)
+    assert ModelSpec.find("resnet50v1_sn_8x32", weights=bare).recipe is None
+
+
+def test_a_wrong_recipe_in_a_checkpoint_is_refused_and_a_newer_one_left_out(checkpoint):
+    with pytest.raises(ManifestError, match=r"trained\.safetensors.*recipe.*lr must be"):
+        ModelSpec.find(checkpoint(recipe=document(FINETUNE) | {"lr": 0}))
+    newer = checkpoint(recipe=document(FINETUNE) | {"mixup": 0.2})
+    assert snzoo.create_model(newer).spec.recipe is None
+
+
+def test_descriptions_have_an_optional_recipe():
+    described = {
+        "model": "x",
+        "arguments": {},
+        "classes": "imagenet-1k",
+        "preprocessing": DOCUMENT["preprocessing"]["imagenet"],
+    }
+    assert parse_description(described, "x").recipe is None
+    whole = described | {"recipe": document(FINETUNE)}
+    assert parse_description(whole, "x").recipe == FINETUNE
