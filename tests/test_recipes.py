@@ -1,12 +1,9 @@
-"""Recipes: the published values, the learning rate at each step, and which values are refused."""
+"""Recipes: the published values, other values, and where a recipe is shown and kept."""
 
 import dataclasses
 import json
-import math
-from functools import partial
 from pathlib import Path
 
-import jsonschema
 import pytest
 import torch
 
@@ -14,17 +11,13 @@ import snzoo
 from snzoo.cli import main
 from snzoo.errors import ArgumentError, ManifestError
 from snzoo.manifest import load_manifest, parse_description
-from snzoo.recipes import Recipe, learning_rate
 from snzoo.spec import ModelSpec
-from snzoo.typed_json import convert
 from snzoo.weights import save_description
 
 ROOT = Path(__file__).parents[1]
-SCHEMA = json.loads((ROOT / "docs" / "weights_manifest.schema.json").read_text(encoding="utf-8"))
 DOCUMENT = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
 MANIFEST = load_manifest(ROOT / "weights_manifest.json")
 COSINE = MANIFEST.models["resnet50v1_sn_8x32"].recipe
-STEP = MANIFEST.models["resnet50v1_sn_8x32_step"].recipe
 FINETUNE = MANIFEST.recipes["finetune"]
 
 # The published configurations, apart from the manifest: what all have in common, then one a line.
@@ -150,92 +143,6 @@ def test_every_trained_network_of_the_zoo_has_a_recipe_that_fits_its_name():
         assert (recipe.resize, recipe.crop) == sizes
 
 
-@pytest.mark.parametrize(
-    "step, rate",
-    [
-        (0, "0"),
-        (1, "3.996003996e-06"),
-        (12512, "0.049998001998"),
-        (25025, "0.1"),
-        (312812, "0.0500001364545"),
-        (500000, "0.00735008836"),
-        (600599, "7.448e-13"),
-    ],
-)
-def test_the_cosine_follows_the_published_rates(step, rate):
-    digits = max(1, len(rate.partition("e")[0].replace(".", "").lstrip("0")))
-    assert float(f"{learning_rate(COSINE, step, 5005):.{digits}g}") == float(rate)
-
-
-@pytest.mark.parametrize(
-    "epoch, rate", [(0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (90, 1e-4), (99, 1e-4)]
-)
-def test_steps_fall_at_the_start_of_their_epochs(epoch, rate):
-    for step in (0, 5004):
-        assert learning_rate(STEP, 5005 * epoch + step, 5005) == pytest.approx(rate, rel=1e-12)
-
-
-def test_warm_up_does_not_shift_the_steps():
-    recipe = STEP.replace(warmup_epochs=5)
-    rates = [learning_rate(recipe, step, 100) for step in (250, 500, 2999, 3000)]
-    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.01])
-
-
-def test_poly_follows_its_formula():
-    recipe = COSINE.replace(schedule="poly", power=2, final_lr=0.02, epochs=10)  # 50 of 100 warm up
-    rates = [learning_rate(recipe, step, 10) for step in (50, 60, 75, 99)]
-    assert rates == pytest.approx(
-        [0.1, 0.02 + 0.08 * 0.8**2, 0.02 + 0.08 * 0.5**2, 0.02 + 0.08 * 0.02**2]
-    )
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "poly"])
-def test_without_warm_up_the_rates_are_those_of_pytorch(schedule):
-    recipe = COSINE.replace(schedule=schedule, power=1.5, warmup_epochs=0, epochs=3)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe.lr)
-    theirs = {
-        "cosine": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=30),
-        "poly": partial(torch.optim.lr_scheduler.PolynomialLR, total_iters=30, power=1.5),
-    }[schedule](optimizer)
-    for step in range(30):
-        assert learning_rate(recipe, step, 10) == pytest.approx(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step()
-
-
-def test_a_constant_warm_up_stays_at_its_rate():
-    recipe = COSINE.replace(warmup="constant", warmup_lr=0.004, warmup_epochs=2)
-    assert {learning_rate(recipe, step, 10) for step in range(20)} == {0.004}
-    assert learning_rate(recipe, 20, 10) == 0.1
-
-
-def test_a_linear_warm_up_starts_at_its_rate_or_one_step_above():
-    recipe = COSINE.replace(warmup_lr=0.02, warmup_epochs=2)
-    assert [learning_rate(recipe, t, 10) for t in (0, 1, 19)] == pytest.approx([0.02, 0.024, 0.096])
-    mended = recipe.replace(warmup_first_step=1)
-    assert [learning_rate(mended, t, 10) for t in (0, 1, 19)] == pytest.approx([0.024, 0.028, 0.1])
-    assert learning_rate(mended, 20, 10) == 0.1
-
-
-def test_finetuning_warms_up_as_the_example_did():
-    """That is min(total // 10, 3 epochs) steps, of which the first has a rate above 0."""
-    for epochs, n in ((20, 96), (4, 96), (1, 7), (30, 1), (40, 96)):
-        recipe, total = FINETUNE.replace(epochs=epochs), epochs * n
-        warm = min(total // 10, 3 * n)
-        for step in range(total):
-            if step < warm:
-                share = (step + 1) / warm
-            else:
-                share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-            assert learning_rate(recipe, step, n) == pytest.approx(0.01 * share, rel=1e-12)
-
-
-def test_a_part_of_an_epoch_is_rounded_down_to_steps():
-    for epochs, steps in ((0.29, 29), (0.299, 29), (0.001, 0)):  # 0.29 * 100 is below 29
-        recipe = COSINE.replace(warmup_epochs=epochs, warmup="constant")
-        assert sum(learning_rate(recipe, step, 100) == 0 for step in range(100)) == steps
-
-
 def test_the_rates_are_scaled_with_the_batch_size():
     assert COSINE.replace(batch_size=32).lr == 0.0125
     assert COSINE.replace(batch_size=8).lr == 0.003125
@@ -274,92 +181,8 @@ def test_wrong_values_of_python_are_refused(values, message):
         FINETUNE.replace(**values)
 
 
-WRONG = {
-    "lr": [0, -1, math.inf, math.nan],
-    "step_factor": [0],
-    "clip_norm": [0],
-    "ratio": [[0, 1], [2, 1]],
-    "final_lr": [-1],
-    "power": [-1],
-    "warmup_epochs": [-1],
-    "warmup_lr": [-1, math.inf],
-    "weight_decay": [-1],
-    "gate_lr_factor": [-1],
-    "color_jitter": [[0, 0, -1]],
-    "lighting_std": [-1],
-    "center_crop_epochs": [-1, 1.5],
-    "batch_size": [0, 1.5],
-    "images_per_gpu": [0],
-    "epochs": [0],
-    "steps": [[0], [30, 30], [60, 30]],
-    "statistics_batches": [0],
-    "statistics_batch_size": [0],
-    "resize": [0, 100],  # smaller than the crop
-    "crop": [0, 257],
-    "freeze": [-1, 5],
-    "momentum": [-0.1, 1],
-    "ema_decay": [0, 1],
-    "warmup_limit": [0, 1.1],
-    "layer_decay": [0, 1.1],
-    "scale": [[0, 1], [0.5, 1.1], [1, 0.5]],
-    "drop_rate": [-0.1, 1.1],
-    "norm_momentum": [-0.1, 1.1],
-    "flip": [-0.1, 1.1],
-    "label_smoothing": [-0.1, 1.1],
-    "optimizer": ["adam"],
-    "schedule": ["linear"],
-    "warmup": ["cosine"],
-    "warmup_first_step": [2, True],
-    "nesterov": [0],
-    "decay": ["none"],
-    "last_gamma": [0],
-    "statistics": ["mean"],
-    "lighting": [True],
-    "drop_last": [None],
-    "upright": [None],
-}
-# What relates two values, and numbers that JSON can't write, are beyond a schema.
-BEYOND = (math.inf, [2, 1], [30, 30], [60, 30], 100, 257, [1, 0.5])
-
-
-def test_every_value_of_a_recipe_is_tested():
-    assert {*WRONG} == {field.name for field in dataclasses.fields(Recipe)}
-    properties = SCHEMA["$defs"]["recipe"]["properties"]
-    assert list(properties) == SCHEMA["$defs"]["recipe"]["required"] == list(document(COSINE))
-
-
-@pytest.mark.parametrize("name, value", [(name, value) for name in WRONG for value in WRONG[name]])
-def test_wrong_values_name_their_field(name, value):
-    wrong = document(COSINE) | {name: value}
-    with pytest.raises(ManifestError, match=name):
-        convert(wrong, Recipe, "recipe")
-    if value not in BEYOND and value == value:
-        assert not fits_schema(wrong)
-
-
-def test_a_recipe_must_be_whole():
-    assert fits_schema(document(COSINE))
-    for name in document(COSINE):
-        part = {key: value for key, value in document(COSINE).items() if key != name}
-        with pytest.raises(ManifestError, match=rf"recipe\.{name} is missing"):
-            convert(part, Recipe, "recipe")
-        assert not fits_schema(part)
-
-
-def test_nesterov_needs_a_momentum():
-    with pytest.raises(ManifestError, match="nesterov needs a momentum"):
-        convert(document(FINETUNE) | {"momentum": 0}, Recipe, "recipe")
-
-
 def document(recipe):
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
-
-
-def fits_schema(recipe):
-    schema = SCHEMA | {"$ref": "#/$defs/recipe"}
-    for name in ("required", "properties", "additionalProperties"):
-        del schema[name]
-    return jsonschema.Draft202012Validator(schema).is_valid(recipe)
 
 
 def test_info_shows_the_recipe(capsys):
