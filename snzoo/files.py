@@ -65,6 +65,29 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         raise FileError(f"can't write {path}: {first_line(error)}") from None
 
 
+def read_bounded(path: str | Path, *, limit: int, kind: str) -> bytes:
+    """Return the content of a regular file that the user named.
+
+    Args:
+        path: the path of the file.
+        limit: the largest size in bytes.
+        kind: what the file should be, for the error, e.g. "a results file".
+
+    Raises:
+        FileError: the file cannot be read, or is too large.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe could wait forever
+            raise FileError(f"can't read {path}: not a regular file")
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise FileError(f"can't read {path}: {first_line(error)}") from None
+    if len(content) > limit:
+        raise FileError(f"{path} is larger than {limit >> 20} MiB, so it is not {kind}")
+    return content
+
+
 def write_json(path: str | Path, document: Any) -> None:
     """Write a document as indented JSON in UTF-8, atomically.
 

@@ -11,7 +11,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
-from snzoo.errors import FileError, ManifestError
+from snzoo.errors import ManifestError
+from snzoo.files import read_bounded
 from snzoo.manifest import Preprocessing
 from snzoo.typed_json import convert
 
@@ -216,15 +217,7 @@ def read_results(path: str | Path) -> Results:
             out of its range.
     """
     path = Path(path)
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe could wait forever
-            raise FileError(f"can't read {path}: not a regular file")
-        with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise FileError(f"can't read {path}: {error.strerror}") from None
-    if len(content) > LARGEST:
-        raise FileError(f"{path} is larger than {LARGEST >> 20} MiB, so it is not a results file")
+    content = read_bounded(path, limit=LARGEST, kind="a results file")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:

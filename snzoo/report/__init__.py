@@ -1,1 +1,1 @@
-"""One HTML page that shows the results of ``snzoo eval --json``."""
+"""One HTML page that shows the results of ``snzoo eval --json``, or training runs."""

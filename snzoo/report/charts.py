@@ -36,16 +36,16 @@ def dot_plot(rows: Sequence[Row], *, label: str) -> str:
     grid = "".join(f'<line class="grid" x1="{x}" x2="{x}" y2="100%"/>' for x in _places(axis))
     parts = []
     for row in rows:
-        low, dot, high = (_place(value, axis) for value in (row.low, row.percent, row.high))
+        low, dot, high = (place(value, axis) for value in (row.low, row.percent, row.high))
         marks = f'<line class="interval" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
         marks += f'<circle class="measured" cx="{dot}" cy="50%" r="4"/>'
         if row.published is not None:
-            x = _place(row.published, axis)
+            x = place(row.published, axis)
             marks += f'<svg class="at" x="{x}" y="50%">{PUBLISHED}</svg>'
         names = f"<span>{escape(row.name)}</span><span>{row.percent:.2f}{NBSP}% {row.word}</span>"
         parts.append(f'<div class="row">{names}<svg class="line">{grid}{marks}</svg></div>')
     plot = f'<div class="plot" role="img" aria-label="{escape(label)}">'
-    return f"{plot}{''.join(parts)}{_labels(axis)}</div>"
+    return f"{plot}{''.join(parts)}{labels(axis)}</div>"
 
 
 LEGEND = (
@@ -62,11 +62,7 @@ def histogram(percents: Sequence[float], *, label: str) -> str:
         counts[min(int(percent * BINS / 100), BINS - 1)] += 1
     axis = ticks([0, max(counts)], most=4, whole=True)
     top = axis[-1]
-    parts = []
-    for tick in axis:
-        y = HEIGHT * (1 - tick / top)
-        parts.append(f'<line class="grid" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="-8" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    parts = [levels(axis, HEIGHT)]
     for i, count in enumerate(counts):
         height = HEIGHT * count / top
         low, high = (100 * edge // BINS for edge in (i, i + 1))
@@ -76,7 +72,7 @@ def histogram(percents: Sequence[float], *, label: str) -> str:
         )
     body = f'<svg class="bins" height="{HEIGHT}">{"".join(parts)}</svg>'
     plot = f'<div class="plot tall" role="img" aria-label="{escape(label)}">'
-    return f"{plot}{body}{_labels([0, 20, 40, 60, 80, 100])}</div>"
+    return f"{plot}{body}{labels([0, 20, 40, 60, 80, 100])}</div>"
 
 
 def bar(percent: float) -> str:
@@ -87,10 +83,26 @@ def bar(percent: float) -> str:
     )
 
 
-def ticks(values: Sequence[float], *, most: int = 6, whole: bool = False) -> list[float]:
-    """Return at most ``most`` round, evenly spaced numbers that enclose the values."""
+def levels(axis: Sequence[float], height: float) -> str:
+    """Return the lines and numbers of a vertical axis; ``height`` is in pixels."""
+    parts = []
+    for tick in axis:
+        y = height * (axis[-1] - tick) / (axis[-1] - axis[0])
+        parts.append(f'<line class="grid" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="-8" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    return "".join(parts)
+
+
+def ticks(
+    values: Sequence[float], *, most: int = 6, whole: bool = False, least: float = 0.1
+) -> list[float]:
+    """Return at most ``most`` round, evenly spaced numbers that enclose the values.
+
+    Values that are closer than ``least`` count as so far apart.
+    """
     low, high = min(values), max(values)
-    step = 10.0 ** floor(log10(max(high - low, 0.1) / most))
+    span = max(high - low, least, 1e-9 * high)  # ticks that are closer could be the same number
+    step = 10.0 ** floor(log10(span / most))
     for factor in (1, 2, 5, 10, 20, 50, 100):
         size = max(step * factor, 1.0) if whole else step * factor
         first, last = floor(low / size + 1e-9), ceil(high / size - 1e-9)
@@ -98,21 +110,22 @@ def ticks(values: Sequence[float], *, most: int = 6, whole: bool = False) -> lis
             first, last = max(first - 1, 0), max(first, 1)
         if last - first < most:
             break
-    return [round(size * i, 6) for i in range(first, last + 1)]
+    return [round(size * i, 12) for i in range(first, last + 1)]
 
 
-def _place(value: float, axis: Sequence[float]) -> str:
+def place(value: float, axis: Sequence[float]) -> str:
+    """Return the horizontal position of a value, in percent of the width."""
     return f"{100 * (value - axis[0]) / (axis[-1] - axis[0]):.2f}%"
 
 
 def _places(axis: Sequence[float]) -> list[str]:
-    return [_place(tick, axis) for tick in axis]
+    return [place(tick, axis) for tick in axis]
 
 
-def _labels(axis: Sequence[float]) -> str:
-    """Return the numbers below a plot, in percent."""
+def labels(axis: Sequence[float], *, unit: str = f"{NBSP}%") -> str:
+    """Return the numbers below a plot; the last one has the unit."""
     anchors = ["start", *["middle"] * (len(axis) - 2), "end"]
     marks = zip(axis, _places(axis), anchors, strict=True)
     texts = [f'<text x="{x}" y="14" text-anchor="{at}">{tick:g}</text>' for tick, x, at in marks]
-    texts[-1] = texts[-1].replace("</text>", f"{NBSP}%</text>")
+    texts[-1] = texts[-1].replace("</text>", f"{unit}</text>")
     return f'<svg class="axis">{"".join(texts)}</svg>'

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 from snzoo.evaluation.results import Accuracy, Model, Results
 from snzoo.report.charts import LEGEND, Row, dot_plot
-from snzoo.report.markup import NBSP, breakable, count, escape, facts, make_page, scrolling
+from snzoo.report.markup import (
+    NBSP,
+    breakable,
+    count,
+    duration,
+    escape,
+    facts,
+    make_page,
+    messages,
+    scrolling,
+)
 from snzoo.report.models import model_section
 from snzoo.report.thumbnails import Thumbnails
-
-MOST_ERRORS = 200  # the number of messages that are shown
 
 
 def make_report(results: Results, thumbnails: Thumbnails) -> str:
@@ -197,7 +205,7 @@ def _run(results: Results) -> str:
         ("Processes", f"{run.processes:,}"),
         ("PyTorch threads", f"{run.threads:,}"),
         ("Decoding threads", f"{run.workers:,}"),
-        ("Time", f"{_duration(run.seconds)}, {run.images_per_second:,.1f} images/s"),
+        ("Time", f"{duration(run.seconds)}, {run.images_per_second:,.1f} images/s"),
         ("Resumed", "yes, an earlier run was continued" if run.resumed else "no"),
         ("Pixels", _exactness(results)),
         ("Decoded by", escape(pixels.decoder)),
@@ -211,26 +219,12 @@ def _run(results: Results) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f}{NBSP}s"
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes}{NBSP}min"
-        if minutes < 120
-        else f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
-    )
-
-
 def _left_out(errors: Sequence[str]) -> str:
     if not errors:
         return ""
-    items = "".join(f"<li>{escape(error)}</li>\n" for error in errors[:MOST_ERRORS])
-    more = len(errors) - MOST_ERRORS
-    rest = f"<p>… and {more:,} more, in the JSON file.</p>\n" if more > 0 else ""
     return (
         '<section id="left-out">\n<h2>Images left out</h2>\n'
         f"<p>The figures do not include {count(len(errors), 'image', 'images')} that could not be "
         "read.</p>\n"
-        f"<details><summary>Messages</summary>\n<ul>\n{items}</ul>\n{rest}</details>\n</section>\n"
+        f"{messages(errors, source='the JSON file')}</section>\n"
     )

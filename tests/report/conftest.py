@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from math import sqrt
 
 import pytest
@@ -26,6 +27,7 @@ OPTIONS = [
     "--disable-sync",
     "--enable-logging=stderr",
 ]
+VOID = {"meta", "link", "img", "br", "wbr"}
 RECIPE = {
     "resize": 256,
     "crop": 224,
@@ -126,6 +128,40 @@ def make_document(models, *, path="/data/val", classes="imagenet-1k"):
     }
 
 
+def step_line(step, loss, *, epoch=None, lr=0.01, speed=100.0):
+    """A line of the log of a run whose epochs have 10 steps."""
+    epoch = step / 10 if epoch is None else epoch
+    line = {"event": "step", "step": step, "epoch": epoch, "loss": loss, "lr": lr}
+    return line | {"images_per_second": speed}
+
+
+def epoch_line(epoch, top1, *, of=200, loss=1.0, best=False, seconds=31.0):
+    counts = {"images": of, "top1": top1, "top5": of, "loss": loss}
+    line = {"event": "epoch", "epoch": epoch, "step": 10 * epoch, "train_loss": 1.5}
+    line |= {"train_top1": 43.1, "validation": counts, "best": best, "seconds": seconds}
+    return line
+
+
+def make_run(folder, lines, *, end="", model="resnet18v1_sn", **recipe):
+    """Write what snzoo train writes of a run; ``end`` ends its log."""
+    folder.mkdir(parents=True)
+    settings = {
+        "model": model,
+        "recipe": {"lr": 0.01, "epochs": 3, "steps": [1, 2], "nesterov": True} | recipe,
+        "seed": 7,
+        "processes": 1,
+        "train": {"description": "320 images in 2 class folders", "images": 320},
+        "validation": {"description": "200 images in 2 class folders", "images": 200},
+        "classes": ["cat", "dog"],
+        "versions": {"snzoo": "0.1.0", "torch": "2.14.1"},
+        "command": "snzoo train pets --model resnet18v1_sn",
+    }
+    (folder / "recipe.json").write_text(json.dumps(settings))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "log.ndjson").write_text(text + end)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make():
     """The makers of this file, which tests can't import: ``make.model``, ``make.document``."""
@@ -136,6 +172,9 @@ class Makers:
     accuracy = staticmethod(accuracy)
     model = staticmethod(make_model)
     document = staticmethod(make_document)
+    run = staticmethod(make_run)
+    step = staticmethod(step_line)
+    epoch = staticmethod(epoch_line)
     names = staticmethod(lambda n: [f"class {i}" for i in range(n)])
 
     @staticmethod
@@ -152,6 +191,43 @@ class Makers:
         return colors
 
 
+class Page(HTMLParser):
+    """The elements (tag, attributes, text) of a page in order; tags must be nested properly."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        element = [tag, dict(attributes), ""]
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        for element in self.open:
+            element[2] += data
+
+    def all(self, *tags):
+        return [element for element in self.elements if element[0] in tags]
+
+
+@pytest.fixture
+def parse():
+    """Parses a page; returns a ``Page``."""
+    return Page
+
+
 @pytest.fixture
 def report(tmp_path, capsys):
     """Runs ``snzoo report`` on a document; returns the page."""
@@ -164,6 +240,36 @@ def report(tmp_path, capsys):
         assert (status, err) == (0, ""), err
         assert out == f"{tmp_path / 'results.html'}\n"
         return (tmp_path / "results.html").read_text(encoding="utf-8")
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Run ``snzoo report`` on paths; it must fail in one line and write nothing."""
+
+    def run(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        assert main(["report", *map(str, arguments)]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("snzoo: ") and len(err.splitlines()) == 1, err
+        assert "--debug" not in err and len(err) < 600
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return run
+
+
+@pytest.fixture
+def report_runs(tmp_path, capsys):
+    """Runs ``snzoo report`` on run folders; returns the page."""
+
+    def run(*folders):
+        output = tmp_path / "page.html"
+        status = main(["report", *map(str, folders), "--output", str(output)])
+        out, err = capsys.readouterr()
+        assert (status, out, err) == (0, f"{output}\n", ""), err
+        return output.read_text(encoding="utf-8")
 
     return run
 

@@ -48,6 +48,20 @@ DOTS = """
 """
 
 
+CURVES = """
+  const place = (e, start) => { const box = e.getBoundingClientRect();
+                                return [start ? box.left : box.right, box.top, box.bottom]; };
+  return [...document.querySelectorAll(".plot")].map((plot) => ({
+    curves: [...plot.querySelectorAll("path.curve")].map((e) => [place(e, true), place(e, false)]),
+    widths: [...plot.querySelectorAll("path.curve")].map((e) => e.getBoundingClientRect().width),
+    colors: [...plot.querySelectorAll("path.curve")].map((e) => window.getComputedStyle(e).stroke),
+    grid: [...plot.querySelectorAll(".grid")].map((e) => e.getBoundingClientRect().top),
+    left: plot.querySelector(".grid").getBoundingClientRect().left,
+    right: plot.querySelector(".grid").getBoundingClientRect().right,
+  }));
+"""
+
+
 @pytest.fixture
 def page(report, make, tmp_path):
     """A page of several models with everything that a document can hold."""
@@ -161,3 +175,39 @@ def test_no_server_is_asked(browser, report, make):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def runs_page(report_runs, make, tmp_path):
+    """A page of seven runs; the first is from the lower left to the upper right of its charts."""
+    folders = []
+    for i in range(7):
+        lines = [make.step(step, step / 10 - i / 100 * (step < 30)) for step in (10, 20, 30)]
+        lines += [make.epoch(k, 60 * k, loss=k) for k in (1, 2, 3)]
+        lines.append({"event": "skipped", "photo": LONG, "reason": LONG})
+        folders.append(
+            make.run(tmp_path / f"{i}{LONG}", lines, model=LONG, lr=i, note=f"{LONG}{i}")
+        )
+    return report_runs(*folders)
+
+
+def test_runs_fit_on_small_screens(browser, runs_page):
+    found = browser.measure(runs_page, WIDER, width=300)
+    assert (found["wider"], found["scroll"]) == ([], found["width"])
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_curves_have_contrast_and_are_at_their_values(browser, runs_page, dark):
+    colors = browser.measure(runs_page, COLORS, dark=dark)
+    background = luminance(colors["page"])
+    plots = browser.measure(runs_page, CURVES, width=700, dark=dark)
+    assert [len(plot["curves"]) for plot in plots] == [14, 14, 7]
+    assert len(set(plots[2]["colors"])) == 6
+    for color in [*colors["text"], *plots[0]["colors"]]:
+        low, high = sorted([luminance(color), background])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, color
+    loss = plots[0]  # from 1 to 3 in epochs 1 to 3; both axes end at 3
+    (left, *_), (right, top, _) = loss["curves"][0]
+    assert right == pytest.approx(loss["right"], abs=2)
+    assert left == pytest.approx(loss["left"] + (loss["right"] - loss["left"]) / 3, abs=2)
+    assert top == pytest.approx(min(loss["grid"]), abs=2)
