@@ -6,22 +6,19 @@ therefore computes the same batches, and the network rounds in the same way.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from snzoo.data import loops
 from snzoo.data.decode import Pixels
 from snzoo.data.pixels import load_pixels, load_window
+from snzoo.data.read_ahead import read_ahead
 from snzoo.data.resample import Window, is_exact, resize_windows
 from snzoo.data.sources import Photos
-from snzoo.errors import DataError, DownloadError, SnzooError
+from snzoo.errors import SnzooError
 from snzoo.manifest import Preprocessing
 
 WORTH_COMPILING = 1000  # images; for fewer, compiling takes longer than it saves
@@ -94,64 +91,24 @@ def read_batches(
     if numbers is None:
         numbers = range(count_batches(len(photos), batch_size))
     batch_size = max(1, min(batch_size, len(photos)))
-    ahead = min(1 - (-workers // batch_size), len(numbers))  # enough for all workers
+    starts = (number * batch_size for number in numbers)
+    groups = (range(start, min(start + batch_size, len(photos))) for start in starts)
     how = resizer(len(photos), resize_on)  # may compile the loops, which the threads then use
     device = resize_on if how == "torch" else None
-    side = preprocessing.crop
-    buffers = None if device else np.empty((ahead + 2, batch_size, side, side, 3), np.uint8)
     options = {"upright": upright, "approximate": approximate}
 
-    def read(index: int, out: Pixels | None) -> Window | SnzooError | None:
-        try:
-            photo, name = photos.read(index), photos.locate(index)
-            if out is None:
-                return load_window(photo, preprocessing, name=name, **options)
-            compiled = how == "numba"
-            out[...] = load_pixels(photo, preprocessing, name=name, compiled=compiled, **options)
-        except (DataError, DownloadError) as error:
-            return error
+    def read(index: int, out: Pixels) -> Window | None:
+        photo, name = photos.read(index), photos.locate(index)
+        if device:
+            return load_window(photo, preprocessing, name=name, **options)
+        compiled = how == "numba"
+        out[...] = load_pixels(photo, preprocessing, name=name, compiled=compiled, **options)
         return None
 
-    def start(step: int, number: int) -> _Pending:
-        buffer = None if buffers is None else buffers[step % len(buffers)]
-        first = number * batch_size
-        indices = range(first, min(first + batch_size, len(photos)))
-        outs = [None] * len(indices) if buffer is None else list(buffer[: len(indices)])
-        tasks = [pool.submit(read, i, out) for i, out in zip(indices, outs, strict=True)]
-        return _Pending(indices, tasks, buffer)
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="snzoo-decode") as pool:
-        try:
-            started = (start(step, number) for step, number in enumerate(numbers))
-            pending = deque(islice(started, ahead))
-            while pending:
-                pending.extend(islice(started, 1))
-                batch = _collect(pending.popleft(), device)
-                yield replace(batch, pixels=batch.pixels.to(resize_on)) if resize_on else batch
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A batch that threads are reading, into ``buffer`` if there is one."""
-
-    indices: range
-    tasks: list[Future[Window | SnzooError | None]]
-    buffer: Pixels | None
-
-
-def _collect(batch: _Pending, device: torch.device | None) -> Batch:
-    results = {i: task.result() for i, task in zip(batch.indices, batch.tasks, strict=True)}
-    errors = {i: result for i, result in results.items() if isinstance(result, SnzooError)}
-    good = [i for i in results if i not in errors]
-    windows = [result for result in results.values() if isinstance(result, Window)]
-    if batch.buffer is not None:
-        pixels = torch.from_numpy(batch.buffer[: len(results)])
-        if errors:
-            pixels = pixels[[i - batch.indices[0] for i in good]]
-    elif windows and device:
-        pixels = resize_windows(windows, device)
-    else:
-        pixels = torch.empty((0, 1, 1, 3), dtype=torch.uint8)
-    return Batch(good, pixels.permute(0, 3, 1, 2), errors)
+    side = 0 if device else preprocessing.crop  # the results hold the pixels for a device
+    for group in read_ahead(groups, read, size=batch_size, side=side, workers=workers):
+        pixels = torch.from_numpy(group.pixels)
+        windows = [result for result in group.results if result]
+        if device and windows:
+            pixels = resize_windows(windows, device)
+        yield Batch(group.indices, pixels.permute(0, 3, 1, 2).to(resize_on), group.errors)

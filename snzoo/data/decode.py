@@ -35,6 +35,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A JPEG file without any of these bytes has no orientation. Pillow reads it from EXIF and from XMP.
+ORIENTATION_MARKS = (b"Exif", b"tiff:Orientation")
 
 
 def decode(
@@ -75,7 +77,7 @@ def decode(
     pixels = _decode_jpeg(photo, shrink_to) if HAS_SIMPLEJPEG else None
     if pixels is None:
         return load_image(photo, name=name, shrink_to=shrink_to, upright=upright)
-    if upright:
+    if upright and any(mark in photo for mark in ORIENTATION_MARKS):
         with Image.open(io.BytesIO(photo)) as image:  # reads the header only
             turn = _find_turn(image)
         if turn is not None:

@@ -59,7 +59,7 @@ def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Imag
     Raises:
         DataError: see :func:`geometry`.
     """
-    return _resize_with_pillow(image, geometry(image.size, resize=resize, crop=crop))
+    return resize_with_pillow(image, geometry(image.size, resize=resize, crop=crop))
 
 
 def load_pixels(
@@ -87,10 +87,10 @@ def load_pixels(
     """
     image, fit = _decode_and_fit(photo, preprocessing, name, upright, approximate)
     if not (compiled and resample.is_exact(None)):
-        return np.asarray(_resize_with_pillow(image, fit))
+        return np.asarray(resize_with_pillow(image, fit))
     pixels = np.asarray(image)
     out = np.empty((preprocessing.crop, preprocessing.crop, 3), np.uint8)
-    resample.resize_and_crop(pixels, resample.plan(_size(pixels), *fit), out)
+    resample.resize_and_crop(pixels, resample.plan(size_of(pixels), *fit), out)
     return out
 
 
@@ -109,9 +109,9 @@ def load_window(
     """
     image, fit = _decode_and_fit(photo, preprocessing, name, upright, approximate)
     pixels = np.asarray(image)
-    plan = resample.plan(_size(pixels), *fit)
+    plan = resample.plan(size_of(pixels), *fit)
     if plan.down_first or max(t.weights.shape[1] for t in (plan.across, plan.down)) > MOST_TAPS:
-        return resample.whole(np.asarray(_resize_with_pillow(image, fit)))
+        return resample.whole(np.asarray(resize_with_pillow(image, fit)))
     return resample.cut(pixels, plan)
 
 
@@ -177,19 +177,29 @@ def _decode_and_fit(
         name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else "an image"
     shrink_to = preprocessing.resize if approximate else None
     image = decode(photo, name=name, shrink_to=shrink_to, upright=upright)
+    return image, fit_center(image, resize=preprocessing.resize, crop=preprocessing.crop, name=name)
+
+
+def fit_center(
+    image: Image.Image | Pixels, *, resize: int, crop: int, name: str | None
+) -> Geometry:
+    """Return the :func:`geometry` of a decoded photo. An error names the photo."""
     try:
-        size = _size(image) if isinstance(image, np.ndarray) else image.size
-        return image, geometry(size, resize=preprocessing.resize, crop=preprocessing.crop)
+        return geometry(size_of(image), resize=resize, crop=crop)
     except DataError as error:
-        raise DataError(printable(f"can't use {name}: {error}")) from None
+        raise DataError(printable(f"can't use {name or 'an image'}: {error}")) from None
 
 
-def _size(pixels: Pixels) -> tuple[int, int]:
-    height, width, _ = pixels.shape
+def size_of(image: Image.Image | Pixels) -> tuple[int, int]:
+    """Return the width and height of a decoded photo in pixels."""
+    if isinstance(image, Image.Image):
+        return image.size
+    height, width, _ = image.shape
     return width, height
 
 
-def _resize_with_pillow(image: Image.Image | Pixels, fit: Geometry) -> Image.Image:
+def resize_with_pillow(image: Image.Image | Pixels, fit: Geometry) -> Image.Image:
+    """Resize and crop a decoded photo with Pillow."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     if fit.resized != image.size:

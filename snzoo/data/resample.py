@@ -51,17 +51,26 @@ class Taps(NamedTuple):
     Output pixel i is the sum over k of ``weights[i, k]`` times input pixel ``first[i] + k``.
     """
 
-    first: Ints  # (n,), ascending
+    first: Ints  # (n,), ascending; descending in a mirrored pass
     weights: Ints  # (n, K); K is a multiple of 4, because the loops take four at a time
 
     @property
     def span(self) -> slice:
         """The range of input pixels that the taps read. Pixels beyond the end have weight zero."""
-        return slice(int(self.first[0]), int(self.first[-1]) + self.weights.shape[1])
+        low, high = sorted((int(self.first[0]), int(self.first[-1])))
+        return slice(low, high + self.weights.shape[1])
 
     def shifted(self) -> Taps:
         """Return the same taps for an input that was cut to the span."""
-        return self._replace(first=self.first - self.first[0])
+        return self.moved(-self.span.start)
+
+    def moved(self, offset: int) -> Taps:
+        """Return the same taps for an input that begins ``offset`` pixels earlier."""
+        return self._replace(first=self.first + np.int32(offset)) if offset else self
+
+    def mirrored(self) -> Taps:
+        """Return the taps whose output is that of these taps in reverse."""
+        return Taps(self.first[::-1].copy(), self.weights[::-1].copy())
 
 
 class Plan(NamedTuple):
@@ -72,7 +81,7 @@ class Plan(NamedTuple):
     down_first: bool
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)  # about 10 MB; random crops have many lengths
 def taps(length: int, resized: int, start: int, stop: int) -> Taps:
     """Return the taps of output pixels ``start`` to ``stop`` of one side.
 
@@ -132,9 +141,9 @@ def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
     (x, y), (height, width, _) = (plan.across, plan.down), out.shape
     pixels = _pad_to(pixels, y.span.stop, x.span.stop)
     if plan.down_first:
-        part = np.ascontiguousarray(pixels[:, x.span])
+        part = np.ascontiguousarray(pixels[y.span, x.span])
         between = np.empty((height, part.shape[1], 3), np.uint8)
-        down(part, *y, between)
+        down(part, *y.shifted(), between)
         across(between, *x.shifted(), out)
     else:
         part = pixels[y.span]
