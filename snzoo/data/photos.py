@@ -17,7 +17,7 @@ SUFFIXES = frozenset(
 )
 # Operating systems and storage devices create these:
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
-SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
+SYSTEM_NAMES = SYSTEM_FOLDERS | {"Thumbs.db", "desktop.ini"}
 
 
 class ClassFolders(NamedTuple):
@@ -30,7 +30,7 @@ class ClassFolders(NamedTuple):
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden (``._photo.jpg``) or made by the system."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS | SYSTEM_FILES
+    return name.startswith(".") or name in SYSTEM_NAMES
 
 
 def is_image(path: str) -> bool:

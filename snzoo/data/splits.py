@@ -53,13 +53,14 @@ def find_splits(
             _find_split(Path(data), "train", classes),
             _find_split(Path(validation or data), "validation", classes),
         ]
+        train = read_layout(layouts[0], classes)
         first, second = ([path.resolve() for path in layout.paths] for layout in layouts)
         if first == second:
             raise DataError(
                 f"{layouts[0].where} can't be the training and the validation photos at once; "
                 "add --validation PATH"
             )
-        train, held_out = (read_layout(layout, classes) for layout in layouts)
+        held_out = read_layout(layouts[1], classes)
         _check_classes(train, classes, "training")
         _check_classes(held_out, classes, "validation")
     return train, held_out
