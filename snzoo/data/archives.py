@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import stat
@@ -134,21 +135,50 @@ def list_members(path: Path) -> list[Member]:
     return _list_zip(path) if path.suffix.lower() == ".zip" else _list_tar(path)
 
 
-class _BoundedReads(io.FileIO):
-    """A file that refuses large reads, because tarfile reads headers of any size into memory."""
+def list_inner(outer: Member) -> list[Member]:
+    """Return all members of a tar that is a member of another tar.
+
+    The members lie in the outer tar, so their offsets are counted from its start.
+
+    Raises:
+        DataError: the inner tar is damaged or cut short, or a member leaves its bounds.
+        OSError: the archive cannot be read.
+    """
+    return _list_tar(outer.path, outer)
+
+
+class _Headers(io.FileIO):
+    """The headers of a tar: a file, or a part of a file, which starts at position 0.
+
+    Large reads are refused, because tarfile reads headers of any size into memory.
+    """
+
+    def __init__(self, path: Path, outer: Member | None) -> None:
+        super().__init__(path)
+        self.start = outer.offset if outer else 0
+        self.size = outer.size if outer else os.fstat(self.fileno()).st_size
+        self.seek(0)
+        if hasattr(os, "posix_fadvise"):  # else the system may read the photos ahead, too
+            os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return super().read(size) or b""
+        return super().read(max(0, min(size, self.size - self.tell()))) or b""
+
+    def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
+        return super().seek(self.start + position) - self.start
+
+    def tell(self) -> int:
+        return super().tell() - self.start
 
 
-def _list_tar(path: Path) -> list[Member]:
+def _list_tar(path: Path, outer: Member | None = None) -> list[Member]:
     members = []
-    with _BoundedReads(path) as file:
+    with _Headers(path, outer) as file:
         start = file.read(8)
         for magic, (kind, command) in COMPRESSED.items():
-            if start.startswith(magic):
+            if start.startswith(magic) and not outer:
                 raise DataError(_explain_compression(path, kind, command))
         file.seek(0)
         try:
@@ -158,14 +188,17 @@ def _list_tar(path: Path) -> list[Member]:
                     if info.offset <= last:
                         raise tarfile.ReadError("a header points back")
                     last = info.offset
-                    members.append(_tar_member(path, info))
+                    member = _tar_member(path, info, file.start)
+                    if not member.flaw and info.offset_data + info.size > file.size:
+                        raise tarfile.ReadError(f"{info.name} leaves its bounds")
+                    members.append(member)
                     tar.members.clear()  # type: ignore[attr-defined]  # saves memory
                 file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end mark after the last member")
         except Exception as error:  # tarfile raises exceptions of many types for damaged headers
             raise DataError(
-                f"{path} is no tar, damaged or cut short: {first_line(error)}"
+                f"{outer or path} is no tar, damaged or cut short: {first_line(error)}"
             ) from None
     return members
 
@@ -181,7 +214,7 @@ def _explain_compression(path: Path, kind: str, command: str) -> str:
     )
 
 
-def _tar_member(path: Path, info: tarfile.TarInfo) -> Member:
+def _tar_member(path: Path, info: tarfile.TarInfo, start: int) -> Member:
     flaw = None
     if info.issparse():
         flaw = "a sparse file"
@@ -189,7 +222,7 @@ def _tar_member(path: Path, info: tarfile.TarInfo) -> Member:
         flaw = "a link"
     elif not info.isreg():
         flaw = "not a regular file"
-    return Member(path, info.name, info.offset_data, info.size, info.isdir(), flaw)
+    return Member(path, info.name, start + info.offset_data, info.size, info.isdir(), flaw)
 
 
 def _list_zip(path: Path) -> list[Member]:

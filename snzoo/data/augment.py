@@ -27,8 +27,8 @@ from snzoo.manifest import Preprocessing
 
 ATTEMPTS = 10  # to draw a box that lies inside the photo; then the box is in the center
 # The colors of ImageNet's pixels (RGB, white = 1): the standard deviations along the three
-# principal axes, and the axes as rows. The published training code has the axes in the columns of its matrix,
-# in reverse order, and reads the rows.
+# principal axes, and the axes as rows. The published training code has the axes in the columns of
+# its matrix, in reverse order, and reads the rows.
 DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 AXES = {
     "published": np.array(

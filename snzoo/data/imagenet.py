@@ -29,6 +29,11 @@ def wnids() -> tuple[str, ...]:
 
 
 @cache
+def _wnid_set() -> frozenset[str]:
+    return frozenset(wnids())
+
+
+@cache
 def class_names() -> tuple[str, ...]:
     """Return the first name of each class, e.g. ``tench``, in the order of :func:`wnids`.
 
@@ -93,7 +98,7 @@ def validation_wnid(name: str) -> str | None:
 def training_wnid(name: str) -> str | None:
     """Return the wnid at the start of a training photo's name (``n01440764_10026.JPEG``)."""
     found = re.match(r"(n\d{8})_", name.rpartition("/")[2], re.ASCII)
-    return found[1] if found and found[1] in wnids() else None
+    return found[1] if found and found[1] in _wnid_set() else None
 
 
 def find_label(name: str) -> int | None:

@@ -191,9 +191,11 @@ def label_members(members: Iterable[Member], classes: Classes, *, where: str) ->
         if len(parts) > 2 or member.is_folder:
             tree[f"{name}/"] = member
             continue
-        if is_image(name) and member.flaw:
-            raise DataError(f"{where}: {member.name} is {member.flaw}; pack the photos themselves")
-        if is_image(name) and name in tree:
+        if (member.flaw or name in tree) and is_image(name):
+            if member.flaw:
+                raise DataError(
+                    f"{where}: {member.name} is {member.flaw}; pack the photos themselves"
+                )
             raise DataError(f"{where} holds {member.name} twice")
         tree[name] = member
     return tree

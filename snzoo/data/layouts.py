@@ -17,8 +17,12 @@ from snzoo.data.photos import is_image, list_names
 from snzoo.data.sources import unreadable
 from snzoo.errors import DataError
 
-VALIDATION_FOLDERS = ("val", "validation")
+Split = Literal["train", "validation"]
+FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("val", "validation")}
+VALIDATION_FOLDERS = FOLDERS["validation"]
+TRAINING_TAR = "ILSVRC2012_img_train.tar"
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"
+KAGGLE_TRAINING_FOLDER = "ILSVRC/Data/CLS-LOC/train"
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC/val"
 SOLUTION = "LOC_val_solution.csv"
 SOLUTION_FOLDERS = (".", "val", KAGGLE_FOLDER)
@@ -118,36 +122,52 @@ def _find_packed(folder: Path, name: str, classes: Classes) -> Layout | None:
     """Return the layout of shards in a folder or its ``data/``, or of ImageNet's validation tar."""
     for place in filter(Path.is_dir, (folder, folder / "data")):
         for suffix in (".parquet", ".tar"):
-            if layout := _find_shards(place, suffix, f" of {name}" if name else ""):
+            if layout := find_shards(place, suffix, of=f" of {name}" if name else ""):
                 return layout
     tar = folder / VALIDATION_TAR
     return Layout("archives", (tar,), name + VALIDATION_TAR) if tar.is_file() else None
 
 
-def _find_shards(folder: Path, suffix: str, of: str) -> Layout | None:
-    """Return the layout of the shards of the validation split or of the only split, or None."""
+def find_shards(
+    folder: Path, suffix: str, *, of: str = "", split: Split | None = None
+) -> Layout | None:
+    """Return the layout of the shards in a folder, or None.
+
+    Args:
+        folder: the folder, which is not searched any deeper.
+        suffix: the suffix of the shards, ``.parquet`` or ``.tar``.
+        of: the part of the path that the user did not name, for the description.
+        split: the split that the shards must be named after (default: the validation split, or
+            else the only split, of any name).
+
+    Raises:
+        DataError: the shards belong to several splits, or to several versions of one.
+    """
     splits: dict[str, list[str]] = {}
     counts: dict[str, set[int]] = {}
     for name in sorted(list_names(folder)):
         match = SHARD.fullmatch(name)
         if name.endswith(suffix) and (match or suffix == ".parquet"):
-            split = (match[1] or "") if match else name.removesuffix(suffix)
-            splits.setdefault(split, []).append(name)
-            counts.setdefault(split, set()).add(int(match[2] or 0) if match else 0)
+            key = (match[1] or "") if match else name.removesuffix(suffix)
+            splits.setdefault(key, []).append(name)
+            counts.setdefault(key, set()).add(int(match[2] or 0) if match else 0)
     if not splits:
         return None
-    chosen = [s for s in splits if re.fullmatch(r"(.*[-_.])?val(idation)?", s)] or list(splits)
+    wanted = "train(ing)?" if split == "train" else "val(idation)?"
+    chosen = [key for key in splits if re.fullmatch(rf"(.*[-_.])?{wanted}", key)]
+    if split and not chosen:
+        return None
+    chosen = chosen or list(splits)
     if len(chosen) > 1:
         raise DataError(
             f"{folder} holds {suffix} files of {len(splits)} splits ({', '.join(splits)}), not "
-            "one that is named validation; name the file to use"
+            f"one that is named {split or 'validation'}; name the file to use"
         )
-    split, kind = chosen[0], suffix[1:]
-    names, (count, *more) = splits[split], counts[split]
+    names, (count, *more) = splits[chosen[0]], counts[chosen[0]]
     if more or len(names) > count > 0:
-        raise DataError(f"{folder} mixes {split} shards of different counts; move some away")
+        raise DataError(f"{folder} mixes {chosen[0]} shards of different counts; move some away")
     part = f"{len(names)} of {count}" if len(names) < count else f"{len(names)}"
-    found = f"{part} {split or kind} shards{of}"
+    found = f"{part} {chosen[0] or suffix[1:]} shards{of}"
     return Layout(_kind_of(names[0]), tuple(folder / name for name in names), found)
 
 

@@ -55,7 +55,8 @@ class Parquet:
                 self.labels += labels
                 names += (name or "" for name in image_paths)
         self.paths = tuple(names)
-        self.class_count = _class_count(paths[0])
+        classes = read_class_names(paths[0])
+        self.class_count = None if classes is None else len(classes)
         counts = Counter(names)
         self.names: Sequence[str] = tuple(
             name if name and counts[name] == 1 and "#" not in name else f"{path.name}#{row}"
@@ -120,13 +121,24 @@ def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str |
         raise unreadable(path, error) from None
 
 
-def _class_count(path: Path) -> int | None:
-    with _open_parquet(path) as file:
-        try:
-            metadata = json.loads(file.schema_arrow.metadata[b"huggingface"])
-            return len(metadata["info"]["features"]["label"]["names"])
-        except (KeyError, TypeError, ValueError):
-            return None
+def read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes in the metadata of Hugging Face, or None if it has none.
+
+    Raises:
+        DataError: the file is not a parquet file.
+        MissingPackageError: pyarrow is not installed.
+    """
+    require_packages("pyarrow", extra="parquet", purpose=f"reading {path}")
+    try:
+        with _open_parquet(path) as file:
+            metadata = file.schema_arrow.metadata or {}
+    except Exception as error:  # pyarrow raises exceptions of many types for damaged files
+        raise unreadable(path, error) from None
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        return tuple(map(str, names))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _open_parquet(path: Path) -> Any:

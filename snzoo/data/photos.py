@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from posixpath import basename, splitext
 from typing import NamedTuple
 
-from snzoo.data.sources import unreadable
+from snzoo.data.sources import PhotoList, Photos, unreadable
 from snzoo.errors import DataError, printable
 
 # Common formats of photos that Pillow opens. Other files are left out.
@@ -18,7 +17,7 @@ SUFFIXES = frozenset(
 )
 # Operating systems and storage devices create these:
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
-SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
+SYSTEM_NAMES = SYSTEM_FOLDERS | {"Thumbs.db", "desktop.ini"}
 
 
 class ClassFolders(NamedTuple):
@@ -31,7 +30,7 @@ class ClassFolders(NamedTuple):
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden (``._photo.jpg``) or made by the system."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS | SYSTEM_FILES
+    return name.startswith(".") or name in SYSTEM_NAMES
 
 
 def is_image(path: str) -> bool:
@@ -117,25 +116,34 @@ def list_class_folders(folder: str | Path, *, check: bool = True) -> ClassFolder
         )
     paths = [path for group in photos for path in group]
     if check:
-        _check_photos(paths)
+        check_photos(PhotoList(paths), workers=os.cpu_count() or 1)
     labels = [label for label, group in enumerate(photos) for _ in group]
     return ClassFolders(tuple(paths), tuple(labels), tuple(classes))
 
 
-def _check_photos(paths: Sequence[Path]) -> None:
+def check_photos(photos: Photos, *, workers: int) -> None:
+    """Decode every photo once, to find damaged ones before a long computation.
+
+    Args:
+        photos: :class:`~snzoo.data.samples.Samples`, or anything with their ``__len__``, ``read``
+            and ``locate``.
+        workers: the number of threads.
+
+    Raises:
+        DataError: photos cannot be read. The message names the first three.
+    """
     from snzoo.data.decode import decode
+    from snzoo.data.read_ahead import read_ahead
 
-    def find_error(path: Path) -> str | None:
-        try:
-            decode(path)
-        except DataError as error:
-            return str(error)
-        return None
+    def read(index: int, _: object) -> None:
+        decode(photos.read(index), name=photos.locate(index))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        errors = [error for error in pool.map(find_error, paths) if error]
+    count, size = len(photos), 64
+    groups = (range(start, min(start + size, count)) for start in range(0, count, size))
+    checked = read_ahead(groups, read, size=size, side=0, workers=workers)
+    errors = [str(error) for group in checked for error in group.errors.values()]
     if errors:
         raise DataError(
-            f"{len(errors)} of {len(paths):,} photos can't be used; remove or convert them: "
+            f"{len(errors)} of {count:,} photos can't be used; remove or convert them: "
             + "; ".join(errors[:3])
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from snzoo.data.layouts import (
     find_layout,
     solution_folder,
 )
+from snzoo.data.nested import is_nested, list_photos
 from snzoo.data.parquet import Parquet
 from snzoo.data.photos import is_image, list_names
 from snzoo.data.sources import Files, Source, unreadable
@@ -79,6 +81,7 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
     - a folder of validation files ``ILSVRC2012_val_00000001.JPEG`` … (any of the 50,000), which get
       the bundled labels; if the devkit's ground truth is there too, it is compared with them;
     - an uncompressed tar or a zip file of either, or a folder with ``ILSVRC2012_img_val.tar``;
+    - ``ILSVRC2012_img_train.tar``, a tar of one tar per class;
     - webdataset shards (tars with a ``KEY.cls`` next to each ``KEY.jpg``): a folder, one file, or
       several files as ``NAME-{0000..0063}.tar`` or ``NAME-*.tar``;
     - parquet files with the columns of Hugging Face: a folder, one file, or several files as above;
@@ -97,23 +100,38 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
         DataError: no photo can be labeled, or labels contradict the published ones. The message
             says what was found and what is accepted.
     """
-    path = Path(path)
+    with printable_errors(path):
+        return read_layout(find_layout(Path(path), classes), classes)
+
+
+@contextmanager
+def printable_errors(path: str | Path) -> Iterator[None]:
+    """Convert errors to a DataError of one line. An OSError without a file names ``path``."""
     try:
-        layout = find_layout(path, classes)
-        read = {
-            "folder": _read_folder,
-            "archives": _read_archives,
-            "parquet": _read_parquet,
-            "text": _read_text,
-        }
-        source, labeled = read[layout.kind](layout, classes)
-        whole = isinstance(classes, str) and check_published(
-            labeled.names, labeled.labels, where=str(layout.where)
-        )
+        yield
     except DataError as error:
         raise DataError(printable(str(error))) from None  # names may hold line breaks
     except OSError as error:
         raise unreadable(error.filename or path, error) from None
+
+
+def read_layout(layout: Layout, classes: Classes) -> Samples:
+    """Return the labeled photos of a layout; see :func:`find_samples`.
+
+    Raises:
+        DataError: see :func:`find_samples`.
+        OSError: a file or a folder cannot be read.
+    """
+    read = {
+        "folder": _read_folder,
+        "archives": _read_archives,
+        "parquet": _read_parquet,
+        "text": _read_text,
+    }
+    source, labeled = read[layout.kind](layout, classes)
+    whole = isinstance(classes, str) and check_published(
+        labeled.names, labeled.labels, where=str(layout.where)
+    )
     dataset = VALIDATION_SET if whole else None
     return Samples(source, labeled.labels, labeled.description, dataset)
 
@@ -132,6 +150,8 @@ def _read_folder(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames
 
 def _read_archives(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:
     members = [member for path in layout.paths for member in list_members(path)]
+    if is_nested(members):
+        members = list_photos(members)
     if len(layout.paths) > 1 or any(member.name.endswith(".cls") for member in members):
         labeled, photos = label_shards(members, classes, found=layout.found)
         return Archived(labeled.names, photos), labeled

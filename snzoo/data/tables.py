@@ -37,32 +37,40 @@ def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
     Raises:
         DataError: a line does not have this form, or a photo is listed twice.
     """
-    lines = number_lines(file, path)
-    first = next(lines, (1, ""))
-    parse, has_header = _choose_format(first[1], path)
     index = class_indices(classes)
     if isinstance(classes, str):
         index = {**class_indices(imagenet.class_names()), **index}
     count = len(class_indices(classes))
     table: dict[str, int] = {}
-    for number, line in chain([] if has_header else [first], lines):
-        if not line.strip():
-            continue
-        try:
-            name, label = parse(line)
-            if name in table:
-                raise ValueError(f"{name!r} is listed before")
-            table[name] = int(label) if imagenet.is_number(label) else index.get(label, count)
-            if table[name] >= count:
-                raise ValueError(
-                    f"{label[:80]!r} is no class: neither an index from 0 to {count - 1}, nor "
-                    f"{'a wnid or ' * isinstance(classes, str)}a name of one"
-                )
-        except (ValueError, csv.Error) as error:
-            raise DataError(f"{path}, line {number}: {error}") from None
+    for number, name, label in read_rows(file, path):
+        if name in table:
+            raise DataError(f"{path}, line {number}: {name!r} is listed before")
+        table[name] = int(label) if imagenet.is_number(label) else index.get(label, count)
+        if table[name] >= count:
+            raise DataError(
+                f"{path}, line {number}: {label[:80]!r} is no class: neither an index from 0 to "
+                f"{count - 1}, nor {'a wnid or ' * isinstance(classes, str)}a name of one"
+            )
     if not table:
         raise DataError(f"{path} lists no image")
     return table
+
+
+def read_rows(file: TextIO, path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield the number of each line, the path of its photo and its label, as :func:`read_table`.
+
+    Raises:
+        DataError: a line does not have the form of a list or csv file.
+    """
+    lines = number_lines(file, path)
+    first = next(lines, (1, ""))
+    parse, has_header = _choose_format(first[1], path)
+    for number, line in chain([] if has_header else [first], lines):
+        try:
+            if line.strip():
+                yield number, *parse(line)
+        except (ValueError, csv.Error) as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
 
 
 def _choose_format(line: str, path: Path) -> tuple[Callable[[str], tuple[str, str]], bool]:

@@ -1,0 +1,367 @@
+"""The photos of both splits and their classes, in every layout, and what is refused."""
+
+import io
+import json
+import tarfile
+import zipfile
+
+import pytest
+from PIL import Image
+
+from snzoo.data import archives
+from snzoo.data.photos import check_photos
+from snzoo.data.sources import PhotoList
+from snzoo.data.splits import find_classes, find_split, find_splits
+from snzoo.errors import DataError
+
+CLOTHES = ("hat", "t-shirt")
+TRAIN = ("hat/a.jpg", "hat/b.jpg", "t-shirt/c.jpg")
+HELD_OUT = ("hat/x.jpg", "t-shirt/y.jpg")
+
+
+def content(name):
+    """What the photo of a name holds in these tests, which decode none."""
+    return f"content of {name}".encode()
+
+
+def tar(path, members):
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as file:
+        for info, data in members:
+            info = tarfile.TarInfo(info) if isinstance(info, str) else info
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+
+
+def as_folder(path, name, names):
+    for photo in names:
+        (path / name / photo).parent.mkdir(parents=True, exist_ok=True)
+        (path / name / photo).write_bytes(content(photo))
+
+
+def as_tar(path, name, names):
+    tar(path / f"{name}.tar", [(f"{name}/{photo}", content(photo)) for photo in names])
+
+
+def as_zip(path, name, names):
+    with zipfile.ZipFile(path / f"{name}.zip", "w") as file:
+        for photo in names:
+            file.writestr(photo, content(photo))
+
+
+def as_csv(path, name, names):
+    as_folder(path, "photos", names)
+    lines = (f"photos/{photo},{photo.split('/')[0]}\n" for photo in names)
+    (path / f"{name}.csv").write_text("path,label\n" + "".join(lines))
+
+
+def as_list(path, name, names):
+    as_folder(path, "photos", names)
+    lines = (f"photos/{photo} {photo.split('/')[0]}\n" for photo in names)
+    (path / f"{name}.txt").write_text("".join(lines))
+
+
+def as_parquet(path, name, names):
+    as_shards(path, name, names, shards=1)
+    (path / "data" / f"{name}-00000-of-00001.parquet").rename(path / f"{name}.parquet")
+
+
+def as_shards(path, name, names, shards=2, folder="data"):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (path / folder).mkdir(exist_ok=True)
+    features = {"label": {"names": list(CLOTHES)}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    for shard in range(shards):
+        part = names[shard::shards]
+        columns = {
+            "image": [{"bytes": content(photo), "path": photo} for photo in part],
+            "label": [CLOTHES.index(photo.split("/")[0]) for photo in part],
+        }
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        parquet.write_table(table, path / folder / f"{name}-{shard:05}-of-{shards:05}.parquet")
+
+
+def as_loose_shards(path, name, names):
+    as_shards(path, name, names, folder=".")
+
+
+def as_webdataset(path, name, names):
+    for shard in range(2):
+        members = []
+        for photo in names[shard::2]:
+            label, file = photo.split("/")
+            members.append((f"{label}-{file}", content(photo)))
+            members.append((f"{label}-{file[:-4]}.cls", str(CLOTHES.index(label)).encode()))
+        tar(path / f"{name}-{shard:04}.tar", members)
+
+
+NAMED = [as_folder, as_tar, as_zip, as_csv, as_list, as_parquet, as_shards, as_loose_shards]
+
+
+def contents(samples):
+    return {samples.read(i): label for i, label in enumerate(samples.labels)}
+
+
+def expected(names):
+    return {content(name): CLOTHES.index(name.split("/")[0]) for name in names}
+
+
+@pytest.mark.parametrize("validation", ["val", "validation"])
+@pytest.mark.parametrize("write", [*NAMED, as_webdataset])
+def test_both_splits_are_found_in_every_layout(tmp_path, write, validation):
+    write(tmp_path, "train", TRAIN)
+    write(tmp_path, validation, HELD_OUT)
+    (tmp_path / "README.txt").write_text("notes")
+    train, held_out = find_splits(tmp_path, CLOTHES)
+    assert contents(train) == expected(TRAIN)
+    assert contents(held_out) == expected(HELD_OUT)
+    assert contents(find_split(tmp_path, "train", CLOTHES)) == expected(TRAIN)
+    if write is as_webdataset:
+        with pytest.raises(DataError, match=r"doesn't name its classes; .* add --classes FILE"):
+            find_classes(tmp_path)
+    else:
+        assert find_classes(tmp_path) == CLOTHES
+
+
+@pytest.mark.parametrize("write", [as_folder, as_tar, as_zip, as_csv, as_parquet])
+def test_a_path_may_be_the_split_itself(tmp_path, write):
+    write(tmp_path, "some", TRAIN)
+    write(tmp_path, "other", HELD_OUT)
+    some, other = (
+        next(p for p in tmp_path.iterdir() if p.stem == stem and p.name != "photos")
+        for stem in ("some", "other")
+    )
+    train, held_out = find_splits(some, CLOTHES, validation=other)
+    assert contents(train) == expected(TRAIN) and contents(held_out) == expected(HELD_OUT)
+    assert find_classes(some) == CLOTHES
+    with pytest.raises(DataError, match="can't be the training and the validation photos at once"):
+        find_splits(some, CLOTHES)
+
+
+def test_classes_of_lists_with_indices_must_be_named_in_a_file(tmp_path):
+    (tmp_path / "train.txt").write_text("a.jpg 0\nb.jpg hat\n")
+    with pytest.raises(DataError, match=r"train.txt doesn't name its classes"):
+        find_classes(tmp_path)
+
+
+def test_parquet_without_names_says_to_write_them_into_a_file(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"image": [{"bytes": b"x"}], "label": [0]})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train.parquet doesn't name its classes"):
+        find_classes(tmp_path)
+
+
+def harm_nothing(path):
+    as_folder(path, "train", TRAIN)
+    as_folder(path, "val", HELD_OUT)
+
+
+def no_train(path):
+    as_folder(path, "val", HELD_OUT)
+
+
+def no_validation(path):
+    as_shards(path, "train", TRAIN)
+
+
+def no_photo_of_a_class(path):
+    as_folder(path, "train", TRAIN)
+    as_folder(path, "val", HELD_OUT[:1])
+
+
+def an_empty_class(path):
+    as_folder(path, "train", TRAIN[:2])
+    (path / "train" / "t-shirt").mkdir()
+    as_folder(path, "val", HELD_OUT)
+
+
+def another_class(path):
+    harm_nothing(path)
+    as_folder(path, "val", ["shoe\n/a.jpg"])
+
+
+def loose_photos(path):
+    harm_nothing(path)
+    (path / "train" / "e.jpg").touch()
+
+
+def two_names(path):
+    harm_nothing(path)
+    as_folder(path, "validation", HELD_OUT)
+
+
+def nothing_at_all(path):
+    (path / "train").mkdir()
+    as_folder(path, "val", HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (no_train, r"holds no training photos: neither train/ nor"),
+        (no_validation, r"holds no validation photos: neither val/ nor validation/ nor"),
+        (no_photo_of_a_class, r"1 of 2 classes have no validation photo .*: t-shirt"),
+        (an_empty_class, r"1 of 2 classes have no training photo .*: t-shirt"),
+        (another_class, r"val: 1 of 3 folders are not named by classes .*: shoe\\n"),
+        (loose_photos, r"holds class folders and 1 images beside them, e.g. e.jpg"),
+        (two_names, r"holds val and validation; name the one to use"),
+        (nothing_at_all, r"train holds neither class folders nor images"),
+        (lambda path: None, "neither class folders nor images"),
+    ],
+)
+def test_unfit_data_are_refused(tmp_path, write, message):
+    write(tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        find_splits(tmp_path, CLOTHES)
+    assert "\n" not in str(error.value)
+
+
+def test_one_class_is_not_enough(tmp_path):
+    as_folder(tmp_path, "train", TRAIN[:2])
+    with pytest.raises(DataError, match=r"one class only, hat; training needs two"):
+        find_classes(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        find_classes(tmp_path / "missing")
+
+
+def test_kaggles_layout_has_both_splits(tmp_path):
+    root = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    as_folder(root, "train", ["n01440764/n01440764_1.JPEG", "n15075141/n15075141_2.JPEG"])
+    as_folder(root, "val", ["ILSVRC2012_val_00000001.JPEG"])
+    (tmp_path / "LOC_val_solution.csv").write_text(
+        "ImageId,PredictionString\nILSVRC2012_val_00000001,n01751748 1 2 3 4\n"
+    )
+    train, held_out = find_splits(tmp_path, "imagenet-1k")
+    assert train.labels == (0, 999) and held_out.labels == (65,)
+    assert find_classes(tmp_path) == ("n01440764", "n15075141")
+
+
+# ILSVRC2012_img_train.tar
+TENCH, TISSUE = "n01440764", "n15075141"
+
+
+def inner(wnid, *photos, damage=lambda data: data, more=b""):
+    """The tar of a class, as a member of the outer tar."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for info in photos:
+            info = tarfile.TarInfo(info) if isinstance(info, str) else info
+            photo = content(info.name) + more if info.isreg() else b""
+            info.size = len(photo)
+            file.addfile(info, io.BytesIO(photo))
+    return f"{wnid}.tar", damage(data.getvalue())
+
+
+def imagenet(path, *members):
+    tar(path / "ILSVRC2012_img_train.tar", members)
+    return path
+
+
+def link(name, kind=tarfile.SYMTYPE):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+def test_the_training_tar_is_read_in_place(tmp_path):
+    # The prefix is what `tar -C folder` of some tools adds.
+    name, data = inner(TISSUE, f"{TISSUE}_7.JPEG")
+    path = imagenet(
+        tmp_path, inner(TENCH, f"{TENCH}_18.JPEG", f"{TENCH}_2.JPEG"), (f"./{name}", data)
+    )
+    samples = find_split(path, "train", "imagenet-1k")
+    assert samples.names == (
+        f"{TENCH}/{TENCH}_18.JPEG",
+        f"{TENCH}/{TENCH}_2.JPEG",
+        f"{TISSUE}/{TISSUE}_7.JPEG",
+    )
+    assert samples.labels == (0, 0, 999)
+    for i, name in reversed(list(enumerate(samples.names))):
+        assert samples.read(i) == content(name.split("/")[1])
+    assert samples.description == (
+        "3 images in 2 of 1,000 class folders of ILSVRC2012_img_train.tar"
+    )
+    tar_path = path / "ILSVRC2012_img_train.tar"
+    assert samples.locate(2) == f"{tar_path}: {TISSUE}/{TISSUE}_7.JPEG"
+    assert find_classes(path) == (TENCH, TISSUE)
+    assert find_split(tar_path, "train", (TISSUE, TENCH)).labels == (1, 1, 0)
+
+
+def test_the_index_of_the_training_tar_reads_headers_only(tmp_path, monkeypatch):
+    read = []
+
+    class Counted(archives._Headers):
+        def read(self, size=-1, /):
+            read.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(archives, "_Headers", Counted)
+    members = [
+        inner(wnid, *(f"{wnid}_{i}.JPEG" for i in range(9)), more=bytes(50_000))
+        for wnid in (TENCH, TISSUE)
+    ]
+    path = imagenet(tmp_path, *members)
+    assert len(find_split(path, "train", "imagenet-1k")) == 18
+    assert sum(read) < 600 * (2 * 9 + 10)
+
+
+def huge(data):
+    """The last photo claims more bytes than the class's tar has, but fewer than the outer one."""
+    info = tarfile.TarInfo.frombuf(data[:512], "utf-8", "strict")
+    info.size = len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data[512:]
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=huge), r"n01440764_1.JPEG leaves its bounds"),
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=lambda d: d[:530]), "_1.JPEG leaves its bounds"),
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=lambda d: d[:700]), "unexpected end of data"),
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=lambda d: d[:1024]), "no end mark"),
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=lambda d: b""), "no tar, damaged or cut short"),
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=lambda d: b"\x1f\x8b" + d), "no tar, damaged"),
+        (inner(TENCH, f"{TENCH}_1.JPEG", damage=lambda d: d[:100] + b"?" + d[101:]), "no tar"),
+        (inner(TENCH, link(f"{TENCH}_1.JPEG")), rf"{TENCH}.tar: {TENCH}_1.JPEG is a link"),
+        (inner(TENCH, link(f"{TENCH}_1.JPEG", tarfile.LNKTYPE)), r"_1.JPEG is a link"),
+        (inner(TENCH, link(f"{TENCH}_1.JPEG", tarfile.FIFOTYPE)), r"is not a regular file"),
+        (inner(TENCH, f"{TISSUE}_1.JPEG"), rf"{TISSUE}_1.JPEG is not named like {TENCH}_18.JPEG"),
+        (inner(TENCH, f"../{TENCH}_1.JPEG"), r"\.\./n01440764_1.JPEG is not named like"),
+        (inner(TENCH, f"{TENCH}_1\n.JPEG"), r"_1\\n.JPEG is not named like"),
+        (inner(TENCH, *[f"{TENCH}_1.JPEG"] * 2), rf"{TENCH}.tar holds {TENCH}_1.JPEG twice"),
+        (inner(TISSUE, f"{TISSUE}_8.JPEG"), r"n15075141.tar: it is not the only tar of its class"),
+        (inner("n00000000", "n00000000_1.JPEG"), r"not named by wnids .*: n00000000"),
+        ((f"{TENCH}_1.JPEG", b"x"), rf"{TENCH}_1.JPEG is not named like n01440764.tar"),
+        ((link(f"{TENCH}.tar"), b""), rf"{TENCH}.tar is a link; pack the tars themselves"),
+    ],
+)
+def test_a_hostile_training_tar_is_refused_and_the_member_named(tmp_path, bad, message):
+    path = imagenet(tmp_path, bad, inner(TISSUE, f"{TISSUE}_7.JPEG"))
+    with pytest.raises(DataError, match=message) as error:
+        find_split(path, "train", "imagenet-1k")
+    assert "\n" not in str(error.value) and "ILSVRC2012_img_train.tar" in str(error.value)
+
+
+def test_a_training_tar_that_is_cut_short_is_refused(tmp_path):
+    path = imagenet(tmp_path, inner(TENCH, f"{TENCH}_1.JPEG"), inner(TISSUE, f"{TISSUE}_7.JPEG"))
+    file = path / "ILSVRC2012_img_train.tar"
+    whole = file.read_bytes()
+    for size in (0, 100, 512, 5000, 10240, 15000, 21000):
+        file.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"img_train.tar.* is no tar, damaged or cut short"):
+            find_split(path, "train", "imagenet-1k")
+
+
+def test_every_photo_can_be_decoded_before_the_training(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    good, bad = str(tmp_path / "good.png"), str(tmp_path / "bad.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    check_photos(PhotoList([good] * 100), workers=3)
+    check_photos(PhotoList([]), workers=3)
+    with pytest.raises(DataError, match=r"^5 of 104 photos can't be used; .*bad.png") as error:
+        check_photos(PhotoList([good] * 99 + [bad] * 5), workers=3)
+    assert str(error.value).count("bad.png") == 3
