@@ -36,6 +36,17 @@ class Processes:
         distributed.all_gather_object(values, value)
         return values
 
+    def add(self, values: Sequence[float]) -> list[float]:
+        """Return the sums of the values over all processes."""
+        if self.count == 1:
+            return list(values)
+        # Groups of this module have gloo for tensors on the CPU; a group of the user may not.
+        where = "cpu" if "cpu" in str(distributed.get_backend_config()) else "cuda"
+        total = torch.tensor(values, dtype=torch.float64, device=where)
+        distributed.all_reduce(total)
+        sums: list[float] = total.tolist()
+        return sums
+
 
 def local_device(name: str | None) -> str | None:
     """Return this process's GPU if ``name`` is ``cuda``, or None and a GPU is available."""
@@ -63,7 +74,7 @@ def join(device: str) -> Iterator[Processes]:
             torch.cuda.set_device(device)
         if not exists:
             # At the end, the fastest process waits for the slowest, which may take long.
-            backend = "nccl" if on_gpu else "gloo"
+            backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
             distributed.init_process_group(backend, timeout=timedelta(days=7))
     except (AttributeError, RuntimeError, ValueError) as error:
         raise DeviceError(f"can't join the other processes: {first_line(error)}") from None

@@ -18,6 +18,8 @@ from snzoo.spec import HUB, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from snzoo.recipes import Recipe
+
 CLASSES_ON_CARD = 100  # config.json has the names of all classes
 
 
@@ -27,6 +29,7 @@ def save_pretrained(
     *,
     classes: Sequence[str] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
     """Save a classifier so that ``snzoo.create_model(path)`` creates it again.
 
@@ -49,6 +52,7 @@ def save_pretrained(
             are required after ``reset_classifier``, unless the network has no classifier.
         state_dict: The tensors to save, e.g. averaged weights, or weights in float16, which are
             loaded as float32; default: those of the model.
+        recipe: The recipe of the training, which is stored in the description.
 
     Raises:
         UnexpectedArgumentError: ``model`` is a wrapper, or does not come from ``create_model``.
@@ -58,7 +62,7 @@ def save_pretrained(
     if not os.fspath(path):  # Path("") would be the current folder
         raise ArgumentError("the path must not be empty; the current folder is '.'")
     path = Path(path)
-    spec, description = _describe(model, classes)
+    spec, description = _describe(model, classes, recipe)
     tensors = _gather(model.state_dict() if state_dict is None else state_dict)
     if tensors is not None:
         _save(path, tensors, spec, description, source=path.name or "FOLDER")
@@ -151,7 +155,9 @@ def _gather(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     return whole if distributed.get_rank() == 0 else None
 
 
-def _describe(model: nn.Module, classes: Sequence[str] | None) -> tuple[ModelSpec, dict[str, Any]]:
+def _describe(
+    model: nn.Module, classes: Sequence[str] | None, recipe: Recipe | None = None
+) -> tuple[ModelSpec, dict[str, Any]]:
     """Return the spec of a network, and its description as a JSON document."""
     from snzoo.models.resnet import ResNet
 
@@ -177,6 +183,8 @@ def _describe(model: nn.Module, classes: Sequence[str] | None) -> tuple[ModelSpe
         "classes": spec.classes,
         "preprocessing": spec.preprocessing.as_dict(),
     }
+    if recipe is not None:
+        description["recipe"] = dataclasses.asdict(recipe)
     document: dict[str, Any] = json.loads(json.dumps(description))
     parse_description(document, "the description")  # raises if create_model could not read it
     return spec, document

@@ -21,6 +21,7 @@ FLOORS = [
     {"report"},
     {"gates"},
     {"export", "finetune", "integrations", "share", "tasks"},
+    {"training"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -70,7 +70,7 @@ class Network:
             model = model.to(memory_format=torch.channels_last)
         floating = (p.dtype for p in model.parameters() if p.is_floating_point())
         self.dtype = next(floating, torch.float32)
-        self.model: Any = _compile(model) if compile else model
+        self.model: Any = compile_network(model) if compile else model
         self.largest: int | None = None  # images per batch, once memory was too small
 
     @torch.inference_mode()
@@ -223,7 +223,7 @@ def local_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _compile(model: nn.Module) -> Any:
+def compile_network(model: nn.Module) -> Any:
     """Compile separately for each batch size, so that a batch gives the same bits in any run."""
     options: dict[str, Any] = {"dynamic": False}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # torch 2.14 or newer

@@ -1,0 +1,191 @@
+"""Resolve what a training run does, and check it before any work is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snzoo.data.splits import find_classes, find_splits
+from snzoo.errors import ArgumentError, CheckpointError
+from snzoo.manifest import load_manifest
+from snzoo.recipes import Recipe
+from snzoo.spec import ModelSpec
+from snzoo.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from snzoo.data.samples import Samples
+    from snzoo.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, apart from where it runs.
+
+    Attributes:
+        spec: The network to train, with the classes and the preprocessing of the run.
+        has_weights: Whether the run starts from weights, not from random numbers.
+        recipe: The recipe, in which ``crop`` and ``resize`` are numbers.
+        recipe_name: The name of the recipe before values were replaced.
+        train, validation: The photos.
+        seed: The seed of all random numbers.
+    """
+
+    spec: ModelSpec
+    has_weights: bool
+    recipe: Recipe
+    recipe_name: str
+    train: Samples
+    validation: Samples
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        images, size = len(self.train), self.recipe.batch_size
+        return images // size if self.recipe.drop_last else -(-images // size)
+
+    @property
+    def steps(self) -> int:
+        """The number of optimizer steps of the whole run."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+    def create_network(self) -> ResNet:
+        """Return the network at the start of the run, on the CPU, in training mode.
+
+        Raises:
+            ArgumentError: the recipe does not fit the network.
+            CheckpointError, ChecksumError, DownloadError: the weights cannot be loaded.
+        """
+        model = (self.spec.load if self.has_weights else self.spec.build)(**self._options())
+        self._adapt(model)
+        return model
+
+    def check_network(self) -> None:
+        """Raise an error if the recipe does not fit the network. No weights are loaded.
+
+        Raises:
+            ArgumentError: the recipe does not fit; the message names the value.
+        """
+        import torch
+
+        with torch.device("meta"):
+            self._adapt(self.spec.build(**self._options()))
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the network that the recipe sets."""
+        options: dict[str, Any] = {"num_classes": self.spec.num_classes}
+        if self.recipe.drop_rate is not None:
+            options["drop_rate"] = self.recipe.drop_rate
+        if self.recipe.last_gamma is not None and not self.has_weights:  # it concerns the start
+            options["last_gamma"] = self.recipe.last_gamma
+        return options
+
+    def _adapt(self, model: ResNet) -> None:
+        """Set what the recipe says about the layers of a network."""
+        from snzoo.nn.switchnorm import SwitchNorm
+
+        recipe = self.recipe
+        layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
+        for name, default in (("norm_momentum", None), ("gate_lr_factor", 1.0)):
+            if getattr(recipe, name) != default and not layers:
+                raise ArgumentError(f"{name} is for Switchable Normalization; {self.name} has none")
+        if recipe.statistics == "batch" and not any(x.running_mean is not None for x in layers):
+            raise ArgumentError(f"statistics=batch needs SN with batch statistics, not {self.name}")
+        if recipe.decay == "all" and (recipe.gate_lr_factor != 1 or recipe.layer_decay != 1):
+            raise ArgumentError("gate_lr_factor and layer_decay need decay=weights")
+        for layer in layers:
+            layer.momentum = recipe.norm_momentum or layer.momentum
+        model.freeze(recipe.freeze)
+        if model.spec is not None:
+            model.spec = dataclasses.replace(self.spec, arguments=model.spec.arguments)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the run that it continues."""
+        return {
+            "model": self.spec.architecture,
+            "arguments": dict(self.spec.arguments),
+            "seed": self.seed,
+            **{f"recipe.{name}": value for name, value in dataclasses.asdict(self.recipe).items()},
+            "classes": _digest(self.spec.classes),
+            "training photos": _digest((self.train.labels, self.train.source.stamp())),
+            "validation photos": _digest((self.validation.labels, self.validation.source.stamp())),
+        }
+
+
+def make_plan(config: TrainingConfig) -> Plan:
+    """Return the plan of a run.
+
+    Raises:
+        ArgumentError: the options do not go together, or the recipe does not fit.
+        DataError: the photos are not found, or cannot be labeled.
+        UnknownModelError, CheckpointError: there is no such model or recipe.
+    """
+    spec, has_weights = _choose_network(config)
+    recipe_name, recipe = _choose_recipe(config, spec, has_weights=has_weights)
+    if spec.name in load_manifest().models and not has_weights:
+        # The result does not come from the zoo's weights, so their license does not apply.
+        spec = dataclasses.replace(
+            spec, name=spec.architecture, file=None, license=None, num_params=None, training=None
+        )
+    recipe = recipe.replace(**config.overrides)
+    preprocessing = spec.preprocessing.replace(resize=recipe.resize, crop=recipe.crop)
+    recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
+    classes: Any = find_classes(config.data) if config.classes is None else config.classes
+    train, validation = find_splits(config.data, classes, validation=config.validation)
+    if recipe.batch_size > len(train):
+        raise ArgumentError(
+            f"batch_size {recipe.batch_size} is larger than the training set of {len(train)} "
+            f"photos; choose at most {len(train)}: --batch-size"
+        )
+    spec = dataclasses.replace(
+        spec,
+        classes=classes,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        published=(),
+    )
+    plan = Plan(spec, has_weights, recipe, recipe_name, train, validation, config.seed)
+    plan.check_network()
+    return plan
+
+
+def _choose_network(config: TrainingConfig) -> tuple[ModelSpec, bool]:
+    """Return the network, and whether the run starts from weights."""
+    model = config.model
+    if model is None and isinstance(config.recipe, str) and config.weights is None:
+        model = config.recipe if config.recipe in load_manifest().models else None
+    if model is None and config.weights is None:
+        raise ArgumentError("name the network to train: --model NAME")
+    spec = ModelSpec.find(model, weights=config.weights)
+    if config.pretrained and spec.file is None and spec.weights is None:
+        raise CheckpointError(f"{spec.name} has no published weights; leave out --pretrained")
+    if config.width is not None:
+        spec = dataclasses.replace(spec, arguments=spec.arguments | {"width": config.width})
+    return spec, config.pretrained or spec.weights is not None
+
+
+def _choose_recipe(
+    config: TrainingConfig, spec: ModelSpec, *, has_weights: bool
+) -> tuple[str, Recipe]:
+    """Return the name of the recipe and the recipe, without the values that replace its own."""
+    if isinstance(config.recipe, Recipe):
+        return "given", config.recipe
+    manifest = load_manifest()
+    recipes = {name: model.recipe for name, model in manifest.models.items() if model.recipe}
+    recipes |= manifest.recipes
+    own = spec.name if spec.name in recipes and not has_weights else "finetune"
+    name = own if config.recipe is None else config.recipe
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5) or recipes
+        raise ArgumentError(f"no recipe named {name!r}; did you mean {' or '.join(near)}?")
+    return name, recipes[name]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()

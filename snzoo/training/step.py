@@ -1,0 +1,259 @@
+"""One optimizer step: forward and backward passes over its photos, then the update."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from snzoo.data.augment import apply_noise
+from snzoo.data.pixels import normalize
+from snzoo.data.training_batches import TrainingBatch
+from snzoo.errors import DeviceError
+from snzoo.finetune import parameter_groups
+from snzoo.inference.network import HALF, compile_network
+from snzoo.models.resnet import ResNet
+from snzoo.nn import SyncSwitchNorm2d
+from snzoo.processes import Processes
+from snzoo.recipes import Recipe
+from snzoo.training.config import TrainingConfig
+
+T = TypeVar("T")
+
+
+def split_evenly(items: Sequence[int], parts: int) -> list[Sequence[int]]:
+    """Return ``items`` in contiguous parts whose sizes differ by at most 1."""
+    bounds = [len(items) * i // parts for i in range(parts + 1)]
+    return [items[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
+def split_step(images: Sequence[int], recipe: Recipe, processes: Processes) -> list[Sequence[int]]:
+    """Return the images of each forward pass of this process, for one optimizer step.
+
+    All processes have the same number of passes, as synchronized norms require.
+    """
+    largest_share = -(-len(images) // processes.count)
+    passes = -(-largest_share // (recipe.images_per_gpu or largest_share))
+    return split_evenly(processes.share(images), passes)
+
+
+class Stepper:
+    """The network in training: it runs optimizer steps and holds all that they change.
+
+    The arithmetic is the mean of the loss over all images of a step, whatever the number of
+    processes and of forward passes per step.
+
+    Attributes:
+        model: The network.
+        optimizer: SGD over the parameter groups. ``group["factor"]`` is the rate of a group over
+            that of the schedule.
+        scaler: The gradient scaler, which is active with fp16 only.
+        average: The moving average of the weights, or None.
+
+    Args:
+        model: The network, on the CPU; it is moved to ``device``.
+        recipe: The recipe.
+        config: The precision, memory format, and whether norms are synchronized.
+        device: The device.
+        processes: The processes of the run.
+        seed: The seed for dropout.
+    """
+
+    def __init__(
+        self,
+        model: ResNet,
+        recipe: Recipe,
+        config: TrainingConfig,
+        device: torch.device,
+        processes: Processes,
+        seed: int,
+    ) -> None:
+        self.recipe, self.device, self.processes, self.seed = recipe, device, processes, seed
+        self.half = HALF.get(config.precision)
+        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.memory_format = (
+            torch.channels_last if config.channels_last else torch.contiguous_format
+        )
+        self.model = model.to(device, self.dtype).to(memory_format=self.memory_format)
+        self.synchronized = config.sync_norm and processes.count > 1
+        self.average = None
+        if recipe.ema_decay is not None:
+            average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.optimizer = make_optimizer(model, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self._module: Any = self.model
+        if processes.count > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self._module = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        if config.compile:
+            self._module = compile_network(self._module)
+
+    def run(
+        self,
+        batches: Iterable[TrainingBatch],
+        labels: Tensor,
+        *,
+        step: int,
+        images: int,
+        rate: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Run one step; return its loss and correct count in this process, summed over images.
+
+        Args:
+            batches: The photos of each forward pass.
+            labels: The labels of all training photos, on the CPU.
+            step: The number of the step, from 0.
+            images: The number of photos of the step in all processes.
+            rate: The learning rate.
+
+        Raises:
+            DeviceError: the photos of a pass do not fit into the memory.
+            SnzooError: a photo cannot be read, see ``read_training_batches``.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for number, (batch, last) in enumerate(mark_last(batches)):
+            y = labels[batch.indices].to(self.device, non_blocking=True)
+            self._seed_dropout(step, number)
+            too_large = None
+            try:
+                with self._synchronize(last=last):
+                    part, right = self._forward_backward(self._prepare(batch), y, images)
+            except RuntimeError as error:  # also torch.OutOfMemoryError
+                if not is_out_of_memory(error):
+                    raise
+                too_large = len(y)
+            if too_large:  # here the traceback no longer holds the tensors of the pass
+                raise DeviceError(self._explain_memory(too_large))
+            loss += part
+            correct += right
+        self._update()
+        return loss, correct
+
+    def _prepare(self, batch: TrainingBatch) -> Tensor:
+        """Return the normalized images of a batch on the device."""
+        assert self.model.spec is not None
+        preprocessing = self.model.spec.preprocessing
+        pixels = batch.pixels.to(self.device, non_blocking=True)
+        x = normalize(pixels, preprocessing, memory_format=self.memory_format)
+        if self.recipe.lighting != "none":
+            x = apply_noise(x, batch.noise.to(self.device), preprocessing)
+        return x.to(self.dtype)
+
+    def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        weight = 1.0
+        if not len(x) and not self._takes_empty_batches():
+            if self.processes.count == 1:
+                return x.new_zeros(()), x.new_zeros((), dtype=torch.int64)
+            # DistributedDataParallel needs a backward pass in every process.
+            x, y, weight = x.new_zeros(1, *x.shape[1:]), y.new_zeros(1), 0.0
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            logits = self._module(x)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        smoothing = self.recipe.label_smoothing
+        loss = weight * F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="sum")
+        # DistributedDataParallel divides the sum of the gradients by the number of processes.
+        scaled: Any = self.scaler.scale(loss * (self.processes.count / images))
+        scaled.backward()
+        return loss.detach(), (weight * (logits.detach().argmax(1) == y)).sum().long()
+
+    def _takes_empty_batches(self) -> bool:
+        return self.synchronized and any(
+            isinstance(module, SyncSwitchNorm2d) for module in self.model.modules()
+        )
+
+    def _synchronize(self, *, last: bool) -> AbstractContextManager[None]:
+        """Return a context that adds up gradients over the processes in the last pass only."""
+        if last or self.processes.count == 1:
+            return nullcontext()
+        module = getattr(self._module, "_orig_mod", self._module)
+        context: AbstractContextManager[None] = module.no_sync()
+        return context
+
+    def _update(self) -> None:
+        if self.recipe.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def _explain_memory(self, images: int) -> str:
+        """Return the message that a forward pass does not fit, with the size that would fit."""
+        size, fits = images, False
+        while size > 1 and not fits:
+            size //= 2
+            fits = self._fits(size)
+        where = f"{images} images in a forward pass do not fit into the memory of {self.device}"
+        if not fits:
+            return f"{where}, and no fewer do; choose a smaller network or a smaller crop"
+        return f"{where}; {size} do: --images-per-gpu {size} (a step keeps its number of images)"
+
+    def _fits(self, images: int) -> bool:
+        """Return whether a forward and a backward pass over ``images`` fit into the memory."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        crop = self.recipe.crop or 224
+        try:
+            x = torch.zeros(images, 3, crop, crop, dtype=self.dtype, device=self.device)
+            with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+                self.model(x.contiguous(memory_format=self.memory_format)).sum().backward()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return False
+            raise
+        return True
+
+    def _seed_dropout(self, step: int, number: int) -> None:
+        """Seed the generators, so that a step does not depend on the steps before it."""
+        text = f"{self.seed} {step} {number} {self.processes.rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+
+def mark_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Yield each item, and whether it is the last one."""
+    iterator = iter(items)
+    for item in iterator:
+        for following in iterator:
+            yield item, False
+            item = following
+        yield item, True
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Return the optimizer of a recipe, whose groups have their ``factor`` of the rate."""
+    if recipe.decay == "all":  # as published: one group
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [{"params": parameters, "lr": 1.0, "weight_decay": recipe.weight_decay}]
+    else:
+        groups = parameter_groups(
+            model,
+            lr=1.0,
+            weight_decay=recipe.weight_decay,
+            gate_lr=None if recipe.gate_lr_factor == 1 else recipe.gate_lr_factor,
+            layer_decay=recipe.layer_decay,
+        )
+    for group in groups:
+        group["factor"] = group["lr"]
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of PyTorch says that memory is too small, on a GPU or the CPU."""
+    cpu = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or cpu
