@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ def read_training_batches(
     seed: int,
     epoch: int,
     workers: int,
-) -> Generator[TrainingBatch, None, None]:
+) -> Iterator[TrainingBatch]:
     """Yield one batch for each group, in order, while threads read the next batches.
 
     The pixels of a photo depend on the seed, the epoch and its index only.

@@ -115,7 +115,7 @@ class Loop:
         first = self.position.step - epoch * steps
         images = [order[i * size : (i + 1) * size] for i in range(first, steps)]
         passes = [split_step(group, recipe, self.processes) for group in images]
-        batches = read_training_batches(
+        batches: Any = read_training_batches(
             self.plan.train,
             make_augmentation(recipe, epoch=epoch),
             [group for groups in passes for group in groups],
