@@ -53,7 +53,7 @@ class Recipe:
         images_per_gpu: the images in one forward pass of a process, over which BN and SN compute
             their statistics. If None, the process's whole share of the step.
         epochs: the number of epochs.
-        schedule: how the learning rate falls after the warm-up, see :func:`learning_rate`.
+        schedule: how the learning rate falls after the warm-up.
         final_lr: the learning rate at the end of ``cosine`` and ``poly``.
         steps: the epochs, from 0, at whose start ``step`` multiplies the rate by ``step_factor``.
         step_factor: see ``steps``.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -73,13 +75,17 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_recipe(group: argparse._ArgumentGroup) -> None:
-    """Add an option for each value of a recipe."""
+    """Add an option for each value of a recipe, with its description in the docstring."""
+    lines = inspect.cleandoc(Recipe.__doc__ or "").partition("Attributes:\n")[2]
+    about = dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", lines, re.MULTILINE))
+    about = {name: " ".join(text.replace("``", "").split())[:-1] for name, text in about.items()}
     for field in dataclasses.fields(Recipe):
         option = "--" + field.name.replace("_", "-")
         group.add_argument(
             option,
             dest=f"recipe.{field.name}",
             default=argparse.SUPPRESS,  # None is a value of some fields
+            help=about.get(field.name),
             **_describe_value(field.type),
         )
 
@@ -184,4 +190,6 @@ def describe_recipe(plan: Plan, config: TrainingConfig) -> Iterator[str]:
     for name, value in dataclasses.asdict(plan.recipe).items():
         text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         mark = "  (given)" if name in config.overrides else ""
-        yield f"  {name:<21} {text}{mark}"
+        if name == "lr" and "batch_size" in config.overrides and not mark:
+            mark = "  (scaled with batch_size)"
+        yield f"  {name:<21} {'none' if value is None else text}{mark}".rstrip()

@@ -1,0 +1,69 @@
+"""How steps are divided, and what happens if a pass does not fit into the memory."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from snzoo.manifest import load_manifest
+from snzoo.processes import Processes
+from snzoo.training.step import mark_last, split_step
+
+
+@pytest.mark.parametrize("name", ["resnet50v1_sn_8x32", "resnet50v1_sn_8x4", "resnet50v1_sn_8x1"])
+def test_a_published_recipe_has_the_same_passes_on_one_device_as_on_eight(name):
+    recipe = load_manifest().models[name].recipe
+    images = list(range(recipe.batch_size))
+    alone = split_step(images, recipe, Processes())
+    together = [split_step(images, recipe, Processes(rank, 8)) for rank in range(8)]
+    assert alone == [group for (group,) in together]
+    assert {len(group) for group in alone} == {recipe.images_per_gpu}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("images", [1, 2, 5, 32, 33])
+@pytest.mark.parametrize("at_a_time", [None, 1, 4, 40])
+def test_each_image_is_in_one_pass_and_all_processes_have_as_many_passes(count, images, at_a_time):
+    recipe = load_manifest().recipes["finetune"].replace(images_per_gpu=at_a_time)
+    shares = [split_step(range(images), recipe, Processes(rank, count)) for rank in range(count)]
+    assert sorted(i for passes in shares for group in passes for i in group) == list(range(images))
+    assert len({len(passes) for passes in shares}) == 1
+    if at_a_time:
+        assert max(len(group) for passes in shares for group in passes) <= at_a_time
+
+
+def test_the_last_item_is_marked():
+    assert list(mark_last("abc")) == [("a", False), ("b", False), ("c", True)]
+    assert list(mark_last("")) == []
+
+
+@pytest.mark.slow
+def test_a_pass_that_does_not_fit_says_which_size_does(colors, tmp_path):
+    """A limit on the address space stands for a small memory."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+    options = [
+        "--model",
+        "resnet50v1_sn",
+        "--batch-size",
+        "22",
+        "--crop",
+        "448",
+        "--resize",
+        "512",
+        "--workers",
+        "1",
+    ]
+    options += ["--device", "cpu", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "snzoo", "train", str(colors), *options],
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "22 images in a forward pass do not fit into the memory of cpu; " in done.stderr
+    assert " do: --images-per-gpu " in done.stderr
