@@ -45,19 +45,9 @@ def test_a_pass_that_does_not_fit_says_which_size_does(colors, tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 
-    options = [
-        "--model",
-        "resnet50v1_sn",
-        "--batch-size",
-        "22",
-        "--crop",
-        "448",
-        "--resize",
-        "512",
-        "--workers",
-        "1",
-    ]
-    options += ["--device", "cpu", "--output", str(tmp_path / "run")]
+    options = ["--model", "resnet50v1_sn", "--batch-size", "22", "--crop", "448"]
+    options += ["--resize", "512", "--workers", "1", "--device", "cpu"]
+    options += ["--output", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-m", "snzoo", "train", str(colors), *options],
         capture_output=True,
