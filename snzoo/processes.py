@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,8 @@ class Processes:
     local_rank: int = 0
 
     def share(self, items: Sequence[int]) -> Sequence[int]:
-        """Return this process's contiguous part of ``items``. Parts have almost equal sizes."""
-        start, stop = (len(items) * r // self.count for r in (self.rank, self.rank + 1))
-        return items[start:stop]
+        """Return this process's part of ``items``, see :func:`split_evenly`."""
+        return split_evenly(items, self.count)[self.rank]
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in the order of their ranks, in each process."""
@@ -35,6 +35,14 @@ class Processes:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value)
         return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of the first process in each process."""
+        if self.count == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def add(self, values: Sequence[float]) -> list[float]:
         """Return the sums of the values over all processes."""
@@ -48,6 +56,12 @@ class Processes:
         return sums
 
 
+def split_evenly(items: Sequence[int], parts: int) -> list[Sequence[int]]:
+    """Return ``items`` in contiguous parts whose sizes differ by at most 1."""
+    bounds = [len(items) * i // parts for i in range(parts + 1)]
+    return [items[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
 def local_device(name: str | None) -> str | None:
     """Return this process's GPU if ``name`` is ``cuda``, or None and a GPU is available."""
     if name in (None, "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
@@ -56,8 +70,13 @@ def local_device(name: str | None) -> str | None:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Processes]:
+def join(device: str, *, timeout: timedelta = timedelta(days=7)) -> Iterator[Processes]:
     """Join the processes that torchrun started, over gloo on CPUs and NCCL on GPUs.
+
+    Args:
+        device: the device of this process.
+        timeout: the longest time that a process waits for the others. At the end of an
+            evaluation, the fastest process waits for the slowest, which may take long.
 
     A process group that exists already is used and is not destroyed.
 
@@ -73,9 +92,8 @@ def join(device: str) -> Iterator[Processes]:
         if on_gpu and not exists:
             torch.cuda.set_device(device)
         if not exists:
-            # At the end, the fastest process waits for the slowest, which may take long.
             backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-            distributed.init_process_group(backend, timeout=timedelta(days=7))
+            distributed.init_process_group(backend, timeout=timeout)
     except (AttributeError, RuntimeError, ValueError) as error:
         raise DeviceError(f"can't join the other processes: {first_line(error)}") from None
     try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import os
 import re
+import shlex
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -131,8 +134,11 @@ def run(args: argparse.Namespace) -> int:
             show(*describe_recipe(plan, config))
         return not args.dry_run
 
-    result = run_training(config, show=show, warn=warn, progress=True, prepare=prepare)
-    if result:
+    command = shlex.join(["snzoo", *sys.argv[1:]])
+    result = run_training(
+        config, show=show, warn=warn, progress=True, prepare=prepare, command=command
+    )
+    if result and os.environ.get("RANK", "0") == "0":
         share = f"{result.correct}/{result.images} ({result.top1:.2f} %)"
         show(f"best: epoch {result.epoch}, validation {share}, kept in {result.best}")
     return 0

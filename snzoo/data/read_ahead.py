@@ -55,6 +55,7 @@ def read_ahead(
         side: the side of the square pixels of a photo.
         workers: the number of threads.
     """
+    size = max(1, size)  # groups may be empty
     ahead = 1 - (-workers // size)  # enough for all workers
     buffers: deque[Pixels] = deque()
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from snzoo.environment import require_packages
 from snzoo.errors import first_line
 from snzoo.files import write_atomically
 
@@ -23,31 +22,37 @@ class RunLog:
     Args:
         folder: The folder of the run, or None: then nothing is written.
         tensorboard: Write event files too.
-
-    Raises:
-        MissingPackageError: tensorboard is not installed.
+        purge_step: The step from which TensorBoard forgets what an interrupted run wrote.
     """
 
-    def __init__(self, folder: Path | None, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, *, tensorboard: bool = False, purge_step: int = 0
+    ) -> None:
         self.path = folder / "log.ndjson" if folder else None
         self._failed = False
         self._writer: Any = None
-        if tensorboard:
-            require_packages("tensorboard", extra="tensorboard", purpose="--tensorboard")
         if tensorboard and folder:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
-    def truncate(self, step: int) -> None:
-        """Remove the lines after ``step``, which an interrupted run wrote and did not save."""
+    def truncate(self, step: int, epochs: int) -> None:
+        """Remove what an interrupted run wrote after its last state.
+
+        Args:
+            step: The number of finished steps in the state.
+            epochs: The number of validated epochs in the state.
+        """
         if self.path is None:
             return
         kept = []
         with suppress(OSError), open(self.path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                with suppress(ValueError, TypeError, KeyError):
-                    if line.endswith("\n") and json.loads(line)["step"] <= step:
+                with suppress(ValueError, TypeError, KeyError, RecursionError):
+                    fields = json.loads(line)
+                    late = fields["step"] > step
+                    late |= fields["event"] == "epoch" and fields["epoch"] > epochs
+                    if step and line.endswith("\n") and not late:
                         kept.append(line)
         with write_atomically(self.path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")

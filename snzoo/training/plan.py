@@ -51,14 +51,18 @@ class Plan:
         """The number of optimizer steps of the whole run."""
         return self.recipe.epochs * self.steps_per_epoch
 
-    def create_network(self) -> ResNet:
+    def create_network(self, *, load: bool = True) -> ResNet:
         """Return the network at the start of the run, on the CPU, in training mode.
+
+        Args:
+            load: Load the weights that the run starts from, if there are any.
 
         Raises:
             ArgumentError: the recipe does not fit the network.
             CheckpointError, ChecksumError, DownloadError: the weights cannot be loaded.
         """
-        model = (self.spec.load if self.has_weights else self.spec.build)(**self._options())
+        load = load and self.has_weights
+        model = (self.spec.load if load else self.spec.build)(**self._options())
         self._adapt(model)
         return model
 
@@ -91,13 +95,15 @@ class Plan:
         for name, default in (("norm_momentum", None), ("gate_lr_factor", 1.0)):
             if getattr(recipe, name) != default and not layers:
                 raise ArgumentError(f"{name} is for Switchable Normalization; {self.name} has none")
-        if recipe.statistics == "batch" and not any(x.running_mean is not None for x in layers):
-            raise ArgumentError(f"statistics=batch needs SN with batch statistics, not {self.name}")
         if recipe.decay == "all" and (recipe.gate_lr_factor != 1 or recipe.layer_decay != 1):
             raise ArgumentError("gate_lr_factor and layer_decay need decay=weights")
         for layer in layers:
-            layer.momentum = recipe.norm_momentum or layer.momentum
+            if recipe.norm_momentum is not None:
+                layer.momentum = recipe.norm_momentum
         model.freeze(recipe.freeze)
+        tracking = [layer for layer in layers if layer.training and layer.running_mean is not None]
+        if recipe.statistics == "batch" and not tracking:
+            raise ArgumentError(f"statistics=batch needs SN with batch statistics, not {self.name}")
         if model.spec is not None:
             model.spec = dataclasses.replace(self.spec, arguments=model.spec.arguments)
 
@@ -108,7 +114,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Return what a resumed run must have in common with the run that it continues."""
         return {
-            "model": self.spec.architecture,
+            "model": self.spec.name,
+            "starts from weights": self.has_weights,
             "arguments": dict(self.spec.arguments),
             "seed": self.seed,
             **{f"recipe.{name}": value for name, value in dataclasses.asdict(self.recipe).items()},

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import shlex
-import sys
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from snzoo.data.photos import check_photos
+from snzoo.environment import require_packages
 from snzoo.errors import ArgumentError, FileError, UnexpectedArgumentError, first_line
 from snzoo.evaluation.summary import versions
 from snzoo.files import write_json
 from snzoo.inference.network import choose_device, float32_precision, local_cores
+from snzoo.nn import convert_sync_switchnorm
 from snzoo.processes import Processes, join, local_device
+from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
 from snzoo.training.log import RunLog
 from snzoo.training.loop import Loop, Report
@@ -74,8 +77,6 @@ def train(data: str | Path, **options: Any) -> TrainingResult:
 
     >>> train("clothes", model="resnet18v1_sn_clothing", pretrained=True)  # doctest: +SKIP
     """
-    from snzoo.recipes import Recipe
-
     own = [field.name for field in dataclasses.fields(TrainingConfig) if field.name != "overrides"]
     values = [field.name for field in dataclasses.fields(Recipe)]
     if unknown := sorted(set(options) - set(own) - set(values)):
@@ -95,6 +96,7 @@ def run_training(
     warn: Report = lambda message: None,
     progress: bool = False,
     prepare: Callable[[Plan], bool] = lambda plan: True,
+    command: str | None = None,
 ) -> TrainingResult | None:
     """Run the training that ``config`` describes; see :func:`train`.
 
@@ -103,55 +105,94 @@ def run_training(
         show: Called with a line for each epoch, in the first process.
         warn: Called with a message for each photo that is left out, and for other problems.
         progress: Show a progress bar if stderr is a terminal.
-        prepare: Called with the plan before any work. If it returns False, the run ends there,
-            and the function returns None.
+        prepare: Called with the plan before any work, in the first process. If it returns False,
+            the run ends there, and the function returns None.
+        command: The command of the run, which ``recipe.json`` records.
     """
-    folder = Path(config.output)
-    _check_folder(folder, resume=config.resume)
-    plan = make_plan(config)
     device = torch.device(choose_device(local_device(config.device)))
-    check_device(config, device, plan)
-    if not prepare(plan):
-        return None
-    identity = plan.identity() | {"precision": config.precision, "sync_norm": config.sync_norm}
-    with (
-        join(str(device)) as processes,
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        float32_precision(device, tf32=config.precision == "tf32"),
-    ):
-        workers = config.workers or local_cores()
-        state = None
-        if config.resume and (folder / "last.pt").exists():
-            state = read_state(folder / "last.pt", identity)
-        elif config.on_error == "fail" and len(plan.train) <= CHECKED and not processes.rank:
-            check_photos(plan.train, workers=workers)
-        torch.manual_seed(config.seed)
-        stepper = _make_stepper(plan, config, device, processes)
-        position = restore_state(state, stepper, processes) if state else Position()
-        if config.resume and not state and not processes.rank:
-            warn(f"{folder} holds no state to continue from: the run starts at the beginning")
-        log = _open_folder(folder, plan, config, processes, position)
-        loop = Loop(
-            plan,
-            config,
-            stepper,
-            position,
-            log,
-            processes,
-            identity=identity,
-            workers=workers,
-            show=show if not processes.rank else lambda message: None,
-            warn=warn,
-            progress=progress and not processes.rank,
-        )
-        return _finish(loop, folder)
+    with join(str(device), timeout=timedelta(hours=2)) as processes:
+        first = processes.rank == 0
+        if first:
+            check_folder(config)
+        plan = make_plan(config)
+        check_processes(plan, config, device, processes)
+        if not processes.broadcast(prepare(plan) if first else True):
+            return None
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            float32_precision(device, tf32=config.precision == "tf32"),
+        ):
+            identity = plan.identity()
+            identity |= {"precision": config.precision, "sync_norm": config.sync_norm}
+            stepper, position = _start(plan, config, device, processes, identity, warn)
+            log = RunLog(None)
+            if first:
+                log = _open_folder(config, position)
+                document = describe_run(plan, config, processes, command)
+                write_json(Path(config.output) / "recipe.json", document)
+            loop = Loop(
+                plan,
+                config,
+                stepper,
+                position,
+                log,
+                processes,
+                identity=identity,
+                workers=config.workers or local_cores(),
+                show=show if first else lambda message: None,
+                warn=warn,
+                progress=progress and first,
+            )
+            try:
+                loop.run()
+            finally:
+                log.close()
+    return TrainingResult(
+        best=Path(config.output) / "best.safetensors",
+        top1=100 * position.best / max(1, position.best_images),
+        correct=position.best,
+        images=position.best_images,
+        epoch=position.best_epoch,
+    )
 
 
-def check_device(config: TrainingConfig, device: torch.device, plan: Plan) -> None:
-    """Raise an error if the device cannot do what the options ask for.
+def _start(
+    plan: Plan,
+    config: TrainingConfig,
+    device: torch.device,
+    processes: Processes,
+    identity: dict[str, Any],
+    warn: Report,
+) -> tuple[Stepper, Position]:
+    """Return the network and the position of a run, at its beginning or where it was stopped."""
+    state, path = None, Path(config.output) / "last.pt"
+    if not processes.rank:  # the other machines may not have the folder
+        if config.resume and path.exists():
+            state = read_state(path, identity)
+        elif config.resume:
+            warn(f"there is no state {path} to continue from; the run starts at the beginning")
+        if state is None and config.on_error == "fail":
+            for photos in (plan.train, plan.validation):
+                if len(photos) <= CHECKED:
+                    check_photos(photos, workers=config.workers or local_cores())
+    state = processes.broadcast(state)
+    torch.default_generator.manual_seed(plan.seed)
+    model: Any = plan.create_network(load=state is None)
+    if config.sync_norm and processes.count > 1:
+        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+        model = convert(convert_sync_switchnorm(model))
+    stepper = Stepper(model, plan.recipe, config, device, processes)
+    return stepper, restore_state(state, stepper, processes) if state else Position()
+
+
+def check_processes(
+    plan: Plan, config: TrainingConfig, device: torch.device, processes: Processes
+) -> None:
+    """Raise an error if the devices cannot do what the options ask for.
 
     Raises:
-        ArgumentError: the device lacks the precision or the synchronized norm.
+        ArgumentError: the device lacks the precision or the synchronized norm, or a step has
+            fewer images than there are processes.
     """
     if config.precision == "tf32" and device.type != "cuda":
         raise ArgumentError(f"precision tf32 needs a CUDA device, not {device}; use fp32")
@@ -159,51 +200,52 @@ def check_device(config: TrainingConfig, device: torch.device, plan: Plan) -> No
         raise ArgumentError(f"sync_norm: {plan.name} has no batch statistics to synchronize")
     if config.sync_norm and plan.spec.network.norm == "bn" and device.type != "cuda":
         raise ArgumentError(f"sync_norm: batch norm can't be synchronized on {device}; SN can")
+    if plan.recipe.batch_size < processes.count:
+        raise ArgumentError(
+            f"batch_size {plan.recipe.batch_size} gives nothing to do to some of the "
+            f"{processes.count} processes; choose at least {processes.count}: --batch-size"
+        )
 
 
-def _make_stepper(
-    plan: Plan, config: TrainingConfig, device: torch.device, processes: Processes
-) -> Stepper:
-    from snzoo.nn import convert_sync_switchnorm
+def check_folder(config: TrainingConfig) -> None:
+    """Raise an error if a run can't be written to its folder.
 
-    model: Any = plan.create_network()
-    if config.sync_norm and processes.count > 1:
-        spec = model.spec
-        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
-        model = convert(convert_sync_switchnorm(model))
-        model.spec = spec
-    return Stepper(model, plan.recipe, config, device, processes, plan.seed)
-
-
-def _check_folder(folder: Path, *, resume: bool) -> None:
-    """Raise an error if the folder of the run cannot be used."""
-    if (folder / "last.pt").exists() and not resume:
+    Raises:
+        ArgumentError: the folder holds a run that is not to be continued.
+        FileError: the folder can't be made or written.
+        MissingPackageError: tensorboard is not installed.
+    """
+    folder = Path(config.output)
+    if (folder / "last.pt").exists() and not config.resume:
         raise ArgumentError(
             f"{folder} holds a run: continue it with --resume, or name another folder: --output"
         )
-    if folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder} is a file; name a folder for the run: --output")
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise FileError(f"can't write the run to {folder}; name another folder: --output")
+    if config.tensorboard:
+        require_packages("tensorboard", extra="tensorboard", purpose="--tensorboard")
 
 
-def _open_folder(
-    folder: Path, plan: Plan, config: TrainingConfig, processes: Processes, position: Position
-) -> RunLog:
-    """Return the log of a run, after its folder is made and the recipe is written."""
-    if processes.rank:
-        return RunLog(None)
+def _open_folder(config: TrainingConfig, position: Position) -> RunLog:
+    """Return the log of a run, after its folder is made and cleared of partial files."""
+    folder = Path(config.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob(".snzoo-*"):  # a process that was killed left it
+            partial.unlink()
     except OSError as error:
-        raise FileError(f"can't make the folder {folder}: {first_line(error)}") from None
-    log = RunLog(folder, tensorboard=config.tensorboard)
-    log.truncate(position.step if position.step else -1)
+        raise FileError(f"can't write the run to {folder}: {first_line(error)}") from None
+    log = RunLog(folder, tensorboard=config.tensorboard, purge_step=position.step + 1)
+    log.truncate(position.step, position.validated)
     if position.step:
         log.write("resumed", position.step)
-    write_json(folder / "recipe.json", describe_run(plan, config, processes))
     return log
 
 
-def describe_run(plan: Plan, config: TrainingConfig, processes: Processes) -> dict[str, Any]:
+def describe_run(
+    plan: Plan, config: TrainingConfig, processes: Processes, command: str | None
+) -> dict[str, Any]:
     """Return the document ``recipe.json``: all that determines a run."""
     return {
         "model": plan.name,
@@ -224,21 +266,5 @@ def describe_run(plan: Plan, config: TrainingConfig, processes: Processes) -> di
         },
         "steps_per_epoch": plan.steps_per_epoch,
         "versions": versions(),
-        "command": shlex.join(sys.argv),
+        "command": command,
     }
-
-
-def _finish(loop: Loop, folder: Path) -> TrainingResult:
-    """Run the loop, and return the result of the run."""
-    try:
-        loop.run()
-    finally:
-        loop.log.close()
-    position, images = loop.position, len(loop.plan.validation)
-    return TrainingResult(
-        best=folder / "best.safetensors",
-        top1=100 * position.best / images,
-        correct=position.best,
-        images=images,
-        epoch=position.best_epoch,
-    )

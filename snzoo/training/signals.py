@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,19 +14,16 @@ from typing import Any
 class StopSignals:
     """A context in which SIGINT and SIGTERM set ``received`` instead of ending the process.
 
-    A second signal ends the process as usual. Outside the main thread, Python delivers no
-    signals, so the context does nothing.
-
-    Attributes:
-        received: Whether a signal came.
-        immediate: Raise KeyboardInterrupt at once, because nothing has to be saved.
+    A second signal ends the process as usual. Under torchrun, further signals have no effect,
+    because torchrun and the terminal may both send one. Outside the main thread, Python delivers
+    no signals, so the context does nothing.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received = False
-        self.immediate = False
+        self._immediate = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -39,10 +39,22 @@ class StopSignals:
     ) -> None:
         self._restore()
 
+    @contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt when a signal comes or has come: nothing has to be saved."""
+        if self.received:
+            raise KeyboardInterrupt
+        self._immediate = True
+        try:
+            yield
+        finally:
+            self._immediate = False
+
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.received = True
-        self._restore()
-        if self.immediate:
+        if "LOCAL_WORLD_SIZE" not in os.environ:
+            self._restore()
+        if self._immediate:
             raise KeyboardInterrupt
 
     def _restore(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from snzoo.processes import Processes
 from snzoo.training.step import Stepper
 
 FORMAT = 1
+PARTS = {"format", "identity", "position", "model", "buffers", "optimizer", "scaler", "average"}
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Position:
         step: The number of finished optimizer steps.
         validated: The number of epochs after which the network was validated.
         best: The largest number of correct validation photos.
+        best_images: The number of photos of that validation.
         best_epoch: The epoch that reached it, from 1.
         seconds: The time of the current epoch so far, in seconds.
         meter: The training figures of the current epoch.
@@ -61,6 +62,7 @@ class Position:
     step: int = 0
     validated: int = 0
     best: int = -1
+    best_images: int = 0
     best_epoch: int = 0
     seconds: float = 0.0
     meter: Meter = field(default_factory=Meter)
@@ -110,20 +112,16 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise ValueError(f"it has format {state['format']}, not {FORMAT}")
         before = dict(state["identity"])
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
+        known = state["format"] == FORMAT and state.keys() == PARTS
+        Position(**state["position"])
+    except Exception:  # damaged files raise exceptions of many types
+        known = False
+    if not known:
         raise CheckpointError(
-            f"can't resume from {path}: {first_line(error)}; name another folder: --output"
-        ) from None
+            f"can't resume from {path}: it is damaged, or no state of this version of snzoo; name "
+            "another folder: --output"
+        )
     for name in identity | before:
         old, new = before.get(name), identity.get(name)
         if old != new:

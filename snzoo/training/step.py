@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -22,17 +21,12 @@ from snzoo.finetune import parameter_groups
 from snzoo.inference.network import HALF, compile_network
 from snzoo.models.resnet import ResNet
 from snzoo.nn import SyncSwitchNorm2d
-from snzoo.processes import Processes
+from snzoo.processes import Processes, split_evenly
 from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
+from snzoo.training.devices import Figures, copy_to, is_out_of_memory, seed_generators
 
 T = TypeVar("T")
-
-
-def split_evenly(items: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """Return ``items`` in contiguous parts whose sizes differ by at most 1."""
-    bounds = [len(items) * i // parts for i in range(parts + 1)]
-    return [items[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def split_step(images: Sequence[int], recipe: Recipe, processes: Processes) -> list[Sequence[int]]:
@@ -61,10 +55,9 @@ class Stepper:
     Args:
         model: The network, on the CPU; it is moved to ``device``.
         recipe: The recipe.
-        config: The precision, memory format, and whether norms are synchronized.
+        config: The seed, the precision, the memory format, and whether norms are synchronized.
         device: The device.
         processes: The processes of the run.
-        seed: The seed for dropout.
     """
 
     def __init__(
@@ -74,9 +67,9 @@ class Stepper:
         config: TrainingConfig,
         device: torch.device,
         processes: Processes,
-        seed: int,
     ) -> None:
-        self.recipe, self.device, self.processes, self.seed = recipe, device, processes, seed
+        self.recipe, self.device, self.processes = recipe, device, processes
+        self.seed = config.seed
         self.half = HALF.get(config.precision)
         self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.memory_format = (
@@ -92,8 +85,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._module: Any = self.model
         if processes.count > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self._module = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+            self._module = wrap_in_ddp(model, device)
         if config.compile:
             self._module = compile_network(self._module)
 
@@ -105,14 +97,15 @@ class Stepper:
         step: int,
         images: int,
         rate: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Run one step; return its loss and correct count in this process, summed over images.
+    ) -> Figures:
+        """Run one step and return its figures in this process.
 
         Args:
             batches: The photos of each forward pass.
             labels: The labels of all training photos, on the CPU.
             step: The number of the step, from 0.
-            images: The number of photos of the step in all processes.
+            images: The number of photos of the step in all processes. The gradient is that of the
+                sum of the losses over this number, even if some photos cannot be read.
             rate: The learning rate.
 
         Raises:
@@ -123,9 +116,10 @@ class Stepper:
             group["lr"] = rate * group["factor"]
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        read = 0
         for number, (batch, last) in enumerate(mark_last(batches)):
-            y = labels[batch.indices].to(self.device, non_blocking=True)
-            self._seed_dropout(step, number)
+            y = copy_to(self.device, labels[batch.indices])
+            seed_generators(self.device, self.seed, step, number, self.processes.rank)
             too_large = None
             try:
                 with self._synchronize(last=last):
@@ -138,39 +132,50 @@ class Stepper:
                 raise DeviceError(self._explain_memory(too_large))
             loss += part
             correct += right
-        self._update()
-        return loss, correct
+            read += len(batch.indices)
+        if read or self.processes.count > 1:  # the others may have read photos
+            self._update()
+        return Figures(loss, correct, read)
 
     def _prepare(self, batch: TrainingBatch) -> Tensor:
         """Return the normalized images of a batch on the device."""
         assert self.model.spec is not None
         preprocessing = self.model.spec.preprocessing
-        pixels = batch.pixels.to(self.device, non_blocking=True)
-        x = normalize(pixels, preprocessing, memory_format=self.memory_format)
+        x = normalize(
+            copy_to(self.device, batch.pixels), preprocessing, memory_format=self.memory_format
+        )
         if self.recipe.lighting != "none":
-            x = apply_noise(x, batch.noise.to(self.device), preprocessing)
+            x = apply_noise(x, batch.noise, preprocessing)
         return x.to(self.dtype)
 
     def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        weight = 1.0
         if not len(x) and not self._takes_empty_batches():
-            if self.processes.count == 1:
-                return x.new_zeros(()), x.new_zeros((), dtype=torch.int64)
-            # DistributedDataParallel needs a backward pass in every process.
-            x, y, weight = x.new_zeros(1, *x.shape[1:]), y.new_zeros(1), 0.0
+            return self._run_nothing(x)
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             logits = self._module(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         smoothing = self.recipe.label_smoothing
-        loss = weight * F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="sum")
+        loss = F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="sum")
         # DistributedDataParallel divides the sum of the gradients by the number of processes.
-        scaled: Any = self.scaler.scale(loss * (self.processes.count / images))
+        self._backward(loss * (self.processes.count / images))
+        return loss.detach(), (logits.detach().argmax(1) == y).sum()
+
+    def _run_nothing(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take part in the collective operations of a pass without images."""
+        if self.processes.count > 1:
+            self.model.eval()  # the running statistics must not see the blank image
+            self._backward(0 * self._module(x.new_zeros(1, *x.shape[1:])).sum())
+            self.model.train()
+        return x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
+
+    def _backward(self, loss: Tensor) -> None:
+        scaled: Any = self.scaler.scale(loss)
         scaled.backward()
-        return loss.detach(), (weight * (logits.detach().argmax(1) == y)).sum().long()
 
     def _takes_empty_batches(self) -> bool:
         return self.synchronized and any(
-            isinstance(module, SyncSwitchNorm2d) for module in self.model.modules()
+            isinstance(module, (SyncSwitchNorm2d, nn.SyncBatchNorm))
+            for module in self.model.modules()
         )
 
     def _synchronize(self, *, last: bool) -> AbstractContextManager[None]:
@@ -197,11 +202,16 @@ class Stepper:
         size, fits = images, False
         while size > 1 and not fits:
             size //= 2
-            fits = self._fits(size)
+            # The other processes would not take part in the trials of synchronized norms.
+            fits = self.synchronized or self._fits(size)
         where = f"{images} images in a forward pass do not fit into the memory of {self.device}"
         if not fits:
             return f"{where}, and no fewer do; choose a smaller network or a smaller crop"
-        return f"{where}; {size} do: --images-per-gpu {size} (a step keeps its number of images)"
+        may = "may" if self.synchronized else "do"
+        return (
+            f"{where}; {size} {may}: --images-per-gpu {size} (a step keeps its number of images, "
+            "but batch statistics are over fewer)"
+        )
 
     def _fits(self, images: int) -> bool:
         """Return whether a forward and a backward pass over ``images`` fit into the memory."""
@@ -219,10 +229,17 @@ class Stepper:
             raise
         return True
 
-    def _seed_dropout(self, step: int, number: int) -> None:
-        """Seed the generators, so that a step does not depend on the steps before it."""
-        text = f"{self.seed} {step} {number} {self.processes.rank}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+def wrap_in_ddp(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Return the model wrapped so that gradients are averaged over the processes.
+
+    Buffers are left alone: each process has the running statistics of its own images.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    ids = [device.index] if device.type == "cuda" else None
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, device_ids=ids, **options)
 
 
 def mark_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
@@ -251,9 +268,3 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     for group in groups:
         group["factor"] = group["lr"]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of PyTorch says that memory is too small, on a GPU or the CPU."""
-    cpu = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError) or cpu

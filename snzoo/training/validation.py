@@ -13,12 +13,15 @@ from snzoo.data.augment import Augmentation
 from snzoo.data.batches import count_batches, read_batches
 from snzoo.data.pixels import normalize
 from snzoo.data.training_batches import read_training_batches, shuffle
-from snzoo.errors import NonFiniteError, SnzooError
+from snzoo.errors import DataError, NonFiniteError, SnzooError
 from snzoo.inference.network import Network, default_batch_size, resize_device
 from snzoo.nn import update_bn_statistics
+from snzoo.nn.switchnorm import SwitchNorm
 from snzoo.processes import Processes
 from snzoo.recipes import Recipe
 from snzoo.training.plan import Plan
+
+OnError = Callable[[str, SnzooError], None]
 
 
 class Validation(NamedTuple):
@@ -30,7 +33,7 @@ class Validation(NamedTuple):
     loss: float
 
     def __str__(self) -> str:
-        return f"{self.top1}/{self.images} ({100 * self.top1 / max(1, self.images):.2f} %)"
+        return f"{self.top1}/{self.images} ({100 * self.top1 / self.images:.2f} %)"
 
 
 def validate(
@@ -41,7 +44,7 @@ def validate(
     *,
     workers: int,
     channels_last: bool,
-    on_error: Callable[[str, SnzooError], None],
+    on_error: OnError,
 ) -> Validation:
     """Return the figures of a network on all validation photos, each counted once.
 
@@ -53,6 +56,7 @@ def validate(
 
     Raises:
         NonFiniteError: the logits are not finite.
+        DataError: no photo can be read.
     """
     preprocessing = plan.spec.preprocessing
     network = Network(
@@ -78,7 +82,9 @@ def validate(
             continue
         logits = network.predict_logits(batch.pixels).cpu()
         if not logits.isfinite().all():
-            raise NonFiniteError("the logits are not finite in validation; try a smaller --lr")
+            raise NonFiniteError(
+                "the logits are not finite in validation; begin a new run with a smaller --lr"
+            )
         wanted = labels[batch.indices]
         ranked = logits.topk(min(5, logits.shape[1])).indices == wanted[:, None]
         images += len(wanted)
@@ -87,25 +93,38 @@ def validate(
         loss += float(F.cross_entropy(logits.double(), wanted, reduction="sum"))
     counts = processes.add([images, top1, top5, loss])
     images, top1, top5 = (int(count) for count in counts[:3])
-    return Validation(images, top1, top5, counts[3] / max(1, images))
+    if not images:
+        raise DataError(f"no validation photo can be read: {plan.validation.description}")
+    return Validation(images, top1, top5, counts[3] / images)
 
 
-def set_batch_average(model: nn.Module, plan: Plan, epoch: int, *, workers: int) -> None:
+def set_batch_average(
+    model: nn.Module,
+    plan: Plan,
+    processes: Processes,
+    *,
+    epoch: int,
+    workers: int,
+    on_error: OnError,
+) -> None:
     """Set the running statistics of SN to averages over training images with center crops.
 
-    Every process uses the same images, so that all have the same statistics.
+    The processes share the batches, and combine their averages.
 
     Args:
-        model: The network.
-        plan: The plan, whose recipe has the number and the size of the batches.
         epoch: The epoch, which determines the choice of the images.
         workers: The number of threads that read photos.
+        on_error: See :func:`validate`.
     """
     recipe = plan.recipe
     size = recipe.statistics_batch_size
     order = shuffle(len(plan.train), seed=plan.seed + 1, epoch=epoch).tolist()
     batches = min(recipe.statistics_batches, count_batches(len(order), size))
     groups = [order[i * size : (i + 1) * size] for i in range(batches)]
+    # Synchronized norms need as many batches in each process.
+    each = batches // processes.count
+    if each:
+        groups = groups[processes.rank * each : (processes.rank + 1) * each]
     first = next(model.parameters())
 
     def images() -> Iterator[Tensor]:
@@ -113,10 +132,34 @@ def set_batch_average(model: nn.Module, plan: Plan, epoch: int, *, workers: int)
         for batch in read_training_batches(
             plan.train, augmentation, groups, seed=plan.seed, epoch=epoch, workers=workers
         ):
+            for index, error in batch.errors.items():
+                on_error(plan.train.locate(index), error)
             pixels = batch.pixels.to(first.device)
             yield normalize(pixels, plan.spec.preprocessing).to(first.dtype)
 
-    update_bn_statistics(model, images(), batches)
+    update_bn_statistics(model, images(), len(groups))
+    if each:
+        combine_statistics(model, processes)
+
+
+def combine_statistics(model: nn.Module, processes: Processes) -> None:
+    """Replace SN's running statistics by those over the batches of all processes.
+
+    The mean of squares, running_var + running_mean², is averaged, as within a process.
+    """
+    layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
+    own = [
+        (layer.running_mean.double().cpu(), layer.running_var.double().cpu())
+        for layer in layers
+        if layer.running_mean is not None and layer.running_var is not None
+    ]
+    tracking = [layer for layer in layers if layer.running_mean is not None]
+    for layer, *each in zip(tracking, *processes.gather(own), strict=True):
+        mean = torch.stack([mean for mean, _ in each]).mean(0)
+        square = torch.stack([var + mean**2 for mean, var in each]).mean(0)
+        assert layer.running_mean is not None and layer.running_var is not None
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_((square - mean**2).clamp_min(0))
 
 
 def make_augmentation(recipe: Recipe, *, epoch: int = 0, evaluation: bool = False) -> Augmentation:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -183,21 +184,25 @@ def test_batch_averages_are_those_of_update_bn_statistics(train, colors, tmp_pat
         torch.testing.assert_close(saved.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(
-    train, colors, tmp_path, caplog
-):
-    import shutil
-
+def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, colors, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(colors, data)
     broken = data / "train" / "plum" / "broken.png"
     broken.write_text("no image")
     with pytest.raises(DataError, match=r"broken\.png"):
         train(data=data)
+    mended = shutil.copytree(data, tmp_path / "other")
+    shutil.move(mended / "train" / "plum" / "broken.png", mended / "validation" / "plum")
+    with pytest.raises(DataError, match=r"validation.*broken\.png"):
+        train(data=mended)
     assert not (tmp_path / "run").exists()
-    train(data=data, on_error="skip")
-    skipped = [line for line in read_log(tmp_path / "run") if line["event"] == "skipped"]
-    assert [line["photo"] for line in skipped] == [str(broken)]
+    (data / "validation" / "plum" / "bad.png").write_text("no image")
+    result = train(data=data, on_error="skip")
+    log = read_log(tmp_path / "run")
+    skipped = [line["photo"] for line in log if line["event"] == "skipped"]
+    assert sorted(skipped) == [str(broken), str(data / "validation" / "plum" / "bad.png")]
+    assert result.images == 7 and 100 * result.correct / 7 == result.top1
+    assert [line["validation"]["images"] for line in log if line["event"] == "epoch"] == [7, 7]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +221,7 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(
         ({"model": "resnet18v1_bn", "norm_momentum": 0.9}, ArgumentError, "norm_momentum is for"),
         ({"model": "resnet18v2_sn", "last_gamma": True}, ArgumentError, "applies to v1 networks"),
         ({"model": "resnet18v1_gn", "statistics": "batch"}, ArgumentError, "statistics=batch"),
+        ({"statistics": "batch", "freeze": 4}, ArgumentError, "statistics=batch needs SN"),
         ({"decay": "all", "layer_decay": 0.5}, ArgumentError, "need decay=weights"),
         ({"precision": "tf32"}, ArgumentError, "needs a CUDA device"),
         ({"sync_norm": True, "model": "resnet18v1_bn"}, ArgumentError, "sync_norm"),
@@ -230,8 +236,50 @@ def test_mistakes_are_found_before_any_work(train, tmp_path, options, error, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16", "images_per_gpu": 3, "clip_norm": 1.0},
+        {"channels_last": True},
+        {"lighting": "published", "center_crop_epochs": 1},
+        {"norm_momentum": 0.0},
+        {"model": "resnet18v2_bn"},
+        {"schedule": "step", "steps": (1,), "warmup": "constant", "warmup_lr": 0.01},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_other_options_train_too(train, tmp_path, options):
+    result = train(epochs=5, **options)
+    losses = [line["train_loss"] for line in read_log(tmp_path / "run") if "train_loss" in line]
+    assert losses[-1] < losses[0] and result.best.exists()
+    if options.get("norm_momentum") == 0.0:
+        state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+        assert state["identity"]["recipe.norm_momentum"] == 0.0
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_nearly_the_same_weights(train, tmp_path):
+    plain, compiled = train("plain", epochs=1), train("compiled", epochs=1, compile=True)
+    one, other = (snzoo.create_model(r.best).state_dict() for r in (plain, compiled))
+    torch.testing.assert_close(one["conv1.weight"], other["conv1.weight"], rtol=1e-2, atol=1e-3)
+
+
+def test_a_clipped_gradient_has_the_norm_that_it_is_clipped_to(train, tmp_path):
+    """Without momentum and decay, a step moves the weights by lr times the norm."""
+    options = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "epochs": 1}
+    options |= {"schedule": "step", "warmup_epochs": 0.0, "batch_size": 22, "precision": "fp64"}
+    train(clip_norm=0.01, lr=0.5, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2).state_dict()
+    end = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    moved = [(end[k] - v).norm() for k, v in start.items() if "running" not in k]
+    assert torch.stack(moved).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-4)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
-    with pytest.raises(NonFiniteError, match=r"at step 1 with the learning rate 9\.698e\+29; try"):
+    with pytest.raises(NonFiniteError, match=r"in step 2, at the learning rate 9\.698e\+29; begin"):
         train(lr=1e30, warmup_epochs=0, epochs=3)
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
