@@ -28,7 +28,8 @@ def main() -> int:
         reason = re.sub(r" \(/.*\)", "", str(error).partition("\n")[0])  # no paths in results
         print(json.dumps({"absent": reason}))
         return 0
-    task = {"pixels": pixels, "load": load, "evaluate": evaluate}[job.task]
+    tasks = {"pixels": pixels, "load": load, "evaluate": evaluate}
+    task = (tasks | {"training-pixels": pixels, "train": load})[job.task]
     try:
         # A job without a network uses the preprocessing of the reference.
         spec = ModelSpec.find(job.model or "resnet50v1_bn", weights=job.weights)
@@ -41,10 +42,14 @@ def main() -> int:
 
 
 def pixels(contender: Any, job: Job, spec: ModelSpec) -> dict[str, list[str]]:
-    """Return digests of each file's uint8 (3, H, W); several, if its links differ."""
+    """Return digests of each file's uint8 (3, H, W); several, if its links differ.
+
+    In training, each link has its own random numbers and counts as a file.
+    """
     digests: dict[str, set[str]] = {}
-    for name, image in contender.pixels(job):
-        file = os.path.realpath(os.path.join(job.folder, name))
+    training = job.task == "training-pixels"
+    for name, image in (contender.training_pixels if training else contender.pixels)(job):
+        file = name if training else os.path.realpath(os.path.join(job.folder, name))
         content = image.contiguous().numpy().tobytes()
         digests.setdefault(file, set()).add(hashlib.sha256(content).hexdigest())
     return {file: sorted(found) for file, found in digests.items()}
@@ -52,11 +57,12 @@ def pixels(contender: Any, job: Job, spec: ModelSpec) -> dict[str, list[str]]:
 
 def load(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:
     """Return the time from the folder to the last normalized batch, after a warm-up pass."""
+    batches = contender.training_batches if job.task == "train" else contender.batches
     start = time.perf_counter()
-    sum(map(len, contender.batches(replace(job, folder=job.warm))))
+    sum(map(len, batches(replace(job, folder=job.warm))))
     gc.collect()  # the workers of the first pass end with its loader
     middle = time.perf_counter()
-    return _timed(sum(map(len, contender.batches(job))), start, middle)
+    return _timed(sum(map(len, batches(job))), start, middle)
 
 
 def evaluate(contender: Any, job: Job, spec: ModelSpec) -> dict[str, Any]:

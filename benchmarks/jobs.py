@@ -31,7 +31,7 @@ class Job:
     sets ``preprocessing``.
     """
 
-    task: Literal["pixels", "load", "evaluate"]
+    task: Literal["pixels", "load", "evaluate", "training-pixels", "train"]
     contender: str
     folder: str
     warm: str

@@ -1,4 +1,4 @@
-"""Rounds of snzoo and its peers over the same photos, for loaders.py and evaluation.py.
+"""Rounds of snzoo and its peers over the same photos, for the loaders and the evaluation.
 
 A configuration is (contender, workers, batch size). None means the contender's default.
 """
@@ -107,21 +107,28 @@ def compare_pixels(photos: Photos, base: Job) -> dict[str, Any]:
     """Return for how many photos each contender has torchvision's pixels.
 
     snzoo reads all the links, as in the measurement, because their number may determine how it
-    resizes. ``absent`` says why a peer is left out. ``agree`` is None if torchvision is absent.
+    resizes. In training, torchvision does so too, with the random numbers of snzoo.
+    ``absent`` says why a peer is left out. ``agree`` is None if torchvision is absent.
 
     Raises:
         SnzooError: snzoo itself is absent, or its pixels are not torchvision's.
     """
     found: dict[str, Any] = {}
     absent: dict[str, str] = {}
+    training = base.task == "train"
     for contender in ("snzoo", *PEERS):
-        folder = str(photos.timed if contender == "snzoo" else photos.each)
-        job = replace(base, task="pixels", contender=contender, folder=folder, workers=None)
+        job = replace(
+            base,
+            task="training-pixels" if training else "pixels",
+            contender=contender,
+            folder=str(photos.timed if training or contender == "snzoo" else photos.each),
+            workers=None,
+        )
         result = run_job(job)
         if set(result) == {"absent"}:
             absent[contender] = result["absent"]
             harness.say(f"{contender} is absent and left out: {result['absent']}")
-        else:
+        elif result:  # timm's random crops can't be compared
             found[contender] = result
     if "snzoo" in absent:
         raise SnzooError(f"snzoo can't be measured: {absent['snzoo']}")

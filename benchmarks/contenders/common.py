@@ -1,4 +1,4 @@
-"""The evaluation loop that the peers share."""
+"""What the contenders share: the random crops in training, and the peers' evaluation loop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable
 import torch
 from jobs import Job
 from torch import Tensor, nn
+
+SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5  # of random crops and flips
+SEED, EPOCH = 0, 0
 
 
 def count(

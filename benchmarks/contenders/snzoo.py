@@ -10,9 +10,12 @@ from harness import cores
 from jobs import Job
 from torch import Tensor, nn
 
+from contenders.common import EPOCH, FLIP, RATIO, SCALE, SEED
+from snzoo.data.augment import Augmentation
 from snzoo.data.batches import Batch, read_batches
 from snzoo.data.pixels import normalize
 from snzoo.data.samples import Samples, find_samples
+from snzoo.data.training_batches import TrainingBatch, read_training_batches, shuffle
 from snzoo.evaluation.measure import measure
 from snzoo.inference import Network
 
@@ -31,6 +34,18 @@ def batches(job: Job) -> Iterator[Tensor]:
         yield normalize(batch.pixels, job.preprocessing)
 
 
+def training_pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
+    samples = _samples(job)
+    for batch in _read_training(samples, job):
+        for index, image in zip(batch.indices, batch.pixels, strict=True):
+            yield samples.names[index], image
+
+
+def training_batches(job: Job) -> Iterator[Tensor]:
+    for batch in _read_training(_samples(job), job):
+        yield normalize(batch.pixels, job.preprocessing)
+
+
 def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int, int, int]:
     network = Network(model, job.preprocessing, device=job.device)
     samples = find_samples(job.folder, classes)
@@ -46,6 +61,19 @@ def _read(job: Job, *, batch_size: int, resize_on: torch.device | None = None) -
     samples = _samples(job)
     for batch in read_batches(
         samples, job.preprocessing, batch_size=batch_size, workers=cores(), resize_on=resize_on
+    ):
+        for error in batch.errors.values():
+            raise error
+        yield batch
+
+
+def _read_training(samples: Samples, job: Job) -> Iterator[TrainingBatch]:
+    crop, resize, size = job.preprocessing.crop, job.preprocessing.resize, job.batch_size or 32
+    how = Augmentation(crop, resize, SCALE, RATIO, FLIP, (0, 0, 0), "none", 0)
+    order = shuffle(len(samples), seed=SEED, epoch=EPOCH).tolist()
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
+    for batch in read_training_batches(
+        samples, how, groups, seed=SEED, epoch=EPOCH, workers=cores()
     ):
         for error in batch.errors.values():
             raise error

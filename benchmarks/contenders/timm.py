@@ -1,7 +1,7 @@
-"""timm's loader with the settings of its validate.py.
+"""timm's loader with the settings of its validate.py, and for training with crops and flips only.
 
-These are the prefetcher, no pinned memory and, on CUDA, TF32 and cuDNN's benchmark mode. Resizing
-is bilinear, so that the pixels are those of the other libraries.
+The settings are the prefetcher, no pinned memory and, on CUDA, TF32 and cuDNN's benchmark mode.
+Resizing is bilinear, so that the pixels are those of the other libraries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from timm.data.dataset_factory import create_dataset
 from timm.data.loader import create_loader
 from torch import Tensor, nn
 
-from contenders.common import count
+from contenders.common import FLIP, RATIO, SCALE, count
 
 
 def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
@@ -27,6 +27,38 @@ def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
 
 def batches(job: Job) -> Iterator[Tensor]:
     for x, _ in _loader(job):
+        yield x
+
+
+def training_pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
+    """Yield nothing: timm draws its crops with Python's generator, so they are others."""
+    return iter(())
+
+
+def training_batches(job: Job) -> Iterator[Tensor]:
+    given, recipe = job.preprocessing, job.preprocessing.in_rgb()
+    dataset: Any = create_dataset(
+        name="", root=job.folder, split="train", is_training=True, input_img_mode="RGB"
+    )
+    no_jitter: Any = None  # 0 would draw numbers for nothing
+    loader = create_loader(
+        dataset,
+        input_size=(3, given.crop, given.crop),
+        batch_size=min(job.batch_size or 1, len(dataset)),  # it leaves out a smaller batch
+        is_training=True,
+        use_prefetcher=True,
+        scale=SCALE,
+        ratio=RATIO,
+        hflip=FLIP,
+        color_jitter=no_jitter,
+        interpolation="bilinear",
+        mean=recipe.mean,
+        std=recipe.std,
+        num_workers=job.workers or 0,
+        pin_memory=False,
+        device=torch.device(job.device),
+    )
+    for x, _ in loader:
         yield x
 
 

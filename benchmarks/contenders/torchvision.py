@@ -1,4 +1,4 @@
-"""torchvision's ImageFolder, evaluation transforms and DataLoader.
+"""torchvision's ImageFolder, transforms and DataLoader.
 
 The settings are those of its reference script for classification, with pinned memory and
 deterministic cuDNN on CUDA.
@@ -19,7 +19,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from contenders.common import count
+from contenders.common import EPOCH, FLIP, RATIO, SCALE, SEED, count
+from snzoo.data.augment import image_seed
+
+BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
 def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
@@ -30,6 +33,22 @@ def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
 
 def batches(job: Job) -> Iterator[Tensor]:
     for x, _ in DataLoader(_dataset(job), batch_size=job.batch_size, num_workers=job.workers or 0):
+        yield x
+
+
+def training_pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
+    """Yield the pixels for the random numbers of snzoo, which also seeds PyTorch's generator."""
+    dataset = _training_dataset(job, floats=False)
+    for i, (path, _) in enumerate(dataset.samples):
+        torch.manual_seed(image_seed(SEED, EPOCH, i))
+        yield str(Path(path).relative_to(job.folder)), dataset[i][0]
+
+
+def training_batches(job: Job) -> Iterator[Tensor]:
+    dataset = _training_dataset(job)
+    for x, _ in DataLoader(
+        dataset, batch_size=job.batch_size, shuffle=True, num_workers=job.workers or 0
+    ):
         yield x
 
 
@@ -48,12 +67,21 @@ def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int,
 
 def _dataset(job: Job, *, floats: bool = True) -> Any:
     recipe = job.preprocessing.in_rgb()
-    bilinear = transforms.InterpolationMode.BILINEAR
-    steps = [
-        transforms.Resize(recipe.resize, interpolation=bilinear),
-        transforms.CenterCrop(recipe.crop),
-        transforms.PILToTensor(),
-        transforms.ConvertImageDtype(torch.float),
-        transforms.Normalize(recipe.mean, recipe.std),
-    ]
-    return ImageFolder(job.folder, transforms.Compose(steps if floats else steps[:3]))
+    resize = transforms.Resize(recipe.resize, interpolation=BILINEAR)
+    return _images(job, [resize, transforms.CenterCrop(recipe.crop)], floats)
+
+
+def _training_dataset(job: Job, *, floats: bool = True) -> Any:
+    crop = transforms.RandomResizedCrop(
+        job.preprocessing.crop, scale=SCALE, ratio=RATIO, interpolation=BILINEAR
+    )
+    return _images(job, [crop, transforms.RandomHorizontalFlip(FLIP)], floats)
+
+
+def _images(job: Job, steps: list[Any], floats: bool) -> Any:
+    recipe = job.preprocessing.in_rgb()
+    steps = [*steps, transforms.PILToTensor()]
+    if floats:
+        steps.append(transforms.ConvertImageDtype(torch.float))
+        steps.append(transforms.Normalize(recipe.mean, recipe.std))
+    return ImageFolder(job.folder, transforms.Compose(steps))

@@ -64,6 +64,18 @@ def test_the_input_pipelines_are_measured_and_an_absent_peer_is_named(photos, tm
 
 
 @pytest.mark.slow
+def test_the_input_pipelines_of_training_are_measured(photos, tmp_path):
+    output = tmp_path / "result.json"
+    done = run("training_loaders.py", photos, *SHORT, "--images", "8", "--output", output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert result["pixels"] == {"photos": 8, "agree": {"snzoo": 8}}
+    rows = {row["contender"]: row for row in result["measurements"]}
+    assert set(rows) == {"snzoo", "timm", "torchvision", "decode"} - set(result["absent"])
+    assert all(row["images"] == 8 for row in rows.values())
+
+
+@pytest.mark.slow
 def test_whole_evaluations_count_the_same(photos, tmp_path):
     output = tmp_path / "result.json"
     arguments = ["--model", "resnet18v1_bn", "--device", "cpu", "--output", output]
@@ -93,6 +105,10 @@ def test_both_commands_are_measured(photos):
         (["loaders.py", "missing"], "missing is no folder of class folders"),
         (["loaders.py", "photos", "--output", "result.txt"], "can't write result.txt"),
         (["loaders.py", "photos", "--rounds", "0"], "'0' is not a whole number above 0"),
+        (
+            ["training_loaders.py", "photos", "--images", "48"],
+            "48 is no multiple of",
+        ),
         (["evaluation.py", "photos", "--model", "resnet18"], "no model named 'resnet18'"),
         (["prediction.py", "missing"], "missing is no folder of class folders"),
     ],
