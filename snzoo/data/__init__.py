@@ -7,6 +7,6 @@ The modules build on one another in this order: ``photos`` decides which files a
 ``training_batches`` do so for training.
 """
 
-from snzoo.data.photos import ClassFolders, find_images, is_image, list_class_folders
+from snzoo.data.photos import find_images, is_image
 
-__all__ = ["ClassFolders", "find_images", "is_image", "list_class_folders"]
+__all__ = ["find_images", "is_image"]

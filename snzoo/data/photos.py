@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from posixpath import basename, splitext
-from typing import NamedTuple
 
-from snzoo.data.sources import PhotoList, Photos, unreadable
+from snzoo.data.sources import Photos, unreadable
 from snzoo.errors import DataError, printable
 
 # Common formats of photos that Pillow opens. Other files are left out.
@@ -18,14 +17,6 @@ SUFFIXES = frozenset(
 # Operating systems and storage devices create these:
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 SYSTEM_NAMES = SYSTEM_FOLDERS | {"Thumbs.db", "desktop.ini"}
-
-
-class ClassFolders(NamedTuple):
-    """A training set. ``labels[i]`` is the index in ``classes`` of the class of ``paths[i]``."""
-
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
 
 
 def is_hidden(name: str) -> bool:
@@ -83,42 +74,6 @@ def _list_folders(path: Path) -> Iterator[Path]:
         if name.endswith("/") and not (path / name).is_symlink():
             yield path / name
             yield from _list_folders(path / name)
-
-
-def list_class_folders(folder: str | Path, *, check: bool = True) -> ClassFolders:
-    """Return the training set in a folder with one folder of photos per class.
-
-    The classes are the names of the folders, sorted. Photos must lie directly in a class folder.
-
-    Args:
-        folder: the path of the training set.
-        check: decode every photo once, on all cores, to find damaged ones before the training
-            (default: True).
-
-    Raises:
-        DataError: there are no class folders, a class folder holds no photo, photos lie next to
-            the class folders, or photos cannot be read. The message names the first ones.
-    """
-    folder = Path(folder)
-    try:
-        names = list_names(folder)
-        classes = sorted(name[:-1] for name in names if name.endswith("/"))
-        photos = [find_images(folder / name) for name in classes]
-    except OSError as error:
-        raise unreadable(folder, error) from None
-    loose = [name for name in names if is_image(name)]
-    if loose or not classes:
-        found = f"{len(loose)} photos beside class folders, e.g. {loose[0]}" if loose else "none"
-        raise DataError(
-            printable(
-                f"{folder} must hold one folder of photos per class and nothing else, has {found}"
-            )
-        )
-    paths = [path for group in photos for path in group]
-    if check:
-        check_photos(PhotoList(paths), workers=os.cpu_count() or 1)
-    labels = [label for label, group in enumerate(photos) for _ in group]
-    return ClassFolders(tuple(paths), tuple(labels), tuple(classes))
 
 
 def check_photos(photos: Photos, *, workers: int) -> None:
