@@ -112,9 +112,9 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before = dict(state["identity"])
-        known = state["format"] == FORMAT and state.keys() == PARTS
-        Position(**state["position"])
+        known = isinstance(state, dict) and state.keys() == PARTS and state["format"] == FORMAT
+        before = dict(state["identity"]) if known else {}
+        Position(**state["position"] if known else {})
     except Exception:  # damaged files raise exceptions of many types
         known = False
     if not known:

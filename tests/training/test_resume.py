@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow  # each run is a process that imports torch
 OPTIONS = [
     "--model",
     "resnet18v1_sn",
