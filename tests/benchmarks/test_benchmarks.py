@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -73,6 +74,19 @@ def test_the_input_pipelines_of_training_are_measured(photos, tmp_path):
     rows = {row["contender"]: row for row in result["measurements"]}
     assert set(rows) == {"snzoo", "timm", "torchvision", "decode"} - set(result["absent"])
     assert all(row["images"] == 8 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_steps_of_training_are_measured(photos, tmp_path):
+    for split in ("train", "validation"):
+        shutil.copytree(photos, tmp_path / "data" / split)
+    sizes = ["--steps", "2", "--batch-size", "1", "--crop", "32", "--width", "8", "--rounds", "1"]
+    output = tmp_path / "result.json"
+    done = run("training_steps.py", tmp_path / "data", *sizes, "--output", output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert {row["contender"] for row in result["measurements"]} == {"snzoo", "plain"}
+    assert "\n| snzoo to plain | " in done.stdout
 
 
 @pytest.mark.slow
