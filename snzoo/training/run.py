@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,15 +14,14 @@ from typing import Any
 import torch
 
 from snzoo.data.photos import check_photos
-from snzoo.environment import require_packages
-from snzoo.errors import ArgumentError, FileError, UnexpectedArgumentError, first_line
+from snzoo.errors import ArgumentError, UnexpectedArgumentError
 from snzoo.evaluation.summary import versions
-from snzoo.files import write_json
 from snzoo.inference.network import choose_device, float32_precision, local_cores
 from snzoo.nn import convert_sync_switchnorm
 from snzoo.processes import Processes, join, local_device
 from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
+from snzoo.training.folder import check_folder, lock_folder, open_log
 from snzoo.training.log import RunLog
 from snzoo.training.loop import Loop, Report
 from snzoo.training.plan import Plan, make_plan
@@ -110,7 +109,8 @@ def run_training(
         command: The command of the run, which ``recipe.json`` records.
     """
     device = torch.device(choose_device(local_device(config.device)))
-    with join(str(device), timeout=timedelta(hours=2)) as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(join(str(device), timeout=timedelta(hours=2)))
         first = processes.rank == 0
         if first:
             check_folder(config)
@@ -118,35 +118,31 @@ def run_training(
         check_processes(plan, config, device, processes)
         if not processes.broadcast(prepare(plan) if first else True):
             return None
-        with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            float32_precision(device, tf32=config.precision == "tf32"),
-        ):
-            identity = plan.identity()
-            identity |= {"precision": config.precision, "sync_norm": config.sync_norm}
-            stepper, position = _start(plan, config, device, processes, identity, warn)
-            log = RunLog(None)
-            if first:
-                log = _open_folder(config, position)
-                document = describe_run(plan, config, processes, command)
-                write_json(Path(config.output) / "recipe.json", document)
-            loop = Loop(
-                plan,
-                config,
-                stepper,
-                position,
-                log,
-                processes,
-                identity=identity,
-                workers=config.workers or local_cores(),
-                show=show if first else lambda message: None,
-                warn=warn,
-                progress=progress and first,
-            )
-            try:
-                loop.run()
-            finally:
-                log.close()
+        if first:
+            stack.enter_context(lock_folder(config))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(float32_precision(device, tf32=config.precision == "tf32"))
+        identity = plan.identity()
+        identity |= {"precision": config.precision, "sync_norm": config.sync_norm}
+        stepper, position = _start(plan, config, device, processes, identity, warn)
+        log = RunLog(None)
+        if first:
+            document = describe_run(plan, config, processes, command)
+            log = open_log(config, position, document)
+        stack.callback(log.close)
+        Loop(
+            plan,
+            config,
+            stepper,
+            position,
+            log,
+            processes,
+            identity=identity,
+            workers=config.workers or local_cores(),
+            show=show if first else lambda message: None,
+            warn=warn,
+            progress=progress and first,
+        ).run()
     return TrainingResult(
         best=Path(config.output) / "best.safetensors",
         top1=100 * position.best / max(1, position.best_images),
@@ -205,42 +201,6 @@ def check_processes(
             f"batch_size {plan.recipe.batch_size} gives nothing to do to some of the "
             f"{processes.count} processes; choose at least {processes.count}: --batch-size"
         )
-
-
-def check_folder(config: TrainingConfig) -> None:
-    """Raise an error if a run can't be written to its folder.
-
-    Raises:
-        ArgumentError: the folder holds a run that is not to be continued.
-        FileError: the folder can't be made or written.
-        MissingPackageError: tensorboard is not installed.
-    """
-    folder = Path(config.output)
-    if (folder / "last.pt").exists() and not config.resume:
-        raise ArgumentError(
-            f"{folder} holds a run: continue it with --resume, or name another folder: --output"
-        )
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise FileError(f"can't write the run to {folder}; name another folder: --output")
-    if config.tensorboard:
-        require_packages("tensorboard", extra="tensorboard", purpose="--tensorboard")
-
-
-def _open_folder(config: TrainingConfig, position: Position) -> RunLog:
-    """Return the log of a run, after its folder is made and cleared of partial files."""
-    folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".snzoo-*"):  # a process that was killed left it
-            partial.unlink()
-    except OSError as error:
-        raise FileError(f"can't write the run to {folder}: {first_line(error)}") from None
-    log = RunLog(folder, tensorboard=config.tensorboard, purge_step=position.step + 1)
-    log.truncate(position.step, position.validated)
-    if position.step:
-        log.write("resumed", position.step)
-    return log
 
 
 def describe_run(

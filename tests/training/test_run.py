@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch.nn import functional as F
 from torchvision import transforms
@@ -40,11 +41,16 @@ def test_a_run_learns_and_its_folder_holds_all_that_later_commands_need(train, c
     assert torch.equal(torch.random.get_rng_state(), state)
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
         "best.safetensors",
         "last.pt",
         "log.ndjson",
         "recipe.json",
     }
+    with pytest.raises(ArgumentError, match="holds a run: continue it with --resume"):
+        train(epochs=6)
+    with FileLock(run / ".lock"), pytest.raises(ArgumentError, match="another process trains in"):
+        train(epochs=6, resume=True)
     assert (result.correct, result.images, result.best) == (7, 7, run / "best.safetensors")
 
     spec = ModelSpec.find(weights=result.best)
