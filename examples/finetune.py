@@ -2,7 +2,7 @@
 
     python examples/finetune.py DATA --model resnet50v1_sn_8x32 --pretrained
 
-DATA holds ``train/`` and ``validation/`` with one folder of photos per class.
+DATA holds ``train/`` and ``val/`` (or ``validation/``) with one folder of photos per class.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import snzoo
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="DATA holds train/ and val/.")
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--model", default="resnet18v1_sn_clothing", help="(%(default)s)")
     parser.add_argument("--pretrained", action="store_true", help="start from the zoo's weights")
@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    split = "val" if (args.data / "val").is_dir() else "validation"
     classes = ImageFolder(args.data / "train").classes
     model = snzoo.create_model(args.model, pretrained=args.pretrained, num_classes=len(classes))
     model.freeze(1)  # the stem and the first stage
@@ -45,7 +46,7 @@ def main() -> None:
         ]
     )
     train = ImageFolder(args.data / "train", augment)
-    validation = ImageFolder(args.data / "validation", to_input)
+    validation = ImageFolder(args.data / split, to_input)
     batches = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, num_workers=2)
     held_out = DataLoader(validation, args.batch_size, num_workers=2)
 

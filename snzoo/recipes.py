@@ -153,6 +153,8 @@ class Recipe:
                 raise ManifestError(f"{name} must be the smallest and the largest value")
         if list(self.steps) != sorted(set(self.steps)):
             raise ManifestError(f"steps must rise, got {list(self.steps)}")
+        if self.schedule == "step" and not self.steps:
+            raise ManifestError("schedule step needs steps, the epochs at which the rate falls")
         if self.nesterov and not self.momentum:
             raise ManifestError("nesterov needs a momentum greater than 0")
         if self.crop is not None and self.resize is not None and self.crop > self.resize:

@@ -248,7 +248,9 @@ def _locate(source: str | os.PathLike[str]) -> Path:
         from snzoo.weights.hub import download_folder
 
         return download_folder(text)
-    return Path(text.removeprefix(LOCAL))
+    path = Path(text.removeprefix(LOCAL))
+    best = path / "best.safetensors"  # of a run of snzoo train
+    return best if best.is_file() and not (path / "config.json").exists() else path
 
 
 def _clean_options(options: Mapping[str, Any]) -> dict[str, Any]:

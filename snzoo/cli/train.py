@@ -11,13 +11,14 @@ import shlex
 import sys
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from snzoo.cli.common import MODEL, WEIGHTS, add_device_option, path, positive
 from snzoo.cli.output import show, warn
-from snzoo.errors import ArgumentError, DataError
+from snzoo.errors import ArgumentError, DataError, first_line
 from snzoo.recipes import Recipe
 from snzoo.training.config import CHOICES, IMAGENET, TrainingConfig
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "train or finetune a network on labeled photos"
-    parser = commands.add_parser("train", parents=parents, help=about, description=about)
+    parser = commands.add_parser(
+        "train", parents=parents, help=about, description=about, allow_abbrev=False
+    )
     parser.set_defaults(run=run)
     _add_what(parser.add_argument_group("what"))
     _add_how(parser.add_argument_group("how"))
@@ -158,13 +161,18 @@ def read_classes(file: Path) -> tuple[str, ...]:
     """Return the names of classes in a text file, one a line.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, has fewer than two names, or has a name twice.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"can't read the classes in {file}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
+        raise DataError(f"can't read the classes in {file}: {first_line(error)}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) < 2:
+        raise DataError(f"{file} must name at least two classes, one a line; it has {len(names)}")
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(f"{file} names the class {twice[0]} twice")
+    return names
 
 
 def _choose_values(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snzoo.data.training_batches import TrainingBatch, read_training_batches, shuffle
-from snzoo.errors import FileError, NonFiniteError, SnzooError
+from snzoo.errors import DataError, FileError, NonFiniteError, SnzooError
 from snzoo.processes import Processes
 from snzoo.recipes import learning_rate
 from snzoo.share import save_pretrained
@@ -106,6 +106,8 @@ class Loop:
         order = shuffle(len(self.plan.train), seed=self.plan.seed, epoch=epoch).tolist()
         size = recipe.batch_size
         first = self.position.step - epoch * steps
+        if first == 0:
+            self.position.meter = Meter()
         images = [order[i * size : (i + 1) * size] for i in range(first, steps)]
         passes = [split_step(group, recipe, self.processes) for group in images]
         batches: Any = read_training_batches(
@@ -134,6 +136,8 @@ class Loop:
                 # A GPU computes one step while the next one is prepared.
                 self._settle(keep=1 if self.stepper.device.type == "cuda" else 0)
             self._settle(keep=0)
+        if not self.position.meter.images:
+            raise DataError(f"no training photo can be read: {self.plan.train.description}")
 
     def _drop_errors(
         self, batches: Generator[TrainingBatch, None, None]
@@ -215,7 +219,6 @@ class Loop:
         )
         epochs, loss = self.plan.recipe.epochs, f"loss {meter.mean_loss:.3f}"
         self.show(f"epoch {position.validated}/{epochs}: {loss}, validation {found}")
-        position.meter = Meter()
         self._before, self._resumed = 0.0, time.monotonic()
 
     def _save_best(self, state: dict[str, Tensor]) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from snzoo.data.sources import Files
 from snzoo.data.splits import find_classes, find_splits
 from snzoo.errors import ArgumentError, CheckpointError
 from snzoo.manifest import load_manifest
@@ -120,8 +123,8 @@ class Plan:
             "seed": self.seed,
             **{f"recipe.{name}": value for name, value in dataclasses.asdict(self.recipe).items()},
             "classes": _digest(self.spec.classes),
-            "training photos": _digest((self.train.labels, self.train.source.stamp())),
-            "validation photos": _digest((self.validation.labels, self.validation.source.stamp())),
+            "training photos": _digest_photos(self.train),
+            "validation photos": _digest_photos(self.validation),
         }
 
 
@@ -140,7 +143,7 @@ def make_plan(config: TrainingConfig) -> Plan:
         spec = dataclasses.replace(
             spec, name=spec.architecture, file=None, license=None, num_params=None, training=None
         )
-    recipe = recipe.replace(**config.overrides)
+    recipe = _replace_values(recipe, config.overrides)
     preprocessing = spec.preprocessing.replace(resize=recipe.resize, crop=recipe.crop)
     recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
     classes: Any = find_classes(config.data) if config.classes is None else config.classes
@@ -192,6 +195,28 @@ def _choose_recipe(
         near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5) or recipes
         raise ArgumentError(f"no recipe named {name!r}; did you mean {' or '.join(near)}?")
     return name, recipes[name]
+
+
+def _replace_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with other values, and with what follows from them.
+
+    A crop without ``resize`` keeps the ratio of the two, and no pass has more images than a step.
+    """
+    changed = recipe.replace(**values)
+    if "resize" not in values and recipe.crop and recipe.resize and changed.crop:
+        changed = changed.replace(resize=round(changed.crop * recipe.resize / recipe.crop))
+    if changed.images_per_gpu and changed.images_per_gpu > changed.batch_size:
+        changed = changed.replace(images_per_gpu=changed.batch_size)
+    return changed
+
+
+def _digest_photos(samples: Samples) -> str:
+    """Return a digest of the names, labels and sizes of photos, wherever they lie."""
+    source = samples.source
+    sizes: tuple[int, ...] = ()
+    if isinstance(source, Files):
+        sizes = tuple(os.stat(source.root / name).st_size for name in source.names)
+    return _digest((tuple(samples.names), samples.labels, sizes))
 
 
 def _digest(value: Any) -> str:

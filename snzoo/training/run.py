@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from snzoo.data.photos import check_photos
-from snzoo.errors import ArgumentError, UnexpectedArgumentError
+from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError
 from snzoo.evaluation.summary import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
 from snzoo.nn import convert_sync_switchnorm
@@ -83,6 +83,8 @@ def train(data: str | Path, **options: Any) -> TrainingResult:
         hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(own + values)}"
         raise UnexpectedArgumentError(f"train takes no argument {unknown[0]!r}; {hint}")
     overrides = {name: options.pop(name) for name in values if name in options}
+    if isinstance(options.get("classes"), list):
+        options["classes"] = tuple(options["classes"])
     result = run_training(TrainingConfig(data=data, overrides=overrides, **options))
     assert result is not None
     return result
@@ -168,9 +170,7 @@ def _start(
         elif config.resume:
             warn(f"there is no state {path} to continue from; the run starts at the beginning")
         if state is None and config.on_error == "fail":
-            for photos in (plan.train, plan.validation):
-                if len(photos) <= CHECKED:
-                    check_photos(photos, workers=config.workers or local_cores())
+            _check_photos(plan, workers=config.workers or local_cores())
     state = processes.broadcast(state)
     torch.default_generator.manual_seed(plan.seed)
     model: Any = plan.create_network(load=state is None)
@@ -178,7 +178,25 @@ def _start(
         convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
         model = convert(convert_sync_switchnorm(model))
     stepper = Stepper(model, plan.recipe, config, device, processes)
-    return stepper, restore_state(state, stepper, processes) if state else Position()
+    if not state:
+        return stepper, Position()
+    position = restore_state(state, stepper, processes, path=path)
+    if not processes.broadcast((path.parent / "best.safetensors").exists()) and position.best >= 0:
+        if not processes.rank:
+            warn(f"{path.parent} has no best.safetensors; the next validation writes it")
+        position.best = -1
+        position.validated = min(position.validated, plan.recipe.epochs - 1)
+    return stepper, position
+
+
+def _check_photos(plan: Plan, *, workers: int) -> None:
+    """Raise an error if photos of a set that is not large are damaged."""
+    try:
+        for photos in (plan.train, plan.validation):
+            if len(photos) <= CHECKED:
+                check_photos(photos, workers=workers)
+    except DataError as error:
+        raise DataError(f"{error}; or leave them out: --on-error skip") from None
 
 
 def check_processes(

@@ -12,14 +12,16 @@ from typing import Any
 
 
 class StopSignals:
-    """A context in which SIGINT and SIGTERM set ``received`` instead of ending the process.
+    """A context in which signals set ``received`` instead of ending the process.
+
+    The signals are SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal is closed).
 
     A second signal ends the process as usual. Under torchrun, further signals have no effect,
     because torchrun and the terminal may both send one. Outside the main thread, Python delivers
     no signals, so the context does nothing.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.received = False

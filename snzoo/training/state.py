@@ -56,7 +56,7 @@ class Position:
         best_images: The number of photos of that validation.
         best_epoch: The epoch that reached it, from 1.
         seconds: The time of the current epoch so far, in seconds.
-        meter: The training figures of the current epoch.
+        meter: The training figures of the current epoch, or of the last one after its end.
     """
 
     step: int = 0
@@ -99,8 +99,10 @@ def save_state(
     try:
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)  # given a path, it refuses the name of a hidden file
-    except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError on a full disk
+    except OSError as error:
         raise FileError(f"can't write {path}: {first_line(error)}") from None
+    except RuntimeError:  # of PyTorch's writer, on a full disk
+        raise FileError(f"can't write {path}: the disk is full, or files have a limit") from None
 
 
 def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -118,10 +120,7 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     except Exception:  # damaged files raise exceptions of many types
         known = False
     if not known:
-        raise CheckpointError(
-            f"can't resume from {path}: it is damaged, or no state of this version of snzoo; name "
-            "another folder: --output"
-        )
+        raise _damaged(path)
     for name in identity | before:
         old, new = before.get(name), identity.get(name)
         if old != new:
@@ -133,11 +132,33 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def restore_state(state: dict[str, Any], stepper: Stepper, processes: Processes) -> Position:
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"can't resume from {path}: it is damaged, or no state of this version of snzoo; name "
+        "another folder: --output"
+    )
+
+
+def restore_state(
+    state: dict[str, Any], stepper: Stepper, processes: Processes, *, path: Path
+) -> Position:
     """Restore what :func:`save_state` wrote; return the position.
 
     With another number of processes, running statistics are averaged over those of the file.
+
+    Args:
+        path: The path of the file, for errors.
+
+    Raises:
+        CheckpointError: the file is damaged.
     """
+    try:
+        return _restore(state, stepper, processes)
+    except Exception:  # damaged files raise exceptions of many types
+        raise _damaged(path) from None
+
+
+def _restore(state: dict[str, Any], stepper: Stepper, processes: Processes) -> Position:
     stepper.model.load_state_dict(state["model"])
     if stepper.average is not None:
         stepper.average.load_state_dict(state["average"])
@@ -148,6 +169,8 @@ def restore_state(state: dict[str, Any], stepper: Stepper, processes: Processes)
     stepper.optimizer.load_state_dict(state["optimizer"])
     stepper.scaler.load_state_dict(state["scaler"])
     values = dict(state["position"])
+    if not 0 <= values["validated"] <= stepper.recipe.epochs or values["step"] < 0:
+        raise ValueError("it has an impossible position")
     return Position(**values | {"meter": Meter(**values["meter"])})
 
 

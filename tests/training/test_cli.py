@@ -49,6 +49,10 @@ def test_options_replace_values_and_the_plan_says_so(colors, capsys):
     _, lines = plan(capsys, colors, *BASE, "--batch-size", 4, "--clip-norm", "none")
     assert lines["clip_norm"] == "none (given)"
     assert lines["lr"] == "0.00125 (scaled with batch_size)"
+    _, lines = plan(
+        capsys, colors, "--recipe", "resnet50v1_sn_8x32", "--batch-size", 8, "--crop", 64
+    )
+    assert lines["images_per_gpu"] == "8" and lines["resize"] == "73"  # 256 / 224 of the crop
 
 
 @pytest.mark.parametrize("name", sorted(n for n, m in load_manifest().models.items() if m.recipe))
@@ -88,12 +92,16 @@ def test_a_run_prints_its_plan_its_epochs_and_its_result(colors, capsys, tmp_pat
         (["DATA", "--imagenet", "DATA"], "name one folder of photos"),
         (["--imagenet", "DATA", "--classes", "x"], "leave out --classes"),
         (["DATA", "--classes", "none.txt", *BASE], "can't read the classes in none.txt"),
+        (["DATA", "--classes", "twice.txt", *BASE], "twice.txt names the class plum twice"),
+        (["DATA", "--classes", "one.txt", *BASE], "at least two classes, one a line; it has 1"),
         (["DATA"], "name the network to train: --model NAME"),
         (["nowhere", *BASE], "nowhere"),
     ],
 )
 def test_mistakes_are_one_line(colors, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(colors.parent)
+    (colors.parent / "twice.txt").write_text("plum\napple\nplum\n")
+    (colors.parent / "one.txt").write_text("plum\n")
     arguments = [colors.name if word == "DATA" else word for word in arguments]
     assert main(["train", *arguments]) == 1
     err = capsys.readouterr().err

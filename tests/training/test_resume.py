@@ -120,7 +120,7 @@ def test_a_partial_file_of_a_killed_run_is_removed(colors, whole, tmp_path):
     assert not list((tmp_path / "run").glob(".snzoo-*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_first(colors, whole, tmp_path, number):
     output = tmp_path / "run"
     arguments = command(colors, output, "--save-minutes", "1000")
@@ -146,6 +146,19 @@ def test_resume_of_a_finished_run_changes_nothing(colors, whole):
     assert (whole / "best.safetensors").read_bytes() == before
 
 
+def test_a_lost_network_is_written_again(colors, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    best = tmp_path / "run" / "best.safetensors"
+    best.unlink()
+    done = run(colors, tmp_path / "run", "--resume")
+    assert done.returncode == 0 and "has no best.safetensors" in done.stderr
+    saved, average = load_file(best), torch.load(whole / "last.pt", weights_only=True)["average"]
+    assert all(torch.equal(saved[k], average[f"module.{k}"]) for k in saved)
+    log = (tmp_path / "run" / "log.ndjson").read_text().splitlines()
+    epochs = [line for line in map(json.loads, log) if line["event"] == "epoch"]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3] and epochs[-1]["train_loss"] > 0
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
@@ -154,23 +167,26 @@ def test_resume_of_a_finished_run_changes_nothing(colors, whole):
         (["--resume", "--seed", "1"], "seed changed from 0 to 1"),
         (["--resume", "--precision", "bf16"], "precision changed"),
         (["--resume", "--model", "resnet18v1_bn"], "model changed"),
+        (["--resume", "--weights", "{whole}"], "starts from weights changed from False to True"),
     ],
 )
 def test_another_run_is_not_continued(colors, whole, more, message):
     before = (whole / "last.pt").read_bytes()
-    done = run(colors, whole, *more)
+    done = run(colors, whole, *(word.format(whole=whole) for word in more))
     assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
     assert (whole / "last.pt").read_bytes() == before
 
 
-def test_changed_photos_are_refused(colors, tmp_path):
+def test_moved_photos_are_the_same_and_changed_ones_are_refused(colors, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(colors, data)
     output = tmp_path / "run"
     assert run(data, output, "--epochs", "1").returncode == 0
+    data = data.rename(tmp_path / "moved")
+    os.utime(data / "train" / "apple" / "0.png", (1, 1))
+    assert run(data, output, "--epochs", "1", "--resume").returncode == 0
     photo = data / "train" / "apple" / "0.png"
-    shutil.copy(data / "train" / "apple" / "1.png", photo)
-    os.utime(photo, (1, 1))
+    photo.write_bytes(photo.read_bytes() + b"more")
     done = run(data, output, "--epochs", "1", "--resume")
     assert done.returncode == 1 and "training photos changed" in done.stderr
 
@@ -182,7 +198,7 @@ class Code:
         return os.system, ("echo hacked > hacked",)
 
 
-@pytest.mark.parametrize("content", [b"", b"no state", "tensor", "code", "position"])
+@pytest.mark.parametrize("content", [b"", b"no state", "tensor", "code", "position", "shapes"])
 def test_a_damaged_state_is_one_line(colors, whole, tmp_path, content):
     shutil.copytree(whole, tmp_path / "run")
     last = tmp_path / "run" / "last.pt"
@@ -190,6 +206,9 @@ def test_a_damaged_state_is_one_line(colors, whole, tmp_path, content):
         torch.save(torch.zeros(3), last)
     elif content == "code":
         torch.save(Code(), last)
+    elif content == "shapes":
+        state = torch.load(last, weights_only=True)
+        torch.save(state | {"model": {"fc.weight": torch.zeros(3, 3)}}, last)
     elif content == "position":
         state = torch.load(last, weights_only=True)
         torch.save(state | {"position": {"step": 1, "jump": 2}}, last)

@@ -201,7 +201,7 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
     shutil.move(mended / "train" / "plum" / "broken.png", mended / "validation" / "plum")
     with pytest.raises(DataError, match=r"validation.*broken\.png"):
         train(data=mended)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "recipe.json").exists()
     (data / "validation" / "plum" / "bad.png").write_text("no image")
     result = train(data=data, on_error="skip")
     log = read_log(tmp_path / "run")
@@ -209,6 +209,10 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
     assert sorted(skipped) == [str(broken), str(data / "validation" / "plum" / "bad.png")]
     assert result.images == 7 and 100 * result.correct / 7 == result.top1
     assert [line["validation"]["images"] for line in log if line["event"] == "epoch"] == [7, 7]
+    for photo in (data / "train").glob("*/*.png"):
+        photo.write_text("no image")
+    with pytest.raises(DataError, match="no training photo can be read"):
+        train("nothing", data=data, on_error="skip")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +232,7 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
         ({"model": "resnet18v2_sn", "last_gamma": True}, ArgumentError, "applies to v1 networks"),
         ({"model": "resnet18v1_gn", "statistics": "batch"}, ArgumentError, "statistics=batch"),
         ({"statistics": "batch", "freeze": 4}, ArgumentError, "statistics=batch needs SN"),
+        ({"schedule": "step"}, ArgumentError, "schedule step needs steps"),
         ({"decay": "all", "layer_decay": 0.5}, ArgumentError, "need decay=weights"),
         ({"precision": "tf32"}, ArgumentError, "needs a CUDA device"),
         ({"sync_norm": True, "model": "resnet18v1_bn"}, ArgumentError, "sync_norm"),
