@@ -122,6 +122,7 @@ def test_pt2_uses_aten_operations_and_needs_no_snzoo(demo):
     assert done.stdout == "{'aten'} (3, 10)\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", OF_THE_DEMO)
 def test_the_file_has_no_path_of_this_machine(demo, format):
     folder = snzoo.__path__[0].encode()

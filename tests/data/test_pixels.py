@@ -71,6 +71,7 @@ def test_files_give_the_pixels_of_the_reference(size, form):
     assert_every_way_gives_the_reference([encoded(photo(*size), form)])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared with real photos is absent")
 def test_real_photos_give_the_pixels_of_the_reference():
     paths = sorted((SHARED / "data" / "imagenet_sample").glob("*/*"))

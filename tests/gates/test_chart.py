@@ -72,6 +72,7 @@ def test_names_are_text_and_stages_are_written_once(svg):
     assert root.get("role") == "img" and "first, second" in root.get("aria-label")
 
 
+@pytest.mark.slow
 def test_all_names_of_a_resnet101_have_room(tmp_path):
     for count, named in ((104, 104), (500, 125)):
         layers = [LayerGates(f"l.{i}.sn", ("LN",), (1.0,), (1.0,)) for i in range(count)]

@@ -160,6 +160,7 @@ def test_predictions_stream(clothing, photos, monkeypatch):
     assert len(seen) <= 2  # of 30 batches
 
 
+@pytest.mark.slow
 def test_many_photos_take_the_compiled_resizer_and_give_the_same(clothing, photos):
     path = photos / "07.jpg"
     many = snzoo.predict(clothing, [path] * 16 + [Image.new("RGB", (9, 9))] * WORTH_COMPILING)

@@ -59,6 +59,7 @@ def test_figures_published_for_other_images_may_differ(report, make):
     assert "50,000 images of imagenet-1k-val" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [1, 2, 12])
 @pytest.mark.parametrize("classes", [1, 10, 1000])
 def test_all_models_and_classes_are_listed(report, make, models, classes, parse):
