@@ -279,7 +279,8 @@ def test_a_compiled_network_trains_to_nearly_the_same_weights(train, tmp_path):
 def test_a_clipped_gradient_has_the_norm_that_it_is_clipped_to(train, tmp_path):
     """Without momentum and decay, a step moves the weights by lr times the norm."""
     options = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "epochs": 1}
-    options |= {"schedule": "step", "warmup_epochs": 0.0, "batch_size": 22, "precision": "fp64"}
+    options |= {"schedule": "step", "steps": (9,), "warmup_epochs": 0.0, "batch_size": 22}
+    options["precision"] = "fp64"
     train(clip_norm=0.01, lr=0.5, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
