@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,14 +97,15 @@ def test_two_killed_processes_end_with_the_same_bits(colors, tmp_path):
     more += ["--epochs", "8"]
     run(colors, tmp_path / "whole", *more)
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        command(colors, output, *more), stderr=subprocess.PIPE, start_new_session=True
-    )
+    process = subprocess.Popen(command(colors, output, *more), stderr=subprocess.PIPE)
     end = time.monotonic() + 120
     while not (output / "last.pt").exists() or load(output)["position"]["step"] < 2:
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun's workers have sessions of their own.
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in [process.pid, *map(int, workers)]:
+        os.kill(pid, signal.SIGKILL)
     process.communicate()
     assert load(output)["position"]["step"] < 24
     buffers = load(output)["buffers"]
