@@ -21,7 +21,7 @@ import snzoo
 from snzoo.inference.network import local_cores
 from snzoo.processes import Processes
 from snzoo.recipes import Recipe
-from snzoo.training import TrainingConfig
+from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import Figures
 from snzoo.training.log import RunLog
 from snzoo.training.loop import Loop

@@ -17,7 +17,7 @@ if _typing.TYPE_CHECKING:
     from snzoo.registry import list_models as list_models
     from snzoo.share import push_to_hub as push_to_hub
     from snzoo.share import save_pretrained as save_pretrained
-    from snzoo.training import train as train
+    from snzoo.training.run import train as train
 
     __version__: str
 
@@ -31,7 +31,7 @@ _MODULES = {
     "predict": "inference",
     "push_to_hub": "share",
     "save_pretrained": "share",
-    "train": "training",
+    "train": "training.run",
 }
 __all__ = [*_MODULES, "nn"]
 

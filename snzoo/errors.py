@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SnzooError(Exception):
     """Base class of all exceptions of snzoo. The command line prints them without a traceback."""
@@ -61,6 +64,19 @@ class FileError(SnzooError):
 
 class DataError(SnzooError):
     """Images or labels cannot be read."""
+
+
+def suggest(name: str, known: Iterable[str], *, otherwise: str = "it takes") -> str:
+    """Return a hint on an unknown name: the most similar known name, or all known names.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+        otherwise: what precedes the known names if none is similar.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known)}"
 
 
 def printable(text: str) -> str:

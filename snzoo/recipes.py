@@ -4,13 +4,12 @@ A recipe is whole: no value is taken from elsewhere, so that it means the same i
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from snzoo.errors import ArgumentError, ManifestError
+from snzoo.errors import ArgumentError, ManifestError, suggest
 from snzoo.typed_json import convert
 
 _GROUPS = {"optimizer": "optimization", "freeze": "network", "resize": "images"}  # first fields
@@ -194,8 +193,7 @@ class Recipe:
         kinds = {field.name: field.type for field in dataclasses.fields(self)}
         for name in values:
             if name not in kinds:
-                near = difflib.get_close_matches(name, kinds, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(kinds)}"
+                hint = suggest(name, kinds, otherwise="it has")
                 raise ArgumentError(f"a recipe has no value {name!r}; {hint}")
         try:
             values = {

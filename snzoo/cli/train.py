@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     options = {name: given[name] for name in names} | _choose_data(args)
     config = TrainingConfig(**options, overrides=_choose_values(args))
 
-    from snzoo.training import run_training
+    from snzoo.training.run import run_training
 
     def prepare(plan: Plan) -> bool:
         show(*describe_plan(plan, config))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,13 @@ from snzoo.data import is_image
 from snzoo.data.demo import demo_samples
 from snzoo.data.imagenet import real_labels_of
 from snzoo.data.samples import Samples, find_samples
-from snzoo.errors import ArgumentError, FileError, UnexpectedArgumentError, UnknownModelError
+from snzoo.errors import (
+    ArgumentError,
+    FileError,
+    UnexpectedArgumentError,
+    UnknownModelError,
+    suggest,
+)
 from snzoo.evaluation.config import EvaluationConfig
 from snzoo.evaluation.measure import measure
 from snzoo.evaluation.predictions import check_suffix, save_predictions
@@ -82,8 +87,7 @@ def evaluate(
     """
     known = [field.name for field in dataclasses.fields(EvaluationConfig)]
     if unknown := sorted(set(options) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
+        hint = suggest(unknown[0], known)
         raise UnexpectedArgumentError(f"evaluate takes no argument {unknown[0]!r}; {hint}")
     return run_evaluation(EvaluationConfig(models=models, data=data, **options))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from snzoo.data.sources import Files
 from snzoo.data.splits import find_classes, find_splits
-from snzoo.errors import ArgumentError, CheckpointError
+from snzoo.errors import ArgumentError, CheckpointError, suggest
 from snzoo.manifest import load_manifest
 from snzoo.recipes import Recipe
 from snzoo.spec import ModelSpec
@@ -192,8 +191,8 @@ def _choose_recipe(
     own = spec.name if spec.name in recipes and not has_weights else "finetune"
     name = own if config.recipe is None else config.recipe
     if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5) or recipes
-        raise ArgumentError(f"no recipe named {name!r}; did you mean {' or '.join(near)}?")
+        hint = suggest(name, recipes, otherwise="there are")
+        raise ArgumentError(f"no recipe named {name!r}; {hint}")
     return name, recipes[name]
 
 

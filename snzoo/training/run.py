@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from snzoo.data.photos import check_photos
-from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError
+from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError, suggest
 from snzoo.evaluation.summary import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
 from snzoo.nn import convert_sync_switchnorm
@@ -61,8 +60,8 @@ def train(data: str | Path, **options: Any) -> TrainingResult:
     Args:
         data: The folder that holds the training and the validation photos, in any layout of
             :func:`snzoo.data.splits.find_split`.
-        options: The other fields of :class:`~snzoo.training.TrainingConfig`, such as ``model``,
-            ``pretrained``, ``output`` and ``seed``, and values of the recipe (see
+        options: The other fields of :class:`~snzoo.training.config.TrainingConfig`, such as
+            ``model``, ``pretrained``, ``output`` and ``seed``, and values of the recipe (see
             :class:`snzoo.recipes.Recipe`), such as ``epochs`` and ``lr``.
 
     Raises:
@@ -79,8 +78,7 @@ def train(data: str | Path, **options: Any) -> TrainingResult:
     own = [field.name for field in dataclasses.fields(TrainingConfig) if field.name != "overrides"]
     values = [field.name for field in dataclasses.fields(Recipe)]
     if unknown := sorted(set(options) - set(own) - set(values)):
-        near = difflib.get_close_matches(unknown[0], own + values, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(own + values)}"
+        hint = suggest(unknown[0], own + values)
         raise UnexpectedArgumentError(f"train takes no argument {unknown[0]!r}; {hint}")
     overrides = {name: options.pop(name) for name in values if name in options}
     if isinstance(options.get("classes"), list):

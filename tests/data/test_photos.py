@@ -49,3 +49,14 @@ def test_damaged_photos_are_found_and_named_with_their_number(tmp_path):
     message = r"2 of 70 photos can't be used; .*/1\.png: not an image.*/66\.png: not an image"
     with pytest.raises(DataError, match=message):
         check_photos(PhotoList(paths), workers=2)
+
+
+def test_every_photo_can_be_decoded_before_the_training(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    good, bad = str(tmp_path / "good.png"), str(tmp_path / "bad.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    check_photos(PhotoList([good] * 100), workers=3)
+    check_photos(PhotoList([]), workers=3)
+    with pytest.raises(DataError, match=r"^5 of 104 photos can't be used; .*bad.png") as error:
+        check_photos(PhotoList([good] * 99 + [bad] * 5), workers=3)
+    assert str(error.value).count("bad.png") == 3

@@ -6,10 +6,7 @@ import tarfile
 import zipfile
 
 import pytest
-from PIL import Image
 
-from snzoo.data.photos import check_photos
-from snzoo.data.sources import PhotoList
 from snzoo.data.splits import find_classes, find_split, find_splits
 from snzoo.errors import DataError
 
@@ -237,14 +234,3 @@ def test_kaggles_layout_has_both_splits(tmp_path):
     train, held_out = find_splits(tmp_path, "imagenet-1k")
     assert train.labels == (0, 999) and held_out.labels == (65,)
     assert find_classes(tmp_path) == ("n01440764", "n15075141")
-
-
-def test_every_photo_can_be_decoded_before_the_training(tmp_path):
-    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
-    good, bad = str(tmp_path / "good.png"), str(tmp_path / "bad.png")
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    check_photos(PhotoList([good] * 100), workers=3)
-    check_photos(PhotoList([]), workers=3)
-    with pytest.raises(DataError, match=r"^5 of 104 photos can't be used; .*bad.png") as error:
-        check_photos(PhotoList([good] * 99 + [bad] * 5), workers=3)
-    assert str(error.value).count("bad.png") == 3

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,25 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-OPTIONS = [
-    "--width",
-    "8",
-    "--device",
-    "cpu",
-    "--epochs",
-    "2",
-    "--batch-size",
-    "8",
-    "--crop",
-    "32",
-    "--resize",
-    "36",
-    "--lr",
-    "0.05",
-    "--workers",
-    "1",
-    "--no-drop-last",
-]
+OPTIONS = shlex.split(
+    "--width 8 --device cpu --epochs 2 --batch-size 8 --crop 32 --resize 36 --lr "
+    "0.05 --workers 1 --no-drop-last"
+)
 TORCHRUN = [
     *(sys.executable, "-m", "torch.distributed.run"),
     *("--standalone", "--nproc-per-node", "2", "-m", "snzoo"),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,32 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow  # each run is a process that imports torch
-OPTIONS = [
-    "--model",
-    "resnet18v1_sn",
-    "--width",
-    "8",
-    "--device",
-    "cpu",
-    "--epochs",
-    "3",
-    "--batch-size",
-    "4",
-    "--crop",
-    "32",
-    "--resize",
-    "36",
-    "--lr",
-    "0.05",
-    "--drop-rate",
-    "0.5",
-    "--ema-decay",
-    "0.9",
-    "--workers",
-    "2",
-    "--save-minutes",
-    "0",
-]
+OPTIONS = shlex.split(
+    "--model resnet18v1_sn --width 8 --device cpu --epochs 3 --batch-size 4 --crop "
+    "32 --resize 36 --lr 0.05 --drop-rate 0.5 --ema-decay 0.9 --workers 2 --save-minutes 0"
+)
 
 
 def command(data, output, *more):

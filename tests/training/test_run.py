@@ -24,9 +24,10 @@ from snzoo.errors import (
     UnexpectedArgumentError,
 )
 from snzoo.manifest import load_manifest
+from snzoo.nn import SwitchNorm2d
 from snzoo.recipes import learning_rate
 from snzoo.spec import ModelSpec
-from snzoo.training import TrainingConfig
+from snzoo.training.config import TrainingConfig
 from snzoo.training.plan import make_plan
 
 
@@ -220,7 +221,7 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
     [
         ({"model": "resnet19v1_sn"}, SnzooError, "did you mean"),
         ({"model": None}, ArgumentError, "name the network"),
-        ({"recipe": "finetun"}, ArgumentError, "did you mean finetune"),
+        ({"recipe": "finetun"}, ArgumentError, "did you mean 'finetune'"),
         ({"freeze": 6}, ArgumentError, "freeze must be from 0 to 4, got 6"),
         ({"lr": float("nan")}, ArgumentError, "lr"),
         ({"crop": 0}, ArgumentError, "crop must be at least 1"),
@@ -264,9 +265,14 @@ def test_other_options_train_too(train, tmp_path, options):
     result = train(epochs=5, **options)
     losses = [line["train_loss"] for line in read_log(tmp_path / "run") if "train_loss" in line]
     assert losses[-1] < losses[0] and result.best.exists()
-    if options.get("norm_momentum") == 0.0:
-        state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-        assert state["identity"]["recipe.norm_momentum"] == 0.0
+
+
+@pytest.mark.parametrize("momentum, expected", [(None, 0.9), (0.0, 0.0), (0.997, 0.997)])
+def test_every_layer_has_the_momentum_of_the_recipe(colors, momentum, expected):
+    values = {"batch_size": 4, "norm_momentum": momentum}
+    model = make_plan(TrainingConfig(colors, model="resnet18v1_sn", overrides=values))
+    layers = [m for m in model.create_network().modules() if isinstance(m, SwitchNorm2d)]
+    assert len(layers) == 20 and {layer.momentum for layer in layers} == {expected}
 
 
 @pytest.mark.slow
