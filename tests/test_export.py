@@ -20,7 +20,8 @@ from snzoo.errors import ArgumentError, CheckpointError, NonFiniteError, SnzooEr
 from snzoo.evaluation.measure import measure
 from snzoo.export import export
 from snzoo.inference import Network
-from snzoo.manifest import Preprocessing, load_manifest
+from snzoo.manifest import load_manifest
+from snzoo.preprocessing import Preprocessing
 
 DEMO = snzoo.get_info("resnet18v1_sn_clothing")
 FORMATS = ["onnx", "pt2"]

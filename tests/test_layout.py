@@ -11,7 +11,7 @@ PACKAGE = Path(snzoo.__file__).parent
 FLOORS = [
     {"errors"},
     {"environment", "files", "http", "processes", "typed_json"},
-    {"recipes"},
+    {"preprocessing", "recipes"},
     {"manifest", "nn"},
     {"models", "weights", "data"},
     {"spec"},

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from snzoo.data import resample
 from snzoo.data.decode import Photo, Pixels, decode
 from snzoo.data.pixels import Geometry, fit_center, resize_with_pillow, size_of
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 
 ATTEMPTS = 10  # to draw a box that lies inside the photo; then the box is in the center
 # The colors of ImageNet's pixels (RGB, white = 1): the standard deviations along the three

@@ -19,7 +19,7 @@ from snzoo.data.read_ahead import read_ahead
 from snzoo.data.resample import Window, is_exact, resize_windows
 from snzoo.data.sources import Photos
 from snzoo.errors import SnzooError
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 
 WORTH_COMPILING = 1000  # images; for fewer, compiling takes longer than it saves
 

@@ -19,7 +19,7 @@ from snzoo.data import loops, resample
 from snzoo.data.decode import Photo, Pixels, decode
 from snzoo.data.resample import Window
 from snzoo.errors import DataError, printable
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 
 LARGEST = 1 << 28  # pixels of a resized image; resizing it takes 0.8 GB
 MOST_TAPS = 16  # the CPU resizes images with more taps; they shrink by a factor of more than 7

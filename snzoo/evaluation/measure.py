@@ -28,7 +28,7 @@ from snzoo.inference.network import (
     rank_classes,
     resize_device,
 )
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 from snzoo.processes import Processes
 
 

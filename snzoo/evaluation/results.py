@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from snzoo.errors import ManifestError
 from snzoo.files import read_bounded
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 from snzoo.typed_json import convert
 
 LARGEST = 32 << 20  # bytes; more than 50,000 messages and a dozen models of 1,000 classes take

@@ -18,7 +18,7 @@ from torch.backends.cuda import matmul
 from snzoo.data.batches import Batch
 from snzoo.data.pixels import normalize
 from snzoo.errors import ArgumentError, DeviceError, NonFiniteError, first_line
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

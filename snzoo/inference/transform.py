@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snzoo.data.decode import Photo
 from snzoo.data.pixels import load_pixels, normalize
 from snzoo.errors import ArgumentError, UnexpectedArgumentError
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 from snzoo.spec import ModelSpec
 
 Model = str | os.PathLike[str] | ModelSpec | nn.Module

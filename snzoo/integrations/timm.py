@@ -40,11 +40,12 @@ except ImportError as error:
 import torch
 from torch import Tensor
 
-from snzoo.manifest import Entry, Preprocessing
+from snzoo.manifest import Entry
 from snzoo.models.architectures import ARCHITECTURES
 from snzoo.models.features import FeatureExtractor
 from snzoo.models.resnet import STAGES, Backbone, ResNet
 from snzoo.nn.switchnorm import SwitchNorm
+from snzoo.preprocessing import Preprocessing
 from snzoo.registry import get_info, list_models
 
 PREFIX = "snzoo_"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from snzoo.evaluation.results import ClassCount, Model, Pair
-from snzoo.manifest import Preprocessing
+from snzoo.preprocessing import Preprocessing
 from snzoo.report.charts import bar, histogram
 from snzoo.report.markup import NBSP, count, escape, facts, scrolling
 from snzoo.report.thumbnails import SIDE, Thumbnails
