@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
@@ -95,6 +95,7 @@ class _Pending(Generic[R]):
 
     def collect(self) -> Group[R]:
         """Wait for the threads and return the group."""
+        wait(self.tasks)  # once, not for each photo, which would wake this thread each time
         good, results, errors = [], [], {}
         for place, (index, task) in enumerate(zip(self.indices, self.tasks, strict=True)):
             result = task.result()

@@ -85,9 +85,9 @@ def test_fx_quantization():
     assert_near(convert_fx(observed)(x), model(x), 0.2)
 
 
-exporters = pytest.mark.parametrize(
-    "how", ["export", "strict export", "jit", "onnx", "torchscript onnx"]
-)
+EXPORTERS = ["export", "strict export", "jit", "torchscript onnx"]
+EXPORTERS += [pytest.param("onnx", marks=pytest.mark.slow)]
+exporters = pytest.mark.parametrize("how", EXPORTERS)
 
 
 @exporters
@@ -105,7 +105,7 @@ def test_a_layer_keeps_dynamic_sizes(kind, options, how, tmp_path):
 
 
 # torch.export itself tells maps of one position apart, for batch norm networks too.
-@pytest.mark.parametrize("how", ["jit", "onnx", "torchscript onnx"])
+@pytest.mark.parametrize("how", EXPORTERS[2:])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_map_shrinks_to_one_position(how, tmp_path):
     model = nn.Sequential(nn.AvgPool2d(4), layer_and_inputs("2d")[0]).eval()

@@ -316,6 +316,7 @@ def test_offsets_are_64_bits(layout):
     assert mean[0, 0] == 0 and abs(mean[0, 1] * positions - 1000) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled in the interpreter")
 @pytest.mark.skipif(torch.__version__ < "2.7", reason="Triton 3.2 is asked for it in another way")
 @pytest.mark.parametrize(
