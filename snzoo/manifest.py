@@ -331,8 +331,8 @@ def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
 def parse_description(document: dict[str, Any], where: str) -> Description:
     """Return the description in a JSON document of a checkpoint. Unknown fields are ignored.
 
-    A recipe with an unknown field is left out: a newer version wrote it, and this one could not
-    follow it. The weights can be loaded all the same.
+    A recipe with unknown or missing fields is left out: another version wrote it, and this one could
+    not follow it. The weights can be loaded all the same.
 
     Args:
         document: the JSON document.
@@ -344,7 +344,7 @@ def parse_description(document: dict[str, Any], where: str) -> Description:
     names = {field.name for field in dataclasses.fields(Description)}
     known = {name: value for name, value in document.items() if name in names}
     recipe = known.get("recipe")
-    if isinstance(recipe, dict) and set(recipe) - {f.name for f in dataclasses.fields(Recipe)}:
+    if isinstance(recipe, dict) and set(recipe) != {f.name for f in dataclasses.fields(Recipe)}:
         del known["recipe"]
     description: Description = convert(known, Description, where)
     return description

@@ -16,7 +16,7 @@ _GROUPS = {"optimizer": "optimization", "freeze": "network", "resize": "images"}
 _POSITIVE = "lr step_factor clip_norm ratio"
 _NOT_NEGATIVE = (
     "final_lr power warmup_epochs warmup_lr weight_decay gate_lr_factor color_jitter lighting_std "
-    "center_crop_epochs"
+    "center_crop_epochs mixup"
 )
 _COUNTS = (
     "batch_size images_per_gpu epochs steps statistics_batches statistics_batch_size resize crop"
@@ -72,6 +72,8 @@ class Recipe:
         layer_decay: the learning rate of a layer over that of the next one.
         clip_norm: the largest norm of the gradient.
         label_smoothing: the share of the label that is spread over all classes.
+        mixup: the parameter of the beta distribution from which the shares of mixup are drawn,
+            see :func:`snzoo.training.step.mix_images`. 0 means none.
         ema_decay: the share of the averaged weights that a step keeps.
         freeze: the number of stages that are frozen, with the stem before them.
         drop_rate: the dropout before ``fc``.
@@ -117,6 +119,7 @@ class Recipe:
     layer_decay: float
     clip_norm: float | None
     label_smoothing: float
+    mixup: float
     ema_decay: float | None
 
     freeze: int | None

@@ -95,7 +95,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
         ("preprocessing", {}, "preprocessing.imagenet"),
         ("surprise", 1, "unknown field 'surprise'"),
         ("recipes.finetune.epochs", 0, "recipes.finetune: epochs must be at least 1"),
-        ("recipes.finetune.mixup", 0.2, "recipes.finetune has an unknown field 'mixup'"),
+        ("recipes.finetune.cutmix", 0.2, "recipes.finetune has an unknown field 'cutmix'"),
         ("recipes.a/b", DOCUMENT["recipes"]["finetune"], "recipe's name is letters, digits"),
         ("recipes.resnet50v1_bn_msra", DOCUMENT["recipes"]["finetune"], "a model has this name"),
         ("recipes", [], "recipes has the wrong type"),

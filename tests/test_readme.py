@@ -64,6 +64,20 @@ def test_the_speeds_are_those_that_were_measured():
     assert sentence in " ".join(README.split())
 
 
+def test_the_speeds_of_training_are_those_that_were_measured():
+    measured = results("training-loaders-2core-cpu.json")
+    best = {}
+    for row in measured["summary"]:
+        best[row["contender"]] = max(row["median"], best.get(row["contender"], 0))
+    snzoo, timm, torchvision = (f"{best[name]:,.0f}" for name in ("snzoo", "timm", "torchvision"))
+    ratios = [f"{row['median']:.2f}" for row in measured["comparisons"][:2]]
+    text = " ".join(README.split())
+    assert f"snzoo then reads {snzoo} images/s, timm {timm} and torchvision {torchvision};" in text
+    assert f"the medians of the ratios are {' and '.join(ratios)}." in text
+    speed = results("training-steps-2core-cpu.json")["comparison"]["snzoo to plain"]["median"]
+    assert f"weights take {1 / speed:.2f} times as long" in text
+
+
 def test_the_operators_speeds_are_those_that_were_measured():
     measured = results("normalization-2core-cpu.json")
     rows = [row for row in measured["comparisons"] if row["layout"] == "contiguous"]

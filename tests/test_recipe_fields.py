@@ -51,6 +51,7 @@ WRONG = {
     "norm_momentum": [-0.1, 1.1],
     "flip": [-0.1, 1.1],
     "label_smoothing": [-0.1, 1.1],
+    "mixup": [-0.1],
     "optimizer": ["adam"],
     "schedule": ["linear"],
     "warmup": ["cosine"],

@@ -32,6 +32,7 @@ PUBLISHED = {
     "layer_decay": 1.0,
     "clip_norm": None,
     "label_smoothing": 0.0,
+    "mixup": 0.0,
     "ema_decay": None,
     "warmup_lr": 0.0,
     "warmup_limit": 1.0,
@@ -86,6 +87,7 @@ FINETUNING = {
     "layer_decay": 1.0,
     "clip_norm": None,
     "label_smoothing": 0.1,
+    "mixup": 0.0,
     "ema_decay": None,
     **dict.fromkeys(("freeze", "drop_rate", "last_gamma", "norm_momentum", "resize", "crop")),
     "statistics": "moving",
@@ -238,11 +240,13 @@ def test_a_checkpoint_has_its_own_recipe_or_none(checkpoint, tmp_path, capsys):
     assert ModelSpec.find("resnet50v1_sn_8x32", weights=bare).recipe is None
 
 
-def test_a_wrong_recipe_in_a_checkpoint_is_refused_and_a_newer_one_left_out(checkpoint):
+def test_a_wrong_recipe_in_a_checkpoint_is_refused_and_another_versions_left_out(checkpoint):
     with pytest.raises(ManifestError, match=r"trained\.safetensors.*recipe.*lr must be"):
         ModelSpec.find(checkpoint(recipe=document(FINETUNE) | {"lr": 0}))
-    newer = checkpoint(recipe=document(FINETUNE) | {"mixup": 0.2})
-    assert snzoo.create_model(newer).spec.recipe is None
+    newer = document(FINETUNE) | {"cutmix": 0.2}
+    older = {name: value for name, value in document(FINETUNE).items() if name != "mixup"}
+    for recipe in (newer, older):
+        assert snzoo.create_model(checkpoint(recipe=recipe)).spec.recipe is None
 
 
 def test_descriptions_have_an_optional_recipe():

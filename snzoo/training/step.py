@@ -151,11 +151,17 @@ class Stepper:
     def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
         if not len(x) and not self._takes_empty_batches():
             return self._run_nothing(x)
+        others, share = y, 1.0
+        if self.recipe.mixup:
+            x, others, share = mix_images(x, y, self.recipe.mixup)
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             logits = self._module(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         smoothing = self.recipe.label_smoothing
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="sum")
+        if share < 1:
+            other = F.cross_entropy(logits, others, label_smoothing=smoothing, reduction="sum")
+            loss = share * loss + (1 - share) * other
         # DistributedDataParallel divides the sum of the gradients by the number of processes.
         self._backward(loss * (self.processes.count / images))
         return loss.detach(), (logits.detach().argmax(1) == y).sum()
@@ -228,6 +234,27 @@ class Stepper:
                 return False
             raise
         return True
+
+
+def mix_images(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
+    """Mix each image with another one of the batch (mixup; Zhang et al., ICLR 2018).
+
+    Equation 2 of `the paper <https://arxiv.org/abs/1710.09412>`_, with one share λ for the batch,
+    as in its section 2. λ ~ Beta(α, α), or 1 − λ if that is larger, so that ``y`` is the label of the
+    larger part. The random numbers are those of PyTorch's generator for the CPU.
+
+    Args:
+        x: images (N, C, H, W).
+        y: their labels, int64 (N,).
+        alpha: α, greater than 0.
+
+    Returns:
+        The mixtures, the labels of the other parts, and λ, from 0.5 to 1.
+    """
+    share = float(torch.distributions.Beta(alpha, alpha).sample())  # type: ignore[no-untyped-call]
+    share = max(share, 1 - share)
+    order = torch.randperm(len(x)).to(x.device)
+    return torch.lerp(x[order], x, share), y[order], share
 
 
 def wrap_in_ddp(model: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -254,6 +254,7 @@ def test_mistakes_are_found_before_any_work(train, tmp_path, options, error, mes
         {"precision": "bf16"},
         {"precision": "fp16", "images_per_gpu": 3, "clip_norm": 1.0},
         {"channels_last": True},
+        {"mixup": 0.4, "images_per_gpu": 3},
         {"lighting": "published", "center_crop_epochs": 1},
         {"norm_momentum": 0.0},
         {"model": "resnet18v2_bn"},

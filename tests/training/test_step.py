@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from snzoo.manifest import load_manifest
 from snzoo.processes import Processes
-from snzoo.training.step import mark_last, split_step
+from snzoo.training.step import mark_last, mix_images, split_step
 
 
 @pytest.mark.parametrize("name", ["resnet50v1_sn_8x32", "resnet50v1_sn_8x4", "resnet50v1_sn_8x1"])
@@ -36,6 +37,19 @@ def test_each_image_is_in_one_pass_and_all_processes_have_as_many_passes(count, 
 def test_the_last_item_is_marked():
     assert list(mark_last("abc")) == [("a", False), ("b", False), ("c", True)]
     assert list(mark_last("")) == []
+
+
+def test_mixup_mixes_each_image_with_another_one_and_keeps_the_larger_label():
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 3, 4, 4).double(), torch.arange(6)
+    shares = []
+    for _ in range(300):
+        mixed, others, share = mix_images(x, y, 0.4)
+        assert sorted(others.tolist()) == y.tolist() and 0.5 <= share <= 1
+        torch.testing.assert_close(mixed, share * x + (1 - share) * x[others], rtol=0, atol=1e-12)
+        shares.append(share)
+    # Of Beta(0.4, 0.4), E[(2λ − 1)²] = 1 / (2α + 1).
+    assert abs((2 * torch.tensor(shares) - 1).square().mean() - 1 / 1.8) < 0.06
 
 
 @pytest.mark.slow
