@@ -251,7 +251,7 @@ def mix_images(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor, floa
     Returns:
         The mixtures, the labels of the other parts, and λ, from 0.5 to 1.
     """
-    share = float(torch.distributions.Beta(alpha, alpha).sample())  # type: ignore[no-untyped-call]
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(share, 1 - share)
     order = torch.randperm(len(x)).to(x.device)
     return torch.lerp(x[order], x, share), y[order], share
