@@ -331,8 +331,8 @@ def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
 def parse_description(document: dict[str, Any], where: str) -> Description:
     """Return the description in a JSON document of a checkpoint. Unknown fields are ignored.
 
-    A recipe with unknown or missing fields is left out: another version wrote it, and this one could
-    not follow it. The weights can be loaded all the same.
+    A recipe with unknown or missing fields is left out: another version wrote it, and this one
+    could not follow it. The weights can be loaded all the same.
 
     Args:
         document: the JSON document.

@@ -240,8 +240,8 @@ def mix_images(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor, floa
     """Mix each image with another one of the batch (mixup; Zhang et al., ICLR 2018).
 
     Equation 2 of `the paper <https://arxiv.org/abs/1710.09412>`_, with one share λ for the batch,
-    as in its section 2. λ ~ Beta(α, α), or 1 − λ if that is larger, so that ``y`` is the label of the
-    larger part. The random numbers are those of PyTorch's generator for the CPU.
+    as in its section 2. λ ~ Beta(α, α), or 1 − λ if that is larger, so that ``y`` is the label of
+    the larger part. The random numbers are those of PyTorch's generator for the CPU.
 
     Args:
         x: images (N, C, H, W).
