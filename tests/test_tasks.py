@@ -38,9 +38,9 @@ def backbone(name="resnet18v1_sn", **arguments):
     return snzoo.create_model(name, width=16, features_only=True, **arguments)
 
 
-def losses(model, step, steps=8):
+def losses(model, step, steps=12):
     """The loss on the same images before and after some steps of SGD."""
-    groups = snzoo.parameter_groups(model, lr=1e-3)
+    groups = snzoo.parameter_groups(model, lr=3e-4)
     optimizer = torch.optim.AdamW(groups)
     model.train()
     found = []
