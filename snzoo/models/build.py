@@ -67,8 +67,12 @@ def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
         return NormLayer("sn", partial(SwitchNorm2d, **switches))
     if architecture.norm == "bn":
         return NormLayer("bn", nn.BatchNorm2d)
-    # 32 groups as in Wu & He 2018; the channels of a narrow network may need fewer.
-    return NormLayer("gn", lambda channels: nn.GroupNorm(gcd(32, channels), channels))
+    return NormLayer("gn", lambda channels: nn.GroupNorm(_count_groups(channels), channels))
+
+
+def _count_groups(channels: int) -> int:
+    """Return 32 as in Wu & He 2018, or fewer, so that a group has at least two channels."""
+    return gcd(32, channels, max(1, channels // 2))
 
 
 def _check_sizes(
