@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from snzoo.errors import ArgumentError, ManifestError
@@ -135,6 +135,21 @@ class Entry:
             object.__setattr__(self, name, freeze(getattr(self, name)))
         _check_class_names(self.classes)
 
+    def with_norm(self, norm: str) -> Self:
+        """Return the description of this network after its norms were converted to another kind."""
+        name = f"{self.architecture.rpartition('_')[0]}_{norm}"
+        return dataclasses.replace(
+            self,
+            name=name,
+            architecture=name,
+            num_params=None,
+            file=None,
+            published=(),
+            training=None,
+            recipe=None,
+            provenance=f"Converted from {self.name}.",
+        )
+
     @property
     def num_classes(self) -> int:
         return 1000 if isinstance(self.classes, str) else len(self.classes)
@@ -176,13 +191,19 @@ class Photos:
 
 @dataclass(frozen=True)
 class Description:
-    """The description in a checkpoint. ``recipe`` is how it was trained, if that is known."""
+    """The description in a checkpoint.
+
+    Attributes:
+        recipe: how the network was trained, if that is known.
+        origin: the zoo model whose weights were converted to another norm.
+    """
 
     model: str
     arguments: dict[str, Any]
     classes: Literal["imagenet-1k"] | tuple[str, ...]
     preprocessing: Preprocessing
     recipe: Recipe | None = None
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:

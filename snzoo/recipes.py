@@ -80,7 +80,8 @@ class Recipe:
         last_gamma: whether the scale of the last norm of each block starts at 0.
         norm_momentum: the share of SN's running statistics that a step keeps.
         statistics: the running statistics in validation: the ``moving`` average of training, or
-            the average over ``statistics_batches`` passes (``batch``).
+            the average over ``statistics_batches`` passes (``batch``). ``frozen`` keeps those of
+            the start and uses them in training too.
         statistics_batches: the passes of ``batch``.
         statistics_batch_size: the images in each pass of ``batch``, on each GPU.
         resize: the length of the shorter side in validation, in pixels.
@@ -126,7 +127,7 @@ class Recipe:
     drop_rate: float | None
     last_gamma: bool | None
     norm_momentum: float | None
-    statistics: Literal["moving", "batch"]
+    statistics: Literal["moving", "batch", "frozen"]
     statistics_batches: int
     statistics_batch_size: int
 
@@ -173,6 +174,7 @@ class Recipe:
             "power": self.schedule != "poly",
             "warmup warmup_limit warmup_lr warmup_first_step": not self.warmup_epochs,
             "statistics_batches statistics_batch_size": self.statistics != "batch",
+            "norm_momentum": self.statistics == "frozen",
             "lighting_std": self.lighting == "none",
         }
         left_out = {name for names, is_idle in idle.items() if is_idle for name in names.split()}

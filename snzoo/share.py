@@ -183,6 +183,8 @@ def _describe(
         "classes": spec.classes,
         "preprocessing": spec.preprocessing.as_dict(),
     }
+    if spec.origin is not None:
+        description["origin"] = spec.origin
     if recipe is not None:
         description["recipe"] = dataclasses.asdict(recipe)
     document: dict[str, Any] = json.loads(json.dumps(description))
@@ -225,7 +227,7 @@ def model_card(spec: ModelSpec, source: str) -> str:
 
 def _license_line(spec: ModelSpec) -> list[str]:
     """Return the license as a line of the hub's metadata, or [] if there is none."""
-    if not spec.file or not spec.license:
+    if not (spec.file or spec.origin) or not spec.license:
         return []
     known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", spec.license.lower())
     return [f"license: {spec.license.lower() if known else 'other'}"]
@@ -233,11 +235,13 @@ def _license_line(spec: ModelSpec) -> list[str]:
 
 def _origin_section(spec: ModelSpec) -> str:
     """Return the origin and the license of the zoo's weights, or "" if there are none."""
-    if not spec.file:
+    name = spec.origin or (spec.name if spec.file else None)
+    if name is None:
         return ""
-    provenance = ModelSpec.find(spec.name).provenance  # spec.provenance may be that of a checkpoint
+    provenance = ModelSpec.find(name).provenance  # spec.provenance may be that of a checkpoint
+    which = f"of `{name}`, converted to another norm" if spec.origin else "of that name"
     return (
-        f"The zoo's weights of that name: {provenance} Their license: "
+        f"The zoo's weights {which}: {provenance} Their license: "
         f"{spec.license or 'not stated'}. It also binds networks that were finetuned from them."
     )
 

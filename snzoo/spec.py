@@ -34,9 +34,12 @@ class ModelSpec(Entry):
     Attributes:
         weights: The checkpoint file or the folder of :func:`snzoo.save_pretrained` from which the
             weights are loaded. If None, the weights are the zoo's, if the entry has a file.
+        origin: The zoo model whose weights were converted to another norm, and whose license
+            therefore applies.
     """
 
     weights: Path | None = None
+    origin: str | None = None
 
     @classmethod
     def find(
@@ -110,6 +113,7 @@ class ModelSpec(Entry):
         base = cls._from_zoo(found.model)
         if name is not None and cls._from_zoo(name).architecture != base.architecture:
             raise CheckpointError(f"{source} was made from {found.model}, not from {name}")
+        origin = load_manifest().models.get(found.origin or "")
         return dataclasses.replace(
             base,
             arguments=base.arguments | found.arguments,
@@ -117,9 +121,15 @@ class ModelSpec(Entry):
             preprocessing=found.preprocessing,
             published=(),
             provenance=f"Finetuned: {source}",
+            license=base.license if origin is None else origin.license,
             recipe=found.recipe,
             weights=source,
+            origin=None if origin is None else found.origin,
         )
+
+    def with_norm(self, norm: str) -> Self:
+        origin = self.origin or (self.name if self.file else None)
+        return dataclasses.replace(super().with_norm(norm), weights=None, origin=origin)
 
     @property
     def network(self) -> Architecture:

@@ -10,6 +10,7 @@ from torch import nn
 import snzoo
 from snzoo.errors import CheckpointError, SnzooError
 from snzoo.models.architectures import ARCHITECTURES
+from snzoo.models.features import FeatureExtractor
 from snzoo.nn.switchnorm import SwitchNorm
 
 NAMES = snzoo.list_models()
@@ -268,3 +269,19 @@ def test_what_is_shared_or_frozen_is_grouped_once_or_not_at_all():
     parameters = [p for group in groups for p in group["params"]]
     assert len(parameters) == len([p for p in model.parameters() if p.requires_grad])
     torch.optim.SGD(groups, momentum=0.9)  # takes them, and would refuse a parameter twice
+
+
+@pytest.mark.parametrize("norm", ["sn", "bn"])
+def test_frozen_statistics_stay_frozen_in_training_mode(norm):
+    model = snzoo.create_model(f"resnet18v1_{norm}", width=8)
+    model.freeze_statistics()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model.train()(torch.randn(2, 3, 64, 64))
+    assert model.layer1[0].conv1.training and not model.layer1[0].norm(1).training
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    for copied in (copy.deepcopy(model), FeatureExtractor(model)):
+        assert not copied.train().layer1[0].norm(1).training
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(snzoo.nn.convert_sync_switchnorm(model))
+    assert not synchronized.train().layer1[0].norm(1).training
+    model.freeze_statistics(False)
+    assert model.layer1[0].norm(1).training and all(p.requires_grad for p in model.parameters())

@@ -50,6 +50,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     add("--pretrained", action="store_true", help="start from the zoo's weights")
     add("--weights", type=path, metavar="FILE", help=f"start from this {WEIGHTS}")
     add("--width", type=positive, metavar="N", help="channels of the stem (default: the model's)")
+    about = "SN with batch statistics, or without (default: the model's)"
+    add("--using-bn", action=argparse.BooleanOptionalAction, default=None, help=about)
     about = (
         "a model with a recipe, or 'finetune' (default: the model's own, or finetune if it starts "
         "from weights or has none)"
@@ -124,7 +126,7 @@ def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
+    given = {name: value for name, value in vars(args).items() if value is not None}
     names = {field.name for field in dataclasses.fields(TrainingConfig)} & given.keys()
     options = {name: given[name] for name in names} | _choose_data(args)
     config = TrainingConfig(**options, overrides=_choose_values(args))

@@ -4,6 +4,7 @@ He et al. 2016a (arXiv 1512.03385) and 2016b (arXiv 1603.05027). Norm layers are
 the prefix of their kind (``sn1``, ``bn1``), as the published state dicts name them.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ class Named(nn.Module):
         self.add_module(f"{self.prefix}{which}", layer)
         # A module per activation, which tools can find, hook and replace.
         self.add_module(f"relu{which}", nn.ReLU())
+
+    def rename_norms(self, prefix: str) -> None:
+        """Register the norms under another prefix, after layers of another kind replaced them."""
+        old = re.compile(rf"{self.prefix}(\d|_out)")
+        modules = list(self._modules.items())
+        self._modules.clear()
+        for name, module in modules:
+            found = old.fullmatch(name)
+            self.add_module(f"{prefix}{found[1]}" if found else name, module)
+        self.prefix = prefix
 
     def norm(self, which: int | str) -> nn.Module:
         layer: nn.Module = getattr(self, f"{self.prefix}{which}")

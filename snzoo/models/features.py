@@ -88,6 +88,7 @@ class FeatureExtractor(Backbone):
             self.add_module(name, network.get_submodule(name))
         self.spec = network.spec
         self.frozen_stages = network.frozen_stages
+        self.frozen_statistics = network.frozen_statistics
         self.training = network.training
 
     @property

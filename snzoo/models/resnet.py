@@ -25,6 +25,8 @@ from snzoo.models.blocks import (
     conv2d,
 )
 from snzoo.models.stem import adapt_input
+from snzoo.nn.convert import BatchNorm
+from snzoo.nn.switchnorm import SwitchNorm
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
@@ -53,6 +55,7 @@ class Backbone(Named):
 
     Attributes:
         frozen_stages: See :meth:`freeze`; None if nothing is frozen.
+        frozen_statistics: See :meth:`freeze_statistics`.
         spec: What the network is: its name, options, classes and preprocessing. None if it was
             not made by ``snzoo.create_model``.
     """
@@ -64,7 +67,13 @@ class Backbone(Named):
         super().__init__(prefix)
         self.version = version
         self.frozen_stages: int | None = None
+        self.frozen_statistics = False
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+    def rename_norms(self, prefix: str) -> None:
+        super().rename_norms(prefix)
+        if self.spec is not None:
+            self.spec = self.spec.with_norm(prefix)
 
     def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the maps ``indices``, in increasing order; later stages are not computed.
@@ -106,10 +115,20 @@ class Backbone(Named):
                 module.zero_grad()  # or an optimizer would take one more step with it
         self.train(self.training)
 
+    def freeze_statistics(self, frozen: bool = True) -> None:
+        """Make the norms use their running statistics in training too, and not change them.
+
+        Scales, biases and gates are still trained. It is for batches that are too small for the
+        statistics of BN. Group norm has no running statistics, so nothing changes for it.
+        """
+        self.frozen_statistics = frozen
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
-        """Set training mode as ``nn.Module.train`` does, except for frozen modules."""
+        """Set training mode as ``nn.Module.train`` does, except for what is frozen."""
         super().train(mode)
-        for module in self._frozen():
+        norms = [m for m in self.modules() if isinstance(m, (SwitchNorm, BatchNorm))]
+        for module in self._frozen() + (norms if self.frozen_statistics else []):
             module.eval()
         return self
 

@@ -1,5 +1,6 @@
 """The Switchable Normalization operator (Luo et al., ICLR 2019, arXiv 1806.10779)."""
 
+from snzoo.nn.convert import convert_to_batchnorm, convert_to_switchnorm
 from snzoo.nn.fused import norm_relu
 from snzoo.nn.statistics import disable_running_stats_, update_bn_statistics
 from snzoo.nn.switchnorm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
@@ -19,6 +20,8 @@ __all__ = [
     "SyncSwitchNorm2d",
     "SyncSwitchNorm3d",
     "convert_sync_switchnorm",
+    "convert_to_batchnorm",
+    "convert_to_switchnorm",
     "disable_running_stats_",
     "norm_relu",
     "revert_sync_switchnorm",

@@ -38,6 +38,7 @@ class TrainingConfig:
             ``finetune``.
         overrides: Values of the recipe that are replaced; see :class:`snzoo.recipes.Recipe`.
         width: The number of channels of the network's stem. Default: the model's.
+        using_bn: Whether SN mixes in batch statistics. Default: as the model does.
         output: The folder of the run.
         resume: Continue the run in ``output``, if there is one.
         seed: The seed of the initial weights, the order of photos, crops and dropout.
@@ -66,6 +67,7 @@ class TrainingConfig:
     recipe: str | Recipe | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     width: int | None = None
+    using_bn: bool | None = None
     output: str | Path = "run"
     resume: bool = False
     seed: int = 0

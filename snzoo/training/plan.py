@@ -103,11 +103,20 @@ class Plan:
             if recipe.norm_momentum is not None:
                 layer.momentum = recipe.norm_momentum
         model.freeze(recipe.freeze)
+        if recipe.statistics == "frozen":
+            self._freeze_statistics(model)
         tracking = [layer for layer in layers if layer.training and layer.running_mean is not None]
         if recipe.statistics == "batch" and not tracking:
             raise ArgumentError(f"statistics=batch needs SN with batch statistics, not {self.name}")
         if model.spec is not None:
             model.spec = dataclasses.replace(self.spec, arguments=model.spec.arguments)
+
+    def _freeze_statistics(self, model: ResNet) -> None:
+        if not self.has_weights:
+            raise ArgumentError("statistics=frozen needs weights: --pretrained, or --weights FILE")
+        if not any(name.endswith("running_mean") for name, _ in model.named_buffers()):
+            raise ArgumentError(f"statistics=frozen: {self.name} has no running statistics")
+        model.freeze_statistics()
 
     @property
     def name(self) -> str:
@@ -174,9 +183,19 @@ def _choose_network(config: TrainingConfig) -> tuple[ModelSpec, bool]:
     spec = ModelSpec.find(model, weights=config.weights)
     if config.pretrained and spec.file is None and spec.weights is None:
         raise CheckpointError(f"{spec.name} has no published weights; leave out --pretrained")
-    if config.width is not None:
-        spec = dataclasses.replace(spec, arguments=spec.arguments | {"width": config.width})
-    return spec, config.pretrained or spec.weights is not None
+    has_weights = config.pretrained or spec.weights is not None
+    given = {"width": config.width, "using_bn": config.using_bn}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "using_bn" in given:
+        if spec.network.norm != "sn":
+            raise ArgumentError(f"using_bn is for Switchable Normalization; {spec.name} has none")
+        if has_weights and given["using_bn"] != spec.arguments.get("using_bn", True):
+            raise ArgumentError(
+                f"using_bn={given['using_bn']} does not fit the weights; leave it out, or start "
+                "from random weights"
+            )
+    spec = dataclasses.replace(spec, arguments=spec.arguments | given)
+    return spec, has_weights
 
 
 def _choose_recipe(

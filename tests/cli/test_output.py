@@ -95,6 +95,7 @@ COMMANDS = [  # the status, and a command line
     (0, ["export", "--weights", f"model {EVIL}", "--output", f"{EVIL}.pt2"]),
     (1, ["export", "--weights", f"foreign {EVIL}", "--output", f"{EVIL}.pt2"]),
     (1, ["export", "--output", EVIL]),
+    (0, ["convert", f"model {EVIL}", "--norm", "sn", "--output", "x.safetensors"]),
     (1, ["report", f"foreign {EVIL}.json"]),
     (1, ["report", f"none {EVIL}"]),
     (1, ["fetch", EVIL]),

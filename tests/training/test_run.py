@@ -165,6 +165,35 @@ def test_frozen_stages_stay_as_they_were(train, tmp_path):
         assert not torch.equal(start.state_dict()[key], after[key])
 
 
+@pytest.mark.parametrize("norm", ["bn", "sn"])
+def test_frozen_statistics_are_used_in_training_and_do_not_change(train, tmp_path, norm):
+    start = snzoo.create_model(f"resnet18v1_{norm}", width=8, num_classes=2)
+    for name, buffer in start.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    options = {"weights": tmp_path / "start.pth", "model": f"resnet18v1_{norm}", "epochs": 1}
+    # Without statistics of the batch, the photos of a step are independent of one another.
+    for name, at_a_time in (("whole", None), ("single", 1)):
+        more = {"precision": "fp64", "images_per_gpu": at_a_time}
+        train(name, **options, **more, statistics="frozen")
+    whole, single = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
+        for name in ("whole", "single")
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(single[name], value, rtol=0, atol=1e-10)
+        if "running" in name or "tracked" in name:
+            assert torch.equal(value, start.state_dict()[name].to(value.dtype)), name
+    assert not torch.equal(whole["conv1.weight"].float(), start.conv1.weight)
+
+
+def test_sn_trains_without_batch_statistics(train):
+    model = snzoo.create_model(train(using_bn=False, epochs=1).best)
+    assert model.spec.arguments == {"width": 8, "using_bn": False}
+    assert model.sn1.mean_weight.shape == (2,) and not list(model.buffers())
+
+
 def test_half_stores_large_weights_in_half_the_bytes(train):
     full, half = train("full", epochs=1).best, train("half", epochs=1, half=True).best
     assert half.stat().st_size < 0.75 * full.stat().st_size
@@ -233,6 +262,12 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
         ({"model": "resnet18v2_sn", "last_gamma": True}, ArgumentError, "applies to v1 networks"),
         ({"model": "resnet18v1_gn", "statistics": "batch"}, ArgumentError, "statistics=batch"),
         ({"statistics": "batch", "freeze": 4}, ArgumentError, "statistics=batch needs SN"),
+        ({"statistics": "frozen"}, ArgumentError, "statistics=frozen needs weights"),
+        (
+            {"model": "resnet18v1_bn", "using_bn": False},
+            ArgumentError,
+            "using_bn is for Switchable",
+        ),
         ({"schedule": "step"}, ArgumentError, "schedule step needs steps"),
         ({"decay": "all", "layer_decay": 0.5}, ArgumentError, "need decay=weights"),
         ({"precision": "tf32"}, ArgumentError, "needs a CUDA device"),
