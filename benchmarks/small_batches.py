@@ -1,0 +1,256 @@
+"""Train with few images a step: batch norm, group norm, and SN with and without batch statistics.
+
+python benchmarks/small_batches.py DATA --runs RUNS --output benchmarks/results/NAME.json
+
+DATA has train/, validation/ and test/. The same command continues where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import Document, Row
+from small_batches_summary import markdown, save_plot, summarize
+
+import snzoo
+from snzoo.environment import require_packages
+from snzoo.errors import CheckpointError, NonFiniteError, SnzooError
+from snzoo.files import write_atomically
+
+IMAGES = 32  # the images a step that the learning rates are for
+# The options of snzoo.train for each norm, from random weights.
+NORMS: dict[str, dict[str, Any]] = {
+    "BN": {"model": "resnet18v1_bn"},
+    "GN": {"model": "resnet18v1_gn"},
+    "SN": {"model": "resnet18v1_sn"},
+    "SN without BN": {"model": "resnet18v1_sn", "using_bn": False},
+}
+SHARES = (0.9, 0.99)  # of BN, in the converted networks
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: from random weights (``scratch``) or from those of MSRA (``finetuning``)."""
+
+    experiment: str
+    norm: str
+    images: int  # per step
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}-{self.norm}-{self.images}-{self.seed}".lower().replace(" ", "-")
+
+
+def main() -> int | str:
+    args = parse_arguments()
+    return harness.run_benchmark(lambda: measure(args), markdown, args.output)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add, positive = parser.add_argument, harness.positive
+    add("data", type=Path, metavar="DATA", help="a folder with train/, validation/ and test/")
+    add("--runs", type=Path, required=True, metavar="FOLDER", help="a folder for the runs")
+    add("--output", type=Path, metavar="FILE", help="write FILE.json, and .md and .svg beside it")
+    add("--images", type=positive, nargs="+", default=[32, 8, 4, 2], help="images a step")
+    add("--norms", nargs="+", choices=NORMS, default=[*NORMS], help="norms from random weights")
+    add("--seeds", type=positive, default=3, metavar="N", help="runs of each configuration")
+    add("--epochs", type=positive, default=15, help="epochs from random weights")
+    add("--width", type=positive, default=16, help="channels of the stem")
+    add("--crop", type=positive, default=64, help="pixels from random weights")
+    add("--msra", type=Path, metavar="FILE", help="also finetune the network of MSRA in this file")
+    add("--msra-epochs", type=positive, default=1, help="epochs of finetuning")
+    add("--msra-crop", type=positive, default=112, help="pixels in finetuning")
+    add("--jobs", type=positive, default=harness.cores(), help="runs at a time, with a thread each")
+    return parser.parse_args()
+
+
+def measure(args: argparse.Namespace) -> Document:
+    """Return the document of all runs, which are trained unless they are in ``args.runs``.
+
+    The test photos are looked at after the last run.
+
+    Raises:
+        SnzooError: a run failed, or ``args.runs`` has runs with other options.
+    """
+    if args.output:
+        require_packages("matplotlib", extra="plots", purpose="drawing the plot")
+    args.runs.mkdir(parents=True, exist_ok=True)
+    runs = {run: options_of(run, args) for run in plan_runs(args)}
+    if args.msra:
+        convert_start(args)
+    for run, options in runs.items():
+        remember_options(args.runs / f"{run.name}.json", options)
+    # Fresh processes, because a thread of PyTorch does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, context, max_tasks_per_child=1) as pool:
+        folders = [args.runs / run.name for run in runs]
+        for number, folder in enumerate(pool.map(train, folders, runs.values()), start=1):
+            harness.say(f"{number} of {len(runs)}: {folder.name}")
+    rows = [read_run(run, args) for run in runs]
+    names = ("epochs", "width", "crop", "seeds", "msra_epochs", "msra_crop")
+    document = {
+        "title": "Few images a step",
+        "settings": {name: getattr(args, name) for name in names},
+        "options": {run.name: options for run, options in runs.items()},
+        "summary": summarize(rows),
+        "measurements": rows,
+    }
+    if args.output:
+        save_plot(document, args.output.with_suffix(".svg"))
+    return document
+
+
+def plan_runs(args: argparse.Namespace) -> Iterator[Run]:
+    """Yield the runs, one seed after the other, so that early results have all configurations."""
+    for seed in range(args.seeds):
+        for images in args.images:
+            for norm in args.norms:
+                yield Run("scratch", norm, images, seed)
+        if args.msra:
+            for norm in ("BN", "frozen BN", *(f"SN {share}" for share in SHARES)):
+                yield Run("finetuning", norm, 2, seed)
+
+
+def options_of(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of ``snzoo.train``. The rate is proportional to the images of a step."""
+    if run.experiment == "scratch":
+        options = NORMS[run.norm] | {"width": args.width, "weight_decay": 0.0005}
+        lr, epochs, crop = 0.05, args.epochs, args.crop
+    else:
+        lr, epochs, crop = 0.01, args.msra_epochs, args.msra_crop
+        options = {"freeze": 2, "weights": str(args.msra), "model": "resnet50v1_bn_msra"}
+        if run.norm.startswith("SN"):
+            start = path_of_start(args, float(run.norm.split()[1]))
+            options |= {"weights": str(start), "model": None}
+        elif run.norm == "frozen BN":
+            options |= {"statistics": "frozen"}
+    return options | {
+        "data": str(args.data),
+        "recipe": "finetune",
+        "lr": lr * run.images / IMAGES,
+        "batch_size": run.images,
+        "epochs": epochs,
+        "crop": crop,
+        "resize": crop * 8 // 7,
+        "seed": run.seed,
+    }
+
+
+def path_of_start(args: argparse.Namespace, share: float) -> Path:
+    with open(args.msra, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder: Path = args.runs
+    return folder / f"start-{share}-{digest[:8]}.safetensors"
+
+
+def convert_start(args: argparse.Namespace) -> None:
+    """Write the network of MSRA with SN, for each share of BN."""
+    for share in SHARES:
+        path = path_of_start(args, share)
+        if not path.exists():
+            model = snzoo.create_model("resnet50v1_bn_msra", weights=args.msra)
+            snzoo.nn.convert_to_switchnorm(model, share=share)
+            snzoo.save_pretrained(model, path)
+
+
+def remember_options(path: Path, options: dict[str, Any]) -> None:
+    """Write the options of a run, or compare them with those of its beginning.
+
+    Raises:
+        SnzooError: the run began with other options.
+    """
+    if not path.exists():
+        write_json(path, options)
+        return
+    before = json.loads(path.read_text())
+    if changed := sorted(k for k in before | options if before.get(k) != options.get(k)):
+        name = changed[0]
+        raise SnzooError(
+            f"{path.stem} began with {name} {before.get(name)}, not {options.get(name)}; name "
+            "another folder: --runs"
+        )
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(document) + "\n")
+
+
+def train(folder: Path, options: dict[str, Any]) -> Path:
+    """Train with one thread, or continue a run that was stopped.
+
+    A run whose loss is not finite ends there.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    if find_end(folder) is None:
+        try:
+            snzoo.train(**options, output=folder, resume=True, workers=1, device="cpu")
+        except NonFiniteError as error:
+            write_json(folder / "diverged.json", {"reason": str(error)})
+    return folder
+
+
+def find_end(folder: Path) -> str | None:
+    """Return how a run ended (``finished`` or ``diverged``), or None if it has not."""
+    if (folder / "diverged.json").exists():
+        return "diverged"
+    log = folder / "log.ndjson"
+    return "finished" if log.exists() and '"finished"' in log.read_text() else None
+
+
+def read_run(run: Run, args: argparse.Namespace) -> Row:
+    """Return the figures of a run; the test photos are evaluated once and remembered."""
+    folder = args.runs / run.name
+    lines = [json.loads(line) for line in (folder / "log.ndjson").read_text().splitlines()]
+    epochs = [line for line in lines if line["event"] == "epoch"]
+    row = asdict(run) | {
+        "end": find_end(folder),
+        "validation": [line["validation"]["top1"] for line in epochs],
+        "train_top1": [round(line["train_top1"], 2) for line in epochs],
+        "train_loss": [round(line["train_loss"], 4) for line in epochs],
+        "seconds": round(sum(line["seconds"] for line in epochs), 1),
+    }
+    if not epochs:  # it diverged in the first epoch
+        return row | {"test": 0, "test_images": None, "gates": None}
+    test = folder / "test.json"
+    if not test.exists():
+        found = snzoo.evaluate(folder, args.data / "test").models[0].top1
+        write_json(test, {"test": found.correct, "test_images": found.images})
+    row |= json.loads(test.read_text())
+    return row | {"gates": read_gates(folder)}
+
+
+def read_gates(folder: Path) -> dict[str, Any] | None:
+    """Return the average shares of a network with SN: {"mean": {"IN": …}, "var": …}."""
+    from snzoo.gates import load_gates
+    from snzoo.gates.shares import average
+
+    try:
+        mixed = average(load_gates(folder / "best.safetensors"))
+    except CheckpointError:  # no SN
+        return None
+    return {
+        which: {name: round(share, 4) for name, share in mixed.shares(which).items()}
+        for which in ("mean", "var")
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The benchmark of few images a step: real runs on made photos, and its arithmetic."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from snzoo.errors import SnzooError
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "small_batches.py"
+FEW = ["--images", "4", "2", "--norms", "BN", "SN", "--width", "8", "--crop", "32"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Photos of two colors: 8 for training, 4 for validation and 6 for the test."""
+    for split, count in {"train": 4, "validation": 2, "test": 3}.items():
+        for channel, name in enumerate(["apple", "lime"]):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 120, (40, 40, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+def run(data, folder, *arguments):
+    output = folder / "result.json"
+    command = [SCRIPT, data, "--runs", folder / "runs", "--output", output, *FEW, *arguments]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, env=os.environ
+    )
+    return done, json.loads(output.read_text()) if output.exists() else None
+
+
+@pytest.mark.slow
+def test_runs_are_trained_once_and_the_test_photos_are_evaluated_once(data, tmp_path):
+    options = ["--epochs", "1", "--seeds", "2", "--jobs", "2"]
+    done, document = run(data, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    cells = [(row["norm"], row["images"], len(row["runs"])) for row in document["summary"]]
+    assert cells == [("BN", 4, 2), ("SN", 4, 2), ("BN", 2, 2), ("SN", 2, 2)]
+    assert all(
+        row["test_images"] == 6 and row["end"] == "finished" for row in document["measurements"]
+    )
+    lr = {document["options"][f"scratch-sn-{images}-0"]["lr"] for images in (4, 2)}
+    assert lr == {0.05 / 8, 0.05 / 16}
+    assert "| SN minus BN | " in done.stdout and "BN" in (tmp_path / "result.svg").read_text()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*")}
+    (tmp_path / "runs" / "scratch-sn-2-1" / "test.json").write_text('{"test": 3, "test_images": 6}')
+    again = run(data, tmp_path, *options)[1]
+    assert again["measurements"][-1]["test"] == 3
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*")}
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed == {"test.json"}
+    done, _ = run(data, tmp_path, *options, "--epochs", "2")
+    assert done.returncode == 1 and "began with epochs 1, not 2; name another" in done.stderr
+
+
+def test_a_run_that_diverges_ends_there(data, tmp_path):
+    from small_batches import find_end, train
+
+    options = {"data": str(data), "model": "resnet18v1_bn", "width": 8, "recipe": "finetune"}
+    options |= {"crop": 32, "resize": 36, "batch_size": 4, "lr": 1e30, "epochs": 3}
+    train(tmp_path / "run", options)
+    assert find_end(tmp_path / "run") == "diverged"
+    reason = json.loads((tmp_path / "run" / "diverged.json").read_text())["reason"]
+    assert "step" in reason
+    train(tmp_path / "run", options)  # is not tried again
+
+
+def test_changed_options_are_refused(tmp_path):
+    from small_batches import remember_options
+
+    path = tmp_path / "scratch-bn-2-0.json"
+    remember_options(path, {"lr": 0.1, "epochs": 3})
+    remember_options(path, {"lr": 0.1, "epochs": 3})
+    for options in ({"lr": 0.2, "epochs": 3}, {"lr": 0.1}, {"lr": 0.1, "epochs": 3, "seed": 1}):
+        with pytest.raises(SnzooError, match="scratch-bn-2-0 began with"):
+            remember_options(path, options)
+
+
+def row(norm, seed, test, **more):
+    fields = {"experiment": "scratch", "norm": norm, "images": 2, "seed": seed, "test": test}
+    return fields | {"test_images": 10, "end": "finished", "gates": None} | more
+
+
+def test_means_intervals_and_differences():
+    from small_batches_summary import describe, markdown, summarize
+
+    assert describe([1.0, 2.0, 3.0]) == {"mean": 2.0, "half_interval": 2.48}  # 4.303 / √3
+    assert describe([5.0]) == {"mean": 5.0, "half_interval": None}
+    gates = [{"mean": {"IN": s, "LN": 1 - s}, "var": {"IN": s, "LN": 1 - s}} for s in (0.2, 0.4)]
+    rows = [row("BN", 0, 5), row("BN", 1, 6), row("SN", 1, 8, gates=gates[0])]
+    rows += [row("SN", 0, 6, gates=gates[1]), row("GN", 0, 0, test_images=None, end="diverged")]
+    bn, sn, gn = summarize(rows)
+    assert (bn["mean"], bn["runs"], bn["to_bn"]) == (55, [50, 60], None)
+    assert (sn["mean"], sn["to_bn"]["mean"]) == (70, 15)  # 80 - 60 and 60 - 50
+    assert sn["gates"]["mean"] == {"IN": 0.3, "LN": 0.7}
+    assert (gn["mean"], gn["half_interval"], gn["diverged"]) == (0, None, 1)
+    settings = dict.fromkeys(("width", "crop", "epochs", "seeds", "msra_crop", "msra_epochs"), 1)
+    document = {"title": "T", "date": "2026-01-01", "versions": {}, "settings": settings}
+    machine = {"cpu": "x", "cores": 1, "memory_gib": 1}
+    text = markdown(document | {"machine": machine, "summary": [bn, sn, gn]})
+    assert "| BN | 55.00 ± 63.53 |" in text and "| SN minus BN | 15.00 ± 63.53 |" in text
+    assert "| GN | 0.00 (1 diverged) |" in text and "| SN, 2 | IN 0.30, LN 0.70 |" in text
