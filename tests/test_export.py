@@ -134,7 +134,7 @@ def test_the_file_has_no_path_of_this_machine(demo, format):
 NETWORKS = [
     ("resnet18v1_sn", {}),
     ("resnet18v2_sn", {"using_bn": False, "in_chans": 1}),
-    ("resnet50v1_sn", {"stride_on": "last_unit", "norm_after_add": True}),
+    ("resnet50v1_bn", {"stride_on": "last_unit", "norm_after_add": True}),
     ("resnet50v1_bn", {"stride_on": "1x1"}),
     ("resnet18v2_bn", {}),
     ("resnet18v1_gn", {}),
@@ -211,8 +211,7 @@ def test_dynamic_sizes_are_checked_at_another_size(tmp_path, format):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["resnet50v1_sn", "resnet50v2_sn"])
+@pytest.mark.parametrize("name, format", [("resnet50v1_sn", "onnx"), ("resnet50v2_sn", "pt2")])
 def test_a_network_of_full_size(tmp_path, name, format):
     model = snzoo.create_model(name)
     parity = export(model, tmp_path / f"x.{format}")
