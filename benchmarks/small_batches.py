@@ -25,7 +25,8 @@ from small_batches_summary import markdown, save_plot, summarize
 import snzoo
 from snzoo.environment import require_packages
 from snzoo.errors import CheckpointError, NonFiniteError, SnzooError
-from snzoo.files import write_atomically
+from snzoo.files import write_json
+from snzoo.report.run_log import read_run
 
 IMAGES = 32  # the images a step that the learning rates are for
 # The options of snzoo.train for each norm, from random weights.
@@ -101,7 +102,7 @@ def measure(args: argparse.Namespace) -> Document:
         folders = [args.runs / run.name for run in runs]
         for number, folder in enumerate(pool.map(train, folders, runs.values()), start=1):
             harness.say(f"{number} of {len(runs)}: {folder.name}")
-    rows = [read_run(run, args) for run in runs]
+    rows = [collect_figures(run, args) for run in runs]
     names = ("epochs", "width", "crop", "seeds", "msra_epochs", "msra_crop")
     document = {
         "title": "Few images a step",
@@ -186,11 +187,6 @@ def remember_options(path: Path, options: dict[str, Any]) -> None:
         )
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(document) + "\n")
-
-
 def train(folder: Path, options: dict[str, Any]) -> Path:
     """Train with one thread, or continue a run that was stopped.
 
@@ -211,21 +207,20 @@ def find_end(folder: Path) -> str | None:
     """Return how a run ended (``finished`` or ``diverged``), or None if it has not."""
     if (folder / "diverged.json").exists():
         return "diverged"
-    log = folder / "log.ndjson"
-    return "finished" if log.exists() and '"finished"' in log.read_text() else None
+    begun = (folder / "recipe.json").exists()
+    return "finished" if begun and read_run(folder).finished else None
 
 
-def read_run(run: Run, args: argparse.Namespace) -> Row:
+def collect_figures(run: Run, args: argparse.Namespace) -> Row:
     """Return the figures of a run; the test photos are evaluated once and remembered."""
     folder = args.runs / run.name
-    lines = [json.loads(line) for line in (folder / "log.ndjson").read_text().splitlines()]
-    epochs = [line for line in lines if line["event"] == "epoch"]
+    epochs = read_run(folder).epochs
     row = asdict(run) | {
         "end": find_end(folder),
-        "validation": [line["validation"]["top1"] for line in epochs],
-        "train_top1": [round(line["train_top1"], 2) for line in epochs],
-        "train_loss": [round(line["train_loss"], 4) for line in epochs],
-        "seconds": round(sum(line["seconds"] for line in epochs), 1),
+        "validation": [epoch.validation.top1 for epoch in epochs if epoch.validation],
+        "train_top1": [round(epoch.train_top1, 2) for epoch in epochs],
+        "train_loss": [round(epoch.train_loss, 4) for epoch in epochs],
+        "seconds": round(sum(epoch.seconds for epoch in epochs), 1),
     }
     if not epochs:  # it diverged in the first epoch
         return row | {"test": 0, "test_images": None, "gates": None}

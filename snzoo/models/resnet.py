@@ -127,8 +127,10 @@ class Backbone(Named):
     def train(self, mode: bool = True) -> Self:
         """Set training mode as ``nn.Module.train`` does, except for what is frozen."""
         super().train(mode)
-        norms = [m for m in self.modules() if isinstance(m, (SwitchNorm, BatchNorm))]
-        for module in self._frozen() + (norms if self.frozen_statistics else []):
+        frozen = self._frozen()
+        if self.frozen_statistics:
+            frozen += [m for m in self.modules() if isinstance(m, (SwitchNorm, BatchNorm))]
+        for module in frozen:
             module.eval()
         return self
 

@@ -253,7 +253,7 @@ def mix_images(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor, floa
     """
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(share, 1 - share)
-    order = torch.randperm(len(x)).to(x.device)
+    order = copy_to(x.device, torch.randperm(len(x)))
     return torch.lerp(x[order], x, share), y[order], share
 
 
