@@ -28,7 +28,9 @@ from snzoo.nn import SwitchNorm2d
 from snzoo.recipes import learning_rate
 from snzoo.spec import ModelSpec
 from snzoo.training.config import TrainingConfig
+from snzoo.training.devices import seed_generators
 from snzoo.training.plan import make_plan
+from snzoo.training.step import mix_images
 
 
 def read_log(folder):
@@ -104,10 +106,11 @@ def reference_batches(colors, recipe, preprocessing, epoch, seed):
         yield torch.stack(images), labels[batch]
 
 
-@pytest.mark.parametrize("decay", ["all", "weights"])
-def test_the_weights_are_those_of_a_plain_loop(train, colors, decay, tmp_path):
+@pytest.mark.parametrize("decay, mixup", [("all", 0.0), ("weights", 0.0), ("weights", 0.4)])
+def test_the_weights_are_those_of_a_plain_loop(train, colors, decay, mixup, tmp_path):
     """Two epochs, compared with SGD as a textbook writes it, in float64."""
-    train(seed=3, precision="fp64", decay=decay, epochs=2, gate_lr_factor=1.0, weight_decay=0.01)
+    values = {"decay": decay, "mixup": mixup, "gate_lr_factor": 1.0, "weight_decay": 0.01}
+    train(seed=3, precision="fp64", epochs=2, **values)
     start = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     recipe = snzoo.create_model(tmp_path / "run" / "best.safetensors").spec.recipe
@@ -120,7 +123,13 @@ def test_the_weights_are_those_of_a_plain_loop(train, colors, decay, tmp_path):
         step = 0
         for epoch in range(2):
             for images, labels in reference_batches(colors, recipe, preprocessing, epoch, 3):
-                loss = F.cross_entropy(model(images.double()), labels, label_smoothing=0.1)
+                x, others, share = images.double(), labels, 1.0
+                if mixup:
+                    seed_generators(x.device, 3, step, 0, 0)  # of the run, the step and the pass
+                    x, others, share = mix_images(x, labels, mixup)
+                logits = model(x)
+                loss = share * F.cross_entropy(logits, labels, label_smoothing=0.1)
+                loss += (1 - share) * F.cross_entropy(logits, others, label_smoothing=0.1)
                 gradients = torch.autograd.grad(loss, list(model.parameters()))
                 rate = learning_rate(recipe, step, 3)
                 with torch.no_grad():
