@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=positive, nargs="+", default=[32, 8, 4, 2], help="images a step")
     add("--norms", nargs="+", choices=NORMS, default=[*NORMS], help="norms from random weights")
     add("--seeds", type=positive, default=3, metavar="N", help="runs of each configuration")
-    add("--epochs", type=positive, default=15, help="epochs from random weights")
+    add("--epochs", type=positive, default=12, help="epochs from random weights")
     add("--width", type=positive, default=16, help="channels of the stem")
     add("--crop", type=positive, default=64, help="pixels from random weights")
     add("--msra", type=Path, metavar="FILE", help="also finetune the network of MSRA in this file")
