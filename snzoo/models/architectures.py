@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-Norm = Literal["sn", "bn", "gn"]
+Norm = Literal["sn", "ssn", "bn", "gn"]
+StemPool = Literal["padded", "ceil"]
 StrideOn = Literal["3x3", "1x1", "last_unit"]
 
 # depth -> (bottleneck blocks, blocks in each of the four stages); He et al. 2016, table 1
@@ -14,7 +15,7 @@ DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
     101: (True, (3, 4, 23, 3)),
     152: (True, (3, 8, 36, 3)),
 }
-NORMS: tuple[Norm, ...] = ("sn", "bn", "gn")
+NORMS: tuple[Norm, ...] = ("sn", "ssn", "bn", "gn")
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -28,8 +29,11 @@ class NetworkOptions(TypedDict, total=False):
         width: Number of channels of the stem and of the first stage's blocks (64).
         output_stride: Input pixels per position of the last map: 8, 16 or 32 (default). Below
             32, the last stages are dilated instead of strided (arXiv 1705.09914).
+        stem_pool: Padding of the 3×3 max pool with stride 2: ``padded`` by one pixel on all sides
+            (torchvision, SN), or ``ceil`` (Caffe, TF-Slim, sparse SN): where its last window
+            needs it. The default is that of the published networks with this norm.
         using_bn: SN only: mix in batch statistics (True).
-        using_moving_average: SN only, see :class:`snzoo.nn.SwitchNorm2d` (True).
+        using_moving_average: SN and sparse SN only, see :class:`snzoo.nn.SwitchNorm2d` (True).
         last_gamma: v1 only: initialize the last norm scale of each block to 0 (False).
         stride_on: v1 bottlenecks only: where a stage strides. ``3x3`` (torchvision, SN; the
             default), ``1x1`` (MSRA), or ``last_unit`` of the stage before (TF-Slim).
@@ -41,6 +45,7 @@ class NetworkOptions(TypedDict, total=False):
     in_chans: int | None
     width: int | None
     output_stride: int | None
+    stem_pool: StemPool | None
     using_bn: bool | None
     using_moving_average: bool | None
     last_gamma: bool | None
@@ -66,5 +71,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     for depth in DEPTHS
     for version in (1, 2)
     for norm in NORMS
+    if not (norm == "ssn" and version == 2)  # never published
     for architecture in [Architecture(depth, version, norm)]
 }

@@ -8,18 +8,19 @@ from typing import Any, get_args
 from torch import nn
 
 from snzoo.errors import ArgumentError, UnexpectedArgumentError
-from snzoo.models.architectures import DEPTHS, Architecture, NetworkOptions, StrideOn
+from snzoo.models.architectures import DEPTHS, Architecture, NetworkOptions, StemPool, StrideOn
 from snzoo.models.blocks import NormLayer
 from snzoo.models.resnet import ResNet, check_sizes
-from snzoo.nn import SwitchNorm2d
+from snzoo.nn import SparseSwitchNorm2d, SwitchNorm2d
 
 OUTPUT_STRIDES = (8, 16, 32)
 # Arguments of snzoo.create_model that do not reach build(), for the hint on a misspelled one.
 CREATE_ARGUMENTS = ("pretrained", "weights", "averaged", "features_only", "out_indices")
+STEM_POOLS: dict[str, StemPool] = {"ssn": "ceil"}  # as published; the other norms: padded
 # Option -> its default, and where it applies; elsewhere another value is an error.
 SWITCHES: dict[str, tuple[Any, str]] = {
     "using_bn": (True, "SN"),
-    "using_moving_average": (True, "SN"),
+    "using_moving_average": (True, "SN and sparse SN"),
     "last_gamma": (False, "v1"),
     "norm_after_add": (False, "v1"),
     "stride_on": ("3x3", "v1 bottleneck"),
@@ -47,6 +48,7 @@ def build(architecture: Architecture, **options: Any) -> ResNet:
         )
     options = {name: value for name, value in options.items() if value is not None}
     _check_sizes(**options)
+    _check_choice("stem_pool", options.get("stem_pool", "padded"), StemPool)
     switches = _check_switches(architecture, options)
     bottleneck, layers = DEPTHS[architecture.depth]
     of_norm = {name: switches.pop(name) for name in ("using_bn", "using_moving_average")}
@@ -58,11 +60,15 @@ def build(architecture: Architecture, **options: Any) -> ResNet:
         bottleneck=bottleneck,
         norm=_norm_layer(architecture, **of_norm),
         **switches,
-        **{name: value for name, value in options.items() if name not in SWITCHES},
+        **{"stem_pool": STEM_POOLS.get(architecture.norm, "padded")}
+        | {name: value for name, value in options.items() if name not in SWITCHES},
     )
 
 
 def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
+    if architecture.norm == "ssn":
+        del switches["using_bn"]
+        return NormLayer("sn", partial(SparseSwitchNorm2d, **switches))
     if architecture.norm == "sn":
         return NormLayer("sn", partial(SwitchNorm2d, **switches))
     if architecture.norm == "bn":
@@ -90,6 +96,7 @@ def _check_switches(architecture: Architecture, options: dict[str, Any]) -> dict
     """Return the value of every switch. One that would change nothing is an error."""
     v1 = architecture.version == 1
     applies = {"SN": architecture.norm == "sn", "v1": v1}
+    applies["SN and sparse SN"] = architecture.norm in ("sn", "ssn")
     applies["v1 bottleneck"] = v1 and DEPTHS[architecture.depth][0]
     values = {}
     for name, (default, where) in SWITCHES.items():
@@ -100,7 +107,10 @@ def _check_switches(architecture: Architecture, options: dict[str, Any]) -> dict
             raise ArgumentError(
                 f"{name}={value!r} applies to {where} networks only, not to {architecture.name}"
             )
-    if values["stride_on"] not in get_args(StrideOn):
-        choices = ", ".join(get_args(StrideOn))
-        raise ArgumentError(f"stride_on must be one of {choices}, got {values['stride_on']!r}")
+    _check_choice("stride_on", values["stride_on"], StrideOn)
     return values
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ArgumentError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")

@@ -84,6 +84,7 @@ class FeatureExtractor(Backbone):
         super().__init__(network.version, network.prefix)
         indices = take_indices(out_indices)
         self.feature_info = FeatureInfo(network.feature_info, indices)
+        self.maxpool = network.maxpool
         for name in network.module_names(range(1 + indices[-1])):
             self.add_module(name, network.get_submodule(name))
         self.spec = network.spec

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 from torch import Tensor, nn
 
 from snzoo.errors import ArgumentError
-from snzoo.models.architectures import StrideOn
+from snzoo.models.architectures import StemPool, StrideOn
 from snzoo.models.blocks import (
     Block,
     BlockV1,
@@ -63,12 +63,15 @@ class Backbone(Named):
     spec: Entry | None = None
     conv1: nn.Conv2d
 
-    def __init__(self, version: Literal[1, 2], prefix: str) -> None:
+    def __init__(
+        self, version: Literal[1, 2], prefix: str, *, stem_pool: StemPool = "padded"
+    ) -> None:
         super().__init__(prefix)
         self.version = version
         self.frozen_stages: int | None = None
         self.frozen_statistics = False
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        padded = stem_pool == "padded"
+        self.maxpool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded)
 
     def rename_norms(self, prefix: str) -> None:
         super().rename_norms(prefix)
@@ -183,9 +186,10 @@ class ResNet(Backbone):
         width: int = 64,
         stride_on: StrideOn = "3x3",
         output_stride: int = 32,
+        stem_pool: StemPool = "padded",
         **block_options: Any,
     ) -> None:
-        super().__init__(version, norm.prefix)
+        super().__init__(version, norm.prefix, stem_pool=stem_pool)
         block: Callable[..., Block] = partial(
             BlockV1 if version == 1 else BlockV2,
             bottleneck=bottleneck,

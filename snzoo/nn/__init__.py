@@ -2,6 +2,7 @@
 
 from snzoo.nn.convert import convert_to_batchnorm, convert_to_switchnorm
 from snzoo.nn.fused import norm_relu
+from snzoo.nn.sparse import SparseSwitchNorm2d, set_radius
 from snzoo.nn.statistics import disable_running_stats_, update_bn_statistics
 from snzoo.nn.switchnorm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 from snzoo.nn.sync import (
@@ -13,6 +14,7 @@ from snzoo.nn.sync import (
 )
 
 __all__ = [
+    "SparseSwitchNorm2d",
     "SwitchNorm1d",
     "SwitchNorm2d",
     "SwitchNorm3d",
@@ -25,5 +27,6 @@ __all__ = [
     "disable_running_stats_",
     "norm_relu",
     "revert_sync_switchnorm",
+    "set_radius",
     "update_bn_statistics",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils import parametrize
 
+from snzoo.nn.sparse import SparseSwitchNorm2d
 from snzoo.nn.switchnorm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 from snzoo.nn.sync import SyncSwitchNorm1d, SyncSwitchNorm2d, SyncSwitchNorm3d
 
@@ -22,11 +23,12 @@ _SWITCH_NORMS: dict[type[nn.Module], type[SwitchNorm]] = {
 }
 _BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
     **{switch: batch for batch, switch in _SWITCH_NORMS.items()},
+    SparseSwitchNorm2d: nn.BatchNorm2d,
     SyncSwitchNorm1d: nn.SyncBatchNorm,
     SyncSwitchNorm3d: nn.SyncBatchNorm,
 }
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
-_OTHERS = {"num_batches_tracked", "mean_weight", "var_weight"}
+_OTHERS = {"num_batches_tracked", "mean_weight", "var_weight", "mean_fixed", "var_fixed", "radius"}
 
 
 class SwitchNormAct2d(SwitchNorm2d):
@@ -185,8 +187,8 @@ def _plan_batchnorm(layer: Any, name: str, tolerance: float) -> Any:
             f"{name} has using_moving_average=False, so its running statistics may be sums; call "
             "snzoo.nn.update_bn_statistics and set using_moving_average to True first"
         )
-    for what, gates in (("mean", layer.mean_weight), ("variance", layer.var_weight)):
-        share = float(gates.detach().double().softmax(0)[-1])
+    for what, shares in zip(("mean", "variance"), layer.shares(), strict=True):
+        share = float(shares[-1])
         if not 1 - share <= tolerance:
             raise ValueError(
                 f"{name} takes {share:.1%} of its {what} from BN; at least {1 - tolerance:.1%} is "

@@ -13,7 +13,7 @@ from snzoo.nn.backends._layout import add_relu_, are_alike
 from snzoo.nn.functional import (
     Config,
     LayerTensors,
-    logit_gradients,
+    gate_gradients,
     mix,
     mix_backward,
     num_positions,
@@ -48,11 +48,20 @@ def normalize(
             batch = mixture.batch_stats()
         elif config.batch or _needs_gradient(x, *tensors):
             y, batch = _apply(x, tensors, config, backend)
-        elif shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
-            return backend.infer(x, tensors, config, shortcut, relu), None
         else:
+            tensors = _with_logits(tensors, config)
+            if shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
+                return backend.infer(x, tensors, config, shortcut, relu), None
             y = backend.infer(x, tensors, config)
     return add_relu_(y, shortcut) if relu else y, batch
+
+
+def _with_logits(tensors: LayerTensors, config: Config) -> LayerTensors:
+    """Return the tensors with logits that have the given shares. That of a share of 0 is -inf."""
+    if not config.shares:
+        return tensors
+    mean, var = tensors.mean_weight.log(), tensors.var_weight.log()
+    return tensors._replace(mean_weight=mean, var_weight=var)
 
 
 def _normalize_nothing(x: Tensor, tensors: LayerTensors) -> Tensor:
@@ -149,13 +158,13 @@ class _SwitchNormFunction(torch.autograd.Function):
         mixed = -scale * total, -0.5 * scale * rstd**2 * centered
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_mean, to_var = mix_backward(*mixed, mixture, mean, flat)
+            to_mean, to_var = mix_backward(*mixed, mixture, mean, flat, ctx.config)
             positions = num_positions(x)
             b = to_var * (2 * ctx.config.variance_factor(positions) / positions)
             to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
             to_x = to_x.to(dtype)
-        logits = logit_gradients(*mixed, mixture, flat)
-        flat_grads = (rstd * centered).sum(0), total.sum(0), *logits
+        gates = gate_gradients(*mixed, mixture, flat, ctx.config)
+        flat_grads = (rstd * centered).sum(0), total.sum(0), *gates
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 

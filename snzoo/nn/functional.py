@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from snzoo.nn import _group
+from snzoo.nn._sparsestmax import sparsestmax
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+__all__ = ["Config", "LayerTensors", "sparsestmax", "switch_norm"]
 
 
 class LayerTensors(NamedTuple):
@@ -55,12 +58,14 @@ class Config(NamedTuple):
         batch: compute BN statistics from the input's batch, as in training.
         eps: added to the mixed variance.
         group: processes whose samples belong to the batch too.
+        shares: ``mean_weight`` and ``var_weight`` are shares, as of SparsestMax, not logits.
     """
 
     instance: bool
     batch: bool
     eps: float
     group: "ProcessGroup | None" = None
+    shares: bool = False
 
     def variance_factor(self, positions: int) -> float:
         """Return unbiased / biased IN variance over ``positions``; 1 where IN isn't mixed."""
@@ -169,13 +174,21 @@ def mix(mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, count:
     elif tensors.running_mean is not None and tensors.running_var is not None:
         running = tensors.running_mean[None], tensors.running_var[None]
         stats.append(Statistics(*running, from_input=False))
-    mixed_mean = _weighted_sum(tensors.mean_weight, [s.mean for s in stats])
-    mixed_var = _weighted_sum(tensors.var_weight, [s.var for s in stats])
+    mean_shares, var_shares = _shares(tensors, config)
+    mixed_mean = _weighted_sum(mean_shares, [s.mean for s in stats])
+    mixed_var = _weighted_sum(var_shares, [s.var for s in stats])
     return Mixture(mixed_mean.expand(n, c), mixed_var.expand(n, c), stats)
 
 
-def _weighted_sum(logits: Tensor, statistics: list[Tensor]) -> Tensor:
-    first, *others = logits.softmax(0).unbind()
+def _shares(tensors: LayerTensors, config: Config) -> tuple[Tensor, Tensor]:
+    """Return the shares of the statistics in the mean and in the variance."""
+    if config.shares:
+        return tensors.mean_weight, tensors.var_weight
+    return tensors.mean_weight.softmax(0), tensors.var_weight.softmax(0)
+
+
+def _weighted_sum(shares: Tensor, statistics: list[Tensor]) -> Tensor:
+    first, *others = shares.unbind()
     mixed = first * statistics[0]
     for share, statistic in zip(others, statistics[1:], strict=True):
         mixed = mixed + share * statistic
@@ -202,15 +215,19 @@ def _pool_group(
 
 
 def mix_backward(
-    grad_mean: Tensor, grad_var: Tensor, mixture: Mixture, mean: Tensor, tensors: LayerTensors
+    grad_mean: Tensor,
+    grad_var: Tensor,
+    mixture: Mixture,
+    mean: Tensor,
+    tensors: LayerTensors,
+    config: Config,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients (N, C) of the IN statistics from those of the mixed ones.
 
     ``mean`` is that of IN. With M = E[m] and V = f·(E[v] + E[(m − M)²]) over the pooled
     dimension, dM/dm = 1/n, dV/dm = 2f·(m − M)/n and dV/dv = f/n.
     """
-    mean_shares = tensors.mean_weight.softmax(0)
-    var_shares = tensors.var_weight.softmax(0)
+    mean_shares, var_shares = _shares(tensors, config)
     to_mean, to_var = torch.zeros_like(mean), torch.zeros_like(mean)
     for i, s in enumerate(mixture.stats):
         by_mean, by_var = mean_shares[i] * grad_mean, var_shares[i] * s.factor * grad_var
@@ -223,16 +240,16 @@ def mix_backward(
     return to_mean, to_var
 
 
-def logit_gradients(
-    grad_mean: Tensor, grad_var: Tensor, mixture: Mixture, tensors: LayerTensors
+def gate_gradients(
+    grad_mean: Tensor, grad_var: Tensor, mixture: Mixture, tensors: LayerTensors, config: Config
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of ``mean_weight`` and ``var_weight`` from those of the mixture."""
     by_mean = torch.stack([(grad_mean * s.mean).sum() for s in mixture.stats])
     by_var = torch.stack([(grad_var * s.var).sum() for s in mixture.stats])
-    return (
-        _softmax_backward(tensors.mean_weight.softmax(0), by_mean),
-        _softmax_backward(tensors.var_weight.softmax(0), by_var),
-    )
+    if config.shares:
+        return by_mean, by_var
+    mean_shares, var_shares = _shares(tensors, config)
+    return _softmax_backward(mean_shares, by_mean), _softmax_backward(var_shares, by_var)
 
 
 def _softmax_backward(shares: Tensor, grad: Tensor) -> Tensor:

@@ -112,6 +112,14 @@ class SwitchNorm(nn.Module):
         tensors = LayerTensors(self.weight, self.bias, self.mean_weight, self.var_weight, *running)
         return tensors, Config(self.instance, batch, self.eps)
 
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """Return the shares of the statistics in the mean and in the variance, float64, detached.
+
+        Their order is that of the gates.
+        """
+        mean, var = self.mean_weight.detach().double(), self.var_weight.detach().double()
+        return mean.softmax(0), var.softmax(0)
+
     def _check_input(self, x: Tensor) -> None:
         # In torch.jit.trace a size is a tensor, and a comparison would fix it.
         right_channels = is_jit_tracing() or x.shape[1] == self.num_features

@@ -9,13 +9,16 @@ import pytest
 import torch
 import torchvision
 
+import snzoo
 from snzoo.errors import SnzooError
 from snzoo.models.architectures import ARCHITECTURES
 from snzoo.models.build import build
 
 FOLDER = Path(__file__).parents[1] / "golden"
 LOGITS = np.load(FOLDER / "nets.npz")
+SPARSE = np.load(FOLDER / "sparse.npz")
 LAYOUT = json.loads((FOLDER / "layout.json").read_text())
+SPARSE_LAYOUT = json.loads((FOLDER / "sparse_layout.json").read_text())
 
 
 def rng(name):
@@ -25,6 +28,8 @@ def rng(name):
 def draw(key, shape):
     """The recipe by which the golden weights were drawn."""
     generator, last = rng(key), key.rsplit(".", 1)[-1]
+    if last in ("mean_fixed", "var_fixed", "radius"):
+        return np.zeros(shape)
     if last in ("mean_weight", "var_weight"):
         return generator.standard_normal(shape)
     if last in ("bias", "running_mean"):
@@ -55,6 +60,21 @@ def test_logits_match_the_published_networks(name):
     with torch.no_grad():
         assert (model(x) - expected).abs().max() <= 1e-5 * scale
         assert (model.double()(x.double()) - expected).abs().max() <= 1e-10 * scale
+
+
+@pytest.mark.parametrize("tag", SPARSE_LAYOUT)
+def test_sparse_networks_match_the_published_ones(tag):
+    depth, _, radius = tag.partition("@")
+    model = golden_model(f"resnet{depth}v1_ssn").double()
+    snzoo.nn.set_radius(model, float(radius))
+    layout = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert list(layout) == list(SPARSE_LAYOUT[tag]) and layout == SPARSE_LAYOUT[tag]
+    x = rng(f"input:ssn{tag}").standard_normal((2, 3, 224, 224)).astype(np.float32)
+    x, expected = torch.from_numpy(x), torch.from_numpy(SPARSE[f"net/{tag}"])
+    scale = expected.abs().max()
+    with torch.no_grad():
+        assert (model(x.double()) - expected).abs().max() <= 1e-10 * scale
+        assert (model.float()(x) - expected).abs().max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("tag", LAYOUT)

@@ -1,0 +1,110 @@
+"""Sparse Switchable Normalization (Shao et al., CVPR 2019, arXiv 1903.03793)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snzoo.nn.functional import Config, LayerTensors, sparsestmax
+from snzoo.nn.switchnorm import SwitchNorm2d
+
+
+class SparseSwitchNorm2d(SwitchNorm2d):
+    r"""Switchable Normalization of (N, C, H, W) whose shares become one-hot during training.
+
+    As :class:`SwitchNorm2d` with IN, LN and BN, but the shares are
+    ``sparsestmax(mean_weight, radius)`` and ``sparsestmax(var_weight, radius)`` instead of a
+    softmax, see :func:`snzoo.nn.functional.sparsestmax`. Increase the radius from 0 to 1 during
+    training, see :func:`set_radius`.
+
+    In training mode, shares that are one-hot are locked: ``mean_fixed`` or ``var_fixed`` becomes
+    1, and the gates become the shares. Locked gates have a gradient of zero, so that a step with
+    momentum may still move them; the next forward pass in training mode moves them back.
+
+    Args:
+        num_features: C.
+        eps: added to the mixed variance.
+        momentum: see :class:`SwitchNorm2d` (default: 0.997, as published).
+        options: ``using_moving_average``, ``last_gamma``, ``track_running_stats``,
+            ``bias_correction``, ``device`` and ``dtype``, as for :class:`SwitchNorm2d`.
+
+    Shapes:
+        - Those of :class:`SwitchNorm2d`, whose state-dict keys come first.
+        - ``mean_fixed``, ``var_fixed``: (1,), int64.
+        - ``radius``: (1,).
+
+    Raises:
+        ValueError: as :class:`SwitchNorm2d`.
+    """
+
+    mean_fixed: Tensor
+    var_fixed: Tensor
+    radius: Tensor
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.997, **options: Any
+    ) -> None:
+        super().__init__(num_features, eps, momentum, **options)
+        for name in ("mean_fixed", "var_fixed"):
+            self.register_buffer(name, self.weight.new_zeros(1, dtype=torch.long))
+        self.register_buffer("radius", self.weight.new_zeros(1))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for name in ("mean_fixed", "var_fixed", "radius"):
+            if name in self._buffers:  # not yet in __init__
+                nn.init.zeros_(self.get_buffer(name))
+
+    def tensors_and_config(self) -> tuple[LayerTensors, Config]:
+        tensors, config = super().tensors_and_config()
+        wide = torch.promote_types(self.mean_weight.dtype, torch.float32)
+        shares = self._sparse_shares(wide)
+        if self.training:
+            self._lock(shares.detach())
+        mean, var = shares.unbind()
+        return tensors._replace(mean_weight=mean, var_weight=var), config._replace(shares=True)
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        mean, var = self._sparse_shares(torch.float64).detach().unbind()
+        return mean, var
+
+    def _sparse_shares(self, dtype: torch.dtype) -> Tensor:
+        """Return the shares in the mean and in the variance, (2, 3)."""
+        gates = torch.stack([self.mean_weight, self.var_weight]).to(dtype)
+        fixed = torch.stack([self.mean_fixed, self.var_fixed]) > 0  # (2, 1)
+        return torch.where(fixed, one_hot(gates), sparsestmax(gates, self.radius))
+
+    def _lock(self, shares: Tensor) -> None:
+        """Lock the shares (2, 3) that are one-hot, and move locked gates back to them.
+
+        There is no branch on values, for which a GPU would have to be waited for.
+        """
+        locked = shares.amax(1) - shares.amin(1) >= 1
+        for i, (gates, fixed) in enumerate(
+            ((self.mean_weight, self.mean_fixed), (self.var_weight, self.var_fixed))
+        ):
+            fixed.logical_or_(locked[i])
+            # The values that autograd has saved are not those of the gates themselves.
+            gates.data.copy_(torch.where(locked[i], shares[i], gates.detach()))
+
+
+def one_hot(gates: Tensor) -> Tensor:
+    """Return 1 for the largest gate along the last dimension, the first of equal ones, and 0."""
+    largest = gates.detach().argmax(-1, keepdim=True)
+    return torch.zeros_like(gates).scatter(-1, largest, 1.0)
+
+
+def set_radius(model: nn.Module, radius: float) -> None:
+    """Set the radius of all :class:`SparseSwitchNorm2d` layers of ``model``.
+
+    The published training calls it before each step with ``step / steps``: 0 to 1. From
+    √(2/3) = 0.8165 on, all shares are one-hot.
+
+    Raises:
+        ValueError: ``radius`` is not between 0 and 1.
+    """
+    if not 0 <= radius <= 1:
+        raise ValueError(f"radius must be from 0 to 1, got {radius}")
+    for layer in model.modules():
+        if isinstance(layer, SparseSwitchNorm2d):
+            layer.radius.fill_(radius)
