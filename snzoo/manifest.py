@@ -135,13 +135,19 @@ class Entry:
             object.__setattr__(self, name, freeze(getattr(self, name)))
         _check_class_names(self.classes)
 
-    def with_norm(self, norm: str) -> Self:
-        """Return the description of this network after its norms were converted to another kind."""
+    def with_norm(self, norm: str, **arguments: Any) -> Self:
+        """Return the description of this network after its norms were converted to another kind.
+
+        Args:
+            norm: the new kind.
+            arguments: what the new architecture needs to remain the same network otherwise.
+        """
         name = f"{self.architecture.rpartition('_')[0]}_{norm}"
         return dataclasses.replace(
             self,
             name=name,
             architecture=name,
+            arguments=self.arguments | arguments,
             num_params=None,
             file=None,
             published=(),

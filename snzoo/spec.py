@@ -127,9 +127,11 @@ class ModelSpec(Entry):
             origin=None if origin is None else found.origin,
         )
 
-    def with_norm(self, norm: str) -> Self:
+    def with_norm(self, norm: str, **arguments: Any) -> Self:
         origin = self.origin or (self.name if self.file else None)
-        return dataclasses.replace(super().with_norm(norm), weights=None, origin=origin)
+        return dataclasses.replace(
+            super().with_norm(norm, **arguments), weights=None, origin=origin
+        )
 
     @property
     def network(self) -> Architecture:

@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
 def _document(name: str, layers: Sequence[LayerGates]) -> dict[str, Any]:
     return {
         "model": name,
-        "layers": [{"name": layer.name} | _figures(layer) for layer in layers],
+        "layers": [
+            {"name": layer.name} | _figures(layer) | {"locked": list(layer.locked)}
+            for layer in layers
+        ],
         "average": _figures(average(layers)),
     }
 
@@ -74,7 +77,16 @@ def _table(name: str, layers: Sequence[LayerGates], *, color: bool) -> list[str 
     lines.append(f"  {'':<{width}} {'mean':<{BAR}}{heads}  {'variance':<{BAR}}{heads}")
     for row in rows:
         mean, var = (_bar(row.shares(which), stats, color=color) for which in ("mean", "var"))
-        lines.append([f"  {row.name:<{width}} ", *mean, "  ", *var])
+        lock = "*" if "mean" in row.locked else " "
+        lines.append([f"  {row.name:<{width}} ", *mean, f"{lock} ", *var])
+        if "var" in row.locked:
+            lines[-1] = [*lines[-1], "*"]
+    locked = {which: sum(which in layer.locked for layer in layers) for which in ("mean", "var")}
+    if any(locked.values()):
+        lines.append(
+            f"  * locked by sparse SN: the mean in {locked['mean']} layers, the variance in "
+            f"{locked['var']}"
+        )
     return lines
 
 

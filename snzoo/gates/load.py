@@ -33,7 +33,7 @@ def load_gates(name_or_path: str | Path) -> list[LayerGates]:
     source = _find_source(name_or_path)
     if source is None:
         spec = get_info(os.fspath(name_or_path))
-        if spec.file and spec.network.norm != "sn":  # avoids the download
+        if spec.file and spec.network.norm not in ("sn", "ssn"):  # avoids the download
             raise missing_gates_error(spec.name)
         file = fetch_weights(spec, spec.layout)
     else:

@@ -1,4 +1,8 @@
-"""The softmaxed gates of SN layers (Luo et al., ICLR 2019, arXiv 1806.10779), ordered by depth."""
+"""The shares of SN layers, ordered by depth.
+
+They are a softmax of the gates (Luo et al., ICLR 2019, arXiv 1806.10779), or in sparse SN their
+SparsestMax (Shao et al., CVPR 2019, arXiv 1903.03793).
+"""
 
 from __future__ import annotations
 
@@ -40,12 +44,14 @@ class LayerGates:
         stats: the norms whose statistics are mixed, keys of :data:`STATS`.
         mean: the share of each norm in the mean. The shares add up to 1.
         var: the share of each norm in the variance. The shares add up to 1.
+        locked: those of ``"mean"`` and ``"var"`` whose shares sparse SN has locked.
     """
 
     name: str
     stats: tuple[str, ...]
     mean: tuple[float, ...]
     var: tuple[float, ...]
+    locked: tuple[str, ...] = ()
 
     def shares(self, which: str) -> dict[str, float]:
         """Return the shares by norm; ``which`` is ``"mean"`` or ``"var"``."""
@@ -108,7 +114,35 @@ def _read_layer(state: Mapping[str, Tensor], prefix: str, where: str | Path) -> 
     name = (
         printable(prefix.removesuffix(".")) or "(root)"
     )  # the state dict is that of a single layer
+    if prefix + "radius" in state:
+        return LayerGates(name, stats, *_sparse_shares(state, prefix, where))
     return LayerGates(name, stats, _softmax(mean), _softmax(var))
+
+
+def _sparse_shares(
+    state: Mapping[str, Tensor], prefix: str, where: str | Path
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """Return the shares in the mean and in the variance of sparse SN, and which are locked."""
+    from snzoo.nn.functional import sparsestmax
+    from snzoo.nn.sparse import one_hot
+
+    shares, locked = [], []
+    radius = _read_number(state, prefix + "radius", where)
+    for which in ("mean", "var"):
+        gates = state[f"{prefix}{which}_weight"].double()
+        if _read_number(state, f"{prefix}{which}_fixed", where):
+            locked.append(which)
+            shares.append(one_hot(gates))
+        else:
+            shares.append(sparsestmax(gates, radius))
+    mean, var = (tuple(values.tolist()) for values in shares)
+    return mean, var, tuple(locked)
+
+
+def _read_number(state: Mapping[str, Tensor], key: str, where: str | Path) -> float:
+    if key not in state or state[key].numel() != 1 or not state[key].isfinite():
+        raise CheckpointError(f"{where}: {key} is missing, or not a single finite number")
+    return float(state[key])
 
 
 def _check(gates: Tensor, where: str) -> None:

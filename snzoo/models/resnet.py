@@ -76,7 +76,9 @@ class Backbone(Named):
     def rename_norms(self, prefix: str) -> None:
         super().rename_norms(prefix)
         if self.spec is not None:
-            self.spec = self.spec.with_norm(prefix)
+            # The default of a norm may be another pool.
+            pool = {"stem_pool": "ceil"} if self.maxpool.ceil_mode else {}
+            self.spec = self.spec.with_norm(prefix, **pool)
 
     def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the maps ``indices``, in increasing order; later stages are not computed.

@@ -2,6 +2,7 @@
 
 from snzoo.nn.convert import convert_to_batchnorm, convert_to_switchnorm
 from snzoo.nn.fused import norm_relu
+from snzoo.nn.simplify import simplify
 from snzoo.nn.sparse import SparseSwitchNorm2d, set_radius
 from snzoo.nn.statistics import disable_running_stats_, update_bn_statistics
 from snzoo.nn.switchnorm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
@@ -28,5 +29,6 @@ __all__ = [
     "norm_relu",
     "revert_sync_switchnorm",
     "set_radius",
+    "simplify",
     "update_bn_statistics",
 ]

@@ -7,9 +7,22 @@ from snzoo.nn._compat import has_hooks, is_traced
 from snzoo.nn.backends._layout import add_relu_
 from snzoo.nn.switchnorm import SwitchNorm
 
-# The gradients of these norms do not need their output, so it may be overwritten. BatchNorm1d and
-# BatchNorm3d have the forward of BatchNorm2d.
-_OVERWRITABLE = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
+
+class Folded(nn.Module):
+    """What is left of a norm that was folded into the convolution before it: it does nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+# The gradients of these norms, and of the convolution before a folded one, do not need their
+# output, so it may be overwritten. BatchNorm1d and BatchNorm3d have the forward of BatchNorm2d.
+_OVERWRITABLE = (
+    nn.BatchNorm2d.forward,
+    nn.SyncBatchNorm.forward,
+    nn.GroupNorm.forward,
+    Folded.forward,
+)
 
 
 def norm_relu(

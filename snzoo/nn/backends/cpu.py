@@ -5,7 +5,7 @@ as long as the operations used here, in one of the two layouts or in both.
 :class:`snzoo.nn.backends.Backend` says what the functions do.
 """
 
-from math import exp, inf
+from math import exp
 
 import torch
 from torch import Tensor
@@ -42,19 +42,11 @@ def infer(
     """
     dtype, x = x.dtype, prepare(x)
     tensors = tensors.flat(x.dtype)
-    n, channels = x.shape[:2]
-    count = num_positions(x)
-    mean, var = moments(x, config.variance_factor(count))
-    mean_ln = mean.sum(1, True).mul_(1 / channels)
-    spread = mean - mean_ln
-    var_ln = torch.addcmul(var, spread, spread).sum(1, True)
-    var_ln.mul_(config.pooled_factor(channels * count) / channels)
-    mixed_mean = _mix(tensors.mean_weight, mean, mean_ln, tensors.running_mean, config)
-    mixed_var = _mix(tensors.var_weight, var, var_ln, tensors.running_var, config)
+    mixed_mean, mixed_var = _mixed_statistics(x, tensors, config)
     if x.is_contiguous():
         weight, bias = tensors.weight, tensors.bias
-        if n > 1:
-            weight, bias = weight.expand(n, channels), bias.expand(n, channels)
+        if len(x) > 1:
+            weight, bias = weight.expand_as(mixed_mean), bias.expand_as(mixed_mean)
         y = _normalize_rows(x, weight, bias, mixed_mean, mixed_var, config.eps)
     else:
         scale = mixed_var.add_(config.eps).rsqrt_().mul_(tensors.weight)
@@ -63,19 +55,46 @@ def infer(
     return add_relu_(y, shortcut) if relu else y
 
 
-def _mix(logits: Tensor, own: Tensor, ln: Tensor, running: Tensor | None, config: Config) -> Tensor:
+def _mixed_statistics(x: Tensor, tensors: LayerTensors, config: Config) -> tuple[Tensor, Tensor]:
+    """Return the mixed mean and variance (N, C). Statistics with a share of 0 are not computed."""
+    n, channels = x.shape[:2]
+    gates = tensors.mean_weight, tensors.var_weight
+    running = tensors.running_mean, tensors.running_var
+    mean_shares, var_shares = (_softmax(logits.tolist()) for logits in gates)
+    if running[0] is not None and mean_shares[-1] == var_shares[-1] == 1:
+        return running[0].repeat(n, 1), running[1].repeat(n, 1)  # type: ignore[union-attr]
+    count = num_positions(x)
+    mean, var = moments(x, config.variance_factor(count))
+    mean_ln, var_ln = mean, var
+    if mean_shares[config.instance] or var_shares[config.instance]:
+        mean_ln = mean.sum(1, True).mul_(1 / channels)
+        spread = mean - mean_ln
+        var_ln = torch.addcmul(var, spread, spread).sum(1, True)
+        var_ln.mul_(config.pooled_factor(channels * count) / channels)
+    mixed_mean = _mix(mean_shares, mean, mean_ln, running[0], config)
+    return mixed_mean, _mix(var_shares, var, var_ln, running[1], config)
+
+
+def _mix(
+    shares: list[float], own: Tensor, ln: Tensor, running: Tensor | None, config: Config
+) -> Tensor:
     """Return IN, LN and, if ``running``, BN statistics mixed pair by pair, (N, C)."""
-    values = logits.tolist()
-    mixed = ln if running is None else torch.lerp(running, ln, _softmax(values[-2:])[0])
-    if config.instance:
-        mixed = torch.lerp(mixed, own, _softmax(values)[0])
+    of_in, of_ln = (shares[0] if config.instance else 0.0), shares[config.instance]
+    if of_in == 1:
+        return own
+    mixed = ln
+    if running is not None:
+        if of_ln:
+            mixed = torch.lerp(running, ln, of_ln / (of_ln + shares[-1]))
+        else:
+            mixed = running.repeat(len(own), 1)
+    if of_in:
+        mixed = torch.lerp(mixed, own, of_in)
     return mixed if mixed.shape == own.shape else mixed.expand_as(own).contiguous()
 
 
 def _softmax(logits: list[float]) -> list[float]:
     largest = max(logits)
-    if largest == -inf:  # neither of a pair is mixed in
-        return [1 / len(logits)] * len(logits)
     exponentials = [exp(logit - largest) for logit in logits]
     return [value / sum(exponentials) for value in exponentials]
 
