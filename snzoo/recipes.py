@@ -6,17 +6,17 @@ A recipe is whole: no value is taken from elsewhere, so that it means the same i
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from snzoo.errors import ArgumentError, ManifestError, suggest
 from snzoo.typed_json import convert
 
 _GROUPS = {"optimizer": "optimization", "freeze": "network", "resize": "images"}  # first fields
-_POSITIVE = "lr step_factor clip_norm ratio"
+_POSITIVE = "lr step_factor clip_norm gate_clip_norm ratio"
 _NOT_NEGATIVE = (
     "final_lr power warmup_epochs warmup_lr weight_decay gate_lr_factor color_jitter lighting_std "
-    "center_crop_epochs mixup"
+    "center_crop_epochs random_crop_epochs mixup"
 )
 _COUNTS = (
     "batch_size images_per_gpu epochs steps statistics_batches statistics_batch_size resize crop"
@@ -34,7 +34,7 @@ _RANGES: list[tuple[str, str, Callable[[float], bool]]] = [
         lambda value: 0 < value <= 1,
     ),
     (
-        "drop_rate norm_momentum flip label_smoothing",
+        "drop_rate norm_momentum final_radius flip label_smoothing",
         "from 0 to 1",
         lambda value: 0 <= value <= 1,
     ),
@@ -66,11 +66,13 @@ class Recipe:
         momentum: the momentum of SGD.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: the weight decay.
-        decay: the parameters with weight decay: ``all`` of them, gates too, or the ``weights`` of
-            convolutions and linear layers only, without norms, gates and biases.
+        decay: the parameters with weight decay: ``all`` of them, gates too, all but the gates
+            (``not_gates``), or the ``weights`` of convolutions and linear layers only, without
+            norms, gates and biases.
         gate_lr_factor: the learning rate of SN's gates over that of the other parameters.
         layer_decay: the learning rate of a layer over that of the next one.
         clip_norm: the largest norm of the gradient.
+        gate_clip_norm: the largest norm of the gradient of all gates together.
         label_smoothing: the share of the label that is spread over all classes.
         mixup: the parameter of the beta distribution from which the shares of mixup are drawn,
             see :func:`snzoo.training.step.mix_images`. 0 means none.
@@ -79,6 +81,8 @@ class Recipe:
         drop_rate: the dropout before ``fc``.
         last_gamma: whether the scale of the last norm of each block starts at 0.
         norm_momentum: the share of SN's running statistics that a step keeps.
+        final_radius: the radius of sparse SN at the end, to which it rises from 0 in proportion to
+            the steps.
         statistics: the running statistics in validation: the ``moving`` average of training, or
             the average over ``statistics_batches`` passes (``batch``). ``frozen`` keeps those of
             the start and uses them in training too.
@@ -93,6 +97,7 @@ class Recipe:
         lighting: the color noise: ``published`` has the authors' transposed eigenvectors.
         lighting_std: the standard deviation of its three factors.
         center_crop_epochs: the last epochs, in which photos are resized and cropped in the center.
+        random_crop_epochs: the last epochs, in which photos are resized and cropped at random.
         drop_last: whether a last batch that is smaller is left out.
         upright: whether photos are turned by their EXIF orientation.
     """
@@ -115,10 +120,11 @@ class Recipe:
     momentum: float
     nesterov: bool
     weight_decay: float
-    decay: Literal["all", "weights"]
+    decay: Literal["all", "not_gates", "weights"]
     gate_lr_factor: float
     layer_decay: float
     clip_norm: float | None
+    gate_clip_norm: float | None = field(default=None, kw_only=True)
     label_smoothing: float
     mixup: float
     ema_decay: float | None
@@ -127,6 +133,7 @@ class Recipe:
     drop_rate: float | None
     last_gamma: bool | None
     norm_momentum: float | None
+    final_radius: float | None = field(default=None, kw_only=True)
     statistics: Literal["moving", "batch", "frozen"]
     statistics_batches: int
     statistics_batch_size: int
@@ -140,6 +147,7 @@ class Recipe:
     lighting: Literal["none", "published", "corrected"]
     lighting_std: float
     center_crop_epochs: int
+    random_crop_epochs: int | None = field(default=None, kw_only=True)
     drop_last: bool
     upright: bool
 
@@ -213,6 +221,14 @@ class Recipe:
             return dataclasses.replace(self, **rates | values)
         except ManifestError as error:
             raise ArgumentError(str(error)) from None
+
+
+def sparse_radius(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Return the radius of sparse SN in a step of the optimizer, from 0.
+
+    It is ``final_radius · step / steps``, where ``steps`` are those of the whole run.
+    """
+    return (recipe.final_radius or 0.0) * step / (recipe.epochs * steps_per_epoch)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

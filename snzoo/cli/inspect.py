@@ -81,12 +81,10 @@ def _table(name: str, layers: Sequence[LayerGates], *, color: bool) -> list[str 
         lines.append([f"  {row.name:<{width}} ", *mean, f"{lock} ", *var])
         if "var" in row.locked:
             lines[-1] = [*lines[-1], "*"]
-    locked = {which: sum(which in layer.locked for layer in layers) for which in ("mean", "var")}
-    if any(locked.values()):
-        lines.append(
-            f"  * locked by sparse SN: the mean in {locked['mean']} layers, the variance in "
-            f"{locked['var']}"
-        )
+    locked = [sum(which in layer.locked for layer in layers) for which in ("mean", "var")]
+    if any(locked):
+        means, variances = (f"{count} of {len(layers)}" for count in locked)
+        lines.append(f"  * locked by sparse SN: {means} means, {variances} variances")
     return lines
 
 

@@ -57,7 +57,8 @@ class Augmentation:
             torchvision's ``ColorJitter``.
         lighting: the color noise, see :func:`draw_lighting`.
         lighting_std: the standard deviation of the noise along an axis, over that of the pixels.
-        center: resize, and crop the center, instead of a random part.
+        whole: resize the photo, and crop its ``center`` or a ``random`` part of that size, instead
+            of a random part of random size.
         upright: turn photos according to their EXIF orientation.
     """
 
@@ -69,7 +70,7 @@ class Augmentation:
     color_jitter: tuple[float, float, float]
     lighting: Literal["none", "published", "corrected"]
     lighting_std: float
-    center: bool = False
+    whole: Literal["center", "random"] | None = None
     upright: bool = False
 
 
@@ -99,8 +100,9 @@ def augment(
         photo: the content of an image file, a path, a PIL image, or a uint8 array (H, W, 3).
         augmentation: how to augment it.
         generator: the random generator, which :func:`image_seed` seeds. The draws are, in order,
-            those of ``RandomResizedCrop`` (none for the center), ``RandomHorizontalFlip``,
-            ``ColorJitter`` (none if it changes nothing), and the lighting (none without it).
+            those of ``RandomResizedCrop`` (of a whole photo, none or those of ``RandomCrop``),
+            ``RandomHorizontalFlip``, ``ColorJitter`` (none if it changes nothing), and the lighting
+            (none without it).
         name: the name of the photo in errors (default: its path, or "an image").
         compiled: resize with loops that numba compiles, if they compute the bits of the installed
             Pillow.
@@ -110,9 +112,11 @@ def augment(
     """
     image = decode(photo, name=name, upright=augmentation.upright)
     side = augmentation.crop
-    if augmentation.center:
+    if augmentation.whole:
         box = (0, 0, *size_of(image))
         fit = fit_center(image, resize=augmentation.resize, crop=side, name=name)
+        if augmentation.whole == "random":
+            fit = _draw_place(fit.resized, side, generator)
     else:
         box = draw_box(size_of(image), augmentation.scale, augmentation.ratio, generator)
         fit = Geometry((side, side), (0, 0, side, side))
@@ -157,6 +161,16 @@ def draw_box(
         w = max(1, round(height * widest))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def _draw_place(resized: tuple[int, int], side: int, generator: Generator) -> Geometry:
+    """Draw the place of a crop in a resized photo, as ``RandomCrop.get_params`` does."""
+    width, height = resized
+    left, top = 0, 0
+    if (width, height) != (side, side):
+        top = int(torch.randint(height - side + 1, (1,), generator=generator))
+        left = int(torch.randint(width - side + 1, (1,), generator=generator))
+    return Geometry(resized, (left, top, left + side, top + side))
 
 
 @lru_cache(maxsize=32)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from snzoo.data.training_batches import TrainingBatch, read_training_batches, shuffle
 from snzoo.errors import DataError, FileError, NonFiniteError, SnzooError
+from snzoo.nn import set_radius
 from snzoo.processes import Processes
-from snzoo.recipes import learning_rate
+from snzoo.recipes import learning_rate, sparse_radius
 from snzoo.share import save_pretrained
 from snzoo.training.config import TrainingConfig
 from snzoo.training.log import RunLog
@@ -124,6 +125,7 @@ class Loop:
             for group, groups in zip(images, passes, strict=True):
                 step = self.position.step
                 rate = learning_rate(recipe, step, steps)
+                set_radius(self.stepper.model, sparse_radius(recipe, step, steps))
                 figures = self.stepper.run(
                     islice(readable, len(groups)),
                     self._labels,

@@ -210,6 +210,8 @@ def check_processes(
         raise ArgumentError(f"precision tf32 needs a CUDA device, not {device}; use fp32")
     if config.sync_norm and plan.recipe.statistics == "frozen":
         raise ArgumentError("sync_norm: statistics=frozen uses no statistics of a batch")
+    if config.sync_norm and plan.spec.network.norm == "ssn":
+        raise ArgumentError("sync_norm: sparse SN has no synchronized form; leave it out")
     if config.sync_norm and plan.spec.network.norm == "gn":
         raise ArgumentError(f"sync_norm: {plan.name} has no batch statistics to synchronize")
     if config.sync_norm and plan.spec.network.norm == "bn" and device.type != "cuda":

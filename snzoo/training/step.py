@@ -21,6 +21,7 @@ from snzoo.finetune import parameter_groups
 from snzoo.inference.network import HALF, compile_network
 from snzoo.models.resnet import ResNet
 from snzoo.nn import SyncSwitchNorm2d
+from snzoo.nn.switchnorm import SwitchNorm
 from snzoo.processes import Processes, split_evenly
 from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
@@ -193,10 +194,14 @@ class Stepper:
         return context
 
     def _update(self) -> None:
-        if self.recipe.clip_norm is not None:
+        of_gates, of_all = self.recipe.gate_clip_norm, self.recipe.clip_norm
+        if of_gates is not None or of_all is not None:
             self.scaler.unscale_(self.optimizer)
+        if of_gates is not None:
+            nn.utils.clip_grad_norm_(find_gates(self.model), of_gates)
+        if of_all is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, of_all)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -279,11 +284,26 @@ def mark_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
         yield item, True
 
 
+def find_gates(model: nn.Module) -> list[nn.Parameter]:
+    """Return the gates of SN that learn."""
+    layers = [layer for layer in model.modules() if isinstance(layer, SwitchNorm)]
+    gates = [gate for layer in layers for gate in (layer.mean_weight, layer.var_weight)]
+    return [gate for gate in gates if gate.requires_grad]
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """Return the optimizer of a recipe, whose groups have their ``factor`` of the rate."""
-    if recipe.decay == "all":  # as published: one group
+    if recipe.decay == "all" and recipe.gate_lr_factor == 1:  # as published: one group
         parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [{"params": parameters, "lr": 1.0, "weight_decay": recipe.weight_decay}]
+    elif recipe.decay != "weights":
+        gates = find_gates(model)
+        others = [p for p in model.parameters() if p.requires_grad and p not in set(gates)]
+        decay = 0.0 if recipe.decay == "not_gates" else recipe.weight_decay
+        groups = [
+            {"params": others, "lr": 1.0, "weight_decay": recipe.weight_decay},
+            {"params": gates, "lr": recipe.gate_lr_factor, "weight_decay": decay},
+        ]
     else:
         groups = parameter_groups(
             model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -171,6 +171,11 @@ def make_augmentation(recipe: Recipe, *, epoch: int = 0, evaluation: bool = Fals
         evaluation: Crop the center, and do nothing else.
     """
     assert recipe.crop is not None and recipe.resize is not None
+    whole: Literal["center", "random"] | None = None
+    if evaluation or epoch >= recipe.epochs - recipe.center_crop_epochs:
+        whole = "center"
+    elif epoch >= recipe.epochs - (recipe.random_crop_epochs or 0):
+        whole = "random"
     return Augmentation(
         crop=recipe.crop,
         resize=recipe.resize,
@@ -180,6 +185,6 @@ def make_augmentation(recipe: Recipe, *, epoch: int = 0, evaluation: bool = Fals
         color_jitter=(0.0, 0.0, 0.0) if evaluation else recipe.color_jitter,
         lighting="none" if evaluation else recipe.lighting,
         lighting_std=recipe.lighting_std,
-        center=evaluation or epoch >= recipe.epochs - recipe.center_crop_epochs,
+        whole=whole,
         upright=recipe.upright,
     )

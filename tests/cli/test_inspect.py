@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from snzoo.cli import main
 from snzoo.gates import read_gates
+from snzoo.nn import SparseSwitchNorm2d, set_radius
 from snzoo.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,12 @@ def test_json_of_names_files_and_folders(file, tmp_path, capsys):
     made, demo, folder = json.loads(capsys.readouterr().out)
     assert made == folder | {"model": str(file)} and folder["model"] == str(tmp_path)
     even = [0.333333, 0.333333, 0.333333]
-    shares = {"stats": ["IN", "LN", "BN"], "mean": [0.166667, 0.333333, 0.5], "var": even}
+    shares = {
+        "stats": ["IN", "LN", "BN"],
+        "mean": [0.166667, 0.333333, 0.5],
+        "var": even,
+        "locked": [],
+    }
     assert made["layers"][0] == {"name": "sub.0", **shares}
     assert made["average"]["mean"] == [0.483333, 0.266667, 0.25]
     state = read_state_dict(ROOT / "snzoo" / "demo" / f"{DEMO}.safetensors")
@@ -154,3 +160,19 @@ def test_help_does_not_import_torch():
         "finally: assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_locked_shares_of_sparse_sn_are_marked(tmp_path, capsys):
+    layer = SparseSwitchNorm2d(4)
+    layer.var_weight.data.copy_(torch.tensor([1.02, 0.99, 1.0]))
+    set_radius(layer, 0.6)
+    layer.mean_weight.data.copy_(torch.tensor([-1.0, 0.0, 2.0]))
+    layer(torch.randn(2, 4, 5, 5))
+    save_file(layer.state_dict(), tmp_path / "sparse.safetensors")
+    assert main(["inspect", str(tmp_path / "sparse.safetensors")]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"\(root\) +BBBBBBBBBBBBBB   0   0 100\* I+B+  81   0  19$", text, re.M)
+    assert "* locked by sparse SN: 1 of 1 means, 0 of 1 variances" in text
+    assert main(["inspect", "--json", str(tmp_path / "sparse.safetensors")]) == 0
+    (found,) = json.loads(capsys.readouterr().out)[0]["layers"]
+    assert found["locked"] == ["mean"] and found["mean"] == [0, 0, 1]

@@ -47,8 +47,9 @@ def reference(content, how, seed):
     if how.upright:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
     crop = transforms.RandomResizedCrop(how.crop, how.scale, how.ratio)
-    if how.center:
-        crop = transforms.Compose([transforms.Resize(how.resize), transforms.CenterCrop(how.crop)])
+    if how.whole:
+        kind = transforms.CenterCrop if how.whole == "center" else transforms.RandomCrop
+        crop = transforms.Compose([transforms.Resize(how.resize), kind(how.crop)])
     steps = [crop, transforms.RandomHorizontalFlip(how.flip)]
     if any(how.color_jitter):
         steps.append(transforms.ColorJitter(*how.color_jitter))
@@ -69,18 +70,19 @@ def assert_equal_to_the_reference(content, how, *key):
 sides = st.one_of(st.integers(1, 700), st.sampled_from([1, 2, 3, 4, 224, 256, 448]))
 shares = st.sampled_from([(0.08, 1.0), (0.35, 1.0), (1.0, 1.0), (1e-6, 1e-3), (0.5, 0.5)])
 ratios = st.sampled_from([(3 / 4, 4 / 3), (1.0, 1.0), (0.1, 10.0), (1.9, 2.0)])
+wholes = st.sampled_from([None, "center", "random"])
 jitters = st.sampled_from([(0.0, 0.0, 0.0), (0.3, 0.3, 0.3), (0.0, 2.0, 0.0), (0.4, 0.0, 0.1)])
 
 
 @settings(max_examples=30, deadline=None)
-@given(sides, sides, shares, ratios, jitters, st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
+@given(sides, sides, shares, ratios, jitters, st.sampled_from([0.0, 0.5, 1.0]), wholes)
 def test_images_of_any_size_give_the_pixels_of_torchvision(
-    width, height, scale, ratio, jitter, flip, center
+    width, height, scale, ratio, jitter, flip, whole
 ):
-    if center:
+    if whole:
         height = min(max(height, width // 20 + 1), 20 * width)  # else resizing is only slow
     how = replace(
-        PLAIN, scale=scale, ratio=ratio, color_jitter=jitter, flip=flip, center=center, crop=96
+        PLAIN, scale=scale, ratio=ratio, color_jitter=jitter, flip=flip, whole=whole, crop=96
     )
     content = encoded(photo(width, height))
     for index in range(3):
@@ -126,12 +128,12 @@ def test_real_photos_give_the_pixels_of_torchvision():
         assert_equal_to_the_reference(path.read_bytes(), PLAIN, 0, 5, index)
 
 
-@pytest.mark.parametrize("center", [False, True])
-def test_a_photo_that_cannot_be_used_is_named(center):
-    how, generator = replace(PLAIN, center=center), torch.Generator()
+@pytest.mark.parametrize("whole", [None, "center", "random"])
+def test_a_photo_that_cannot_be_used_is_named(whole):
+    how, generator = replace(PLAIN, whole=whole), torch.Generator()
     with pytest.raises(DataError, match=r"can't read x.png: not an image"):
         augment(b"no image", how, generator, name="x.png")
-    if center:
+    if whole:
         with pytest.raises(DataError, match=r"can't use x.png: 1x60000 .* grow to 256x"):
             augment(encoded(Image.new("L", (1, 60_000))), how, generator, name="x.png")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
@@ -106,19 +107,32 @@ def reference_batches(colors, recipe, preprocessing, epoch, seed):
         yield torch.stack(images), labels[batch]
 
 
-@pytest.mark.parametrize("decay, mixup", [("all", 0.0), ("weights", 0.0), ("weights", 0.4)])
-def test_the_weights_are_those_of_a_plain_loop(train, colors, decay, mixup, tmp_path):
+SPARSE = {"gate_lr_factor": 0.1, "gate_clip_norm": 0.05, "final_radius": 0.9}
+
+
+@pytest.mark.parametrize(
+    "norm, decay, mixup, more",
+    [
+        ("sn", "all", 0.0, {}),
+        ("sn", "weights", 0.0, {}),
+        ("sn", "weights", 0.4, {}),
+        ("ssn", "not_gates", 0.0, SPARSE),
+    ],
+)
+def test_the_weights_are_those_of_a_plain_loop(train, colors, norm, decay, mixup, more, tmp_path):
     """Two epochs, compared with SGD as a textbook writes it, in float64."""
-    values = {"decay": decay, "mixup": mixup, "gate_lr_factor": 1.0, "weight_decay": 0.01}
-    train(seed=3, precision="fp64", epochs=2, **values)
-    start = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2)
+    name = f"resnet18v1_{norm}"
+    values = {"decay": decay, "mixup": mixup, "gate_lr_factor": 1.0, "weight_decay": 0.01} | more
+    train(model=name, seed=3, precision="fp64", epochs=2, **values)
+    start = snzoo.create_model(name, width=8, num_classes=2)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     recipe = snzoo.create_model(tmp_path / "run" / "best.safetensors").spec.recipe
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2).double()
+        model = snzoo.create_model(name, width=8, num_classes=2).double()
         preprocessing = model.spec.preprocessing
+        gates = {name for name, _ in model.named_parameters() if name.endswith("_weight")}
         momenta = {}
         step = 0
         for epoch in range(2):
@@ -127,20 +141,27 @@ def test_the_weights_are_those_of_a_plain_loop(train, colors, decay, mixup, tmp_
                 if mixup:
                     seed_generators(x.device, 3, step, 0, 0)  # of the run, the step and the pass
                     x, others, share = mix_images(x, labels, mixup)
+                snzoo.nn.set_radius(model, values.get("final_radius", 0.0) * step / 6)
                 logits = model(x)
                 loss = share * F.cross_entropy(logits, labels, label_smoothing=0.1)
                 loss += (1 - share) * F.cross_entropy(logits, others, label_smoothing=0.1)
                 gradients = torch.autograd.grad(loss, list(model.parameters()))
                 rate = learning_rate(recipe, step, 3)
+                squares = dict(zip(dict(model.named_parameters()), gradients, strict=True))
+                norm = math.sqrt(sum(float((squares[gate] ** 2).sum()) for gate in gates))
                 with torch.no_grad():
                     for (name, p), gradient in zip(
                         model.named_parameters(), gradients, strict=True
                     ):
                         decays = decay == "all" or "conv" in name or "downsample.0" in name
                         decays |= name == "fc.weight"
+                        decays |= decay == "not_gates" and name not in gates
+                        factor = values["gate_lr_factor"] if name in gates else 1.0
+                        if name in gates and norm > values.get("gate_clip_norm", math.inf):
+                            gradient = gradient * (0.05 / (norm + 1e-6))  # PyTorch's
                         gradient = gradient + 0.01 * p * decays
                         momentum = gradient + 0.9 * momenta.get(name, 0.0)
-                        p -= rate * (gradient + 0.9 * momentum)
+                        p -= factor * rate * (gradient + 0.9 * momentum)
                         momenta[name] = momentum
                 step += 1
     assert start.state_dict().keys() == state["model"].keys()
