@@ -36,7 +36,7 @@ def test_the_examples_of_the_docstrings_are_true():
 
 def test_filters_combine():
     several = snzoo.list_models(["resnet34v1*", "*_step"], exclude_filters=["*_gn", "*v1_bn"])
-    assert several == ["resnet50v1_sn_8x32_step", "resnet34v1_sn"]
+    assert several == ["resnet50v1_sn_8x32_step", "resnet34v1_sn", "resnet34v1_ssn"]
     assert snzoo.list_models("resnet34*", norm="gn") == ["resnet34v1_gn", "resnet34v2_gn"]
     assert snzoo.list_models("resnet34*", pretrained=True) == []
 
@@ -235,7 +235,7 @@ def test_a_number_of_classes_that_makes_no_sense_is_refused(number):
 
 
 def test_an_unknown_norm_is_refused():
-    with pytest.raises(SnzooError, match="norm must be one of sn, bn, gn"):
+    with pytest.raises(SnzooError, match="norm must be one of sn, ssn, bn, gn"):
         snzoo.list_models(norm="in")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snzoo.errors import CheckpointError, first_line
+from snzoo.weights.detectron import rename_detectron_keys
 from snzoo.weights.keras import read_keras
 from snzoo.weights.pytorch import read_pytorch, too_large
 from snzoo.weights.safetensors import is_safetensors, read_metadata, read_safetensors
@@ -28,7 +29,8 @@ def read_state_dict(
     The file may be a safetensors file, a PyTorch file (also a legacy one), which is read with
     ``weights_only=True``, or the Keras ResNet-50, which needs h5py. The state dict may be the whole
     file or the value of a key such as ``state_dict``, ``model`` or ``model_ema``. The prefixes of
-    wrappers (``module.``, ``_orig_mod.``, ``model.``, …) are removed.
+    wrappers (``module.``, ``_orig_mod.``, ``model.``, …) are removed, and the keys of a backbone of
+    SwitchNorm_Detection are renamed.
 
     Args:
         path: the path of the checkpoint.
@@ -60,7 +62,7 @@ def read_state_dict(
     state = select_state_dict(content, averaged=averaged, where=path)
     if sum(value.nbytes for value in state.values()) > limit:  # tensors may share stored elements
         raise CheckpointError(f"can't read {path}: {too_large(limit)}")
-    return state
+    return rename_detectron_keys(state)
 
 
 def read_description(path: str | Path) -> dict[str, Any] | None:

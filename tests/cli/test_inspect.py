@@ -112,7 +112,7 @@ def test_output_draws_a_chart_too(file, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["resnet50v1_sn_8x23"], ["did you mean resnet50v1_sn_8x32"]),
+        (["resnet101v1_sn_8x23"], ["did you mean resnet101v1_sn_8x32"]),
         (["resnet50v1_sn"], ["resnet50v1_sn has no published weights"]),
         (["resnet50v1_bn_torchvision"], ["resnet50v1_bn_torchvision has no SN layer"]),
         (["none.pth"], ["can't read none.pth"]),
