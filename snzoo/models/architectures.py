@@ -37,7 +37,8 @@ class NetworkOptions(TypedDict, total=False):
         last_gamma: v1 only: initialize the last norm scale of each block to 0 (False).
         stride_on: v1 bottlenecks only: where a stage strides. ``3x3`` (torchvision, SN; the
             default), ``1x1`` (MSRA), or ``last_unit`` of the stage before (TF-Slim).
-        norm_after_add: v1 only: the last norm of a block follows the addition (False).
+        norm_after_add: v1 only: the last norm of a block follows the addition, and projections
+            have no norm, as in the ResNet-50 of fb.resnet.torch (False).
     """
 
     num_classes: int | None

@@ -117,15 +117,15 @@ class Block(Named, ABC):
 class BlockV1(Block):
     """conv → norm → ReLU …, with the last ReLU after the addition.
 
-    ``norm_after_add`` moves the last norm after the addition, as in the ResNet-50 of
-    fb.resnet.torch; ``last_gamma`` starts that norm's scale at 0.
+    ``norm_after_add`` moves the last norm after the addition and leaves the norm of a projection
+    out, as in the ResNet-50 of fb.resnet.torch; ``last_gamma`` starts the last norm's scale at 0.
     """
 
     def __init__(
         self, *sizes: int, norm_after_add: bool = False, last_gamma: bool = False, **options: Any
     ) -> None:
+        self.norm_after_add = norm_after_add  # before the projection is made
         super().__init__(*sizes, **options)
-        self.norm_after_add = norm_after_add
         if last_gamma:
             scale = self.norm(self.convs).weight
             assert isinstance(scale, nn.Parameter)
@@ -136,9 +136,8 @@ class BlockV1(Block):
         self.add_norm(i, norm.make(conv.out_channels))
 
     def _projection(self, in_channels: int, stride: int, norm: NormLayer) -> nn.Module:
-        return nn.Sequential(
-            conv2d(in_channels, self.out_channels, 1, stride), norm.make(self.out_channels)
-        )
+        conv = conv2d(in_channels, self.out_channels, 1, stride)
+        return conv if self.norm_after_add else nn.Sequential(conv, norm.make(self.out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

@@ -7,9 +7,11 @@ from typing import Any
 
 from snzoo.errors import CheckpointError, first_line
 from snzoo.weights.detectron import rename_detectron_keys
+from snzoo.weights.fbtorch import read_fbtorch
 from snzoo.weights.keras import read_keras
 from snzoo.weights.pytorch import read_pytorch, too_large
 from snzoo.weights.safetensors import is_safetensors, read_metadata, read_safetensors
+from snzoo.weights.torch7 import is_torch7
 from snzoo.weights.wrappers import StateDict, select_state_dict
 
 # By default, a file may unpack to RATIO times its size and SLACK more bytes. torch.save does not
@@ -27,10 +29,11 @@ def read_state_dict(
     """Read the state dict of a network from a checkpoint, onto the CPU.
 
     The file may be a safetensors file, a PyTorch file (also a legacy one), which is read with
-    ``weights_only=True``, or the Keras ResNet-50, which needs h5py. The state dict may be the whole
-    file or the value of a key such as ``state_dict``, ``model`` or ``model_ema``. The prefixes of
-    wrappers (``module.``, ``_orig_mod.``, ``model.``, …) are removed, and the keys of a backbone of
-    SwitchNorm_Detection are renamed.
+    ``weights_only=True``, the Keras ResNet-50, which needs h5py, or the Torch7 ResNet-50 of
+    fb.resnet.torch. The state dict may be the whole file or the value of a key such as
+    ``state_dict``, ``model`` or ``model_ema``. The prefixes of wrappers (``module.``,
+    ``_orig_mod.``, ``model.``, …) are removed, and the keys of a backbone of SwitchNorm_Detection
+    are renamed.
 
     Args:
         path: the path of the checkpoint.
@@ -55,6 +58,8 @@ def read_state_dict(
         raise CheckpointError(f"{path} is a web page, not a weights file; download it again")
     if start.startswith(b"\x89HDF"):
         return read_keras(path, max_bytes=limit)
+    if is_torch7(start):
+        return read_fbtorch(path, max_bytes=limit)
     if is_safetensors(start):
         content: Any = read_safetensors(path, mmap=mmap)
     else:

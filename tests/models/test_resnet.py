@@ -134,13 +134,29 @@ def test_options_that_do_not_apply_are_refused(name, options):
         build(ARCHITECTURES[name], **options)
 
 
-def test_the_norm_may_follow_the_addition():
-    block = build(ARCHITECTURES["resnet18v1_bn"], norm_after_add=True, width=8).layer1[0].eval()
+@pytest.mark.parametrize("stage", ["layer1", "layer2"])
+def test_the_norm_may_follow_the_addition_and_a_projection_then_has_none(stage):
+    model = build(ARCHITECTURES["resnet18v1_bn"], norm_after_add=True, width=8).eval()
+    block = getattr(model, stage)[0]
     block.bn2.running_mean.fill_(0.3)
     block.bn2.weight.data.fill_(1.7)
     x = torch.randn(2, 8, 9, 9)
     inner = block.conv2(block.bn1(block.conv1(x)).relu())
-    assert torch.allclose(block(x), block.bn2(inner + x).relu())
+    if stage == "layer2":
+        shortcut = torch.einsum(
+            "oi,nihw->nohw", block.downsample.weight[:, :, 0, 0], x[..., ::2, ::2]
+        )
+    else:
+        shortcut = x
+    assert torch.allclose(block(x), block.bn2(inner + shortcut).relu(), atol=1e-6)
+
+
+def test_the_network_of_fb_resnet_torch_has_its_number_of_parameters():
+    """7,680 fewer than torchvision's: the norms of the four projections."""
+    with torch.device("meta"):
+        model = build(ARCHITECTURES["resnet50v1_bn"], norm_after_add=True)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25_549_352
+    assert model.state_dict()["layer2.0.downsample.weight"].shape == (512, 256, 1, 1)
 
 
 @pytest.mark.parametrize(
