@@ -1,6 +1,10 @@
-"""Read the Keras file of the MSRA ResNet-50 as a torchvision state dict.
+"""Read the Keras files of the MSRA ResNet-50 as torchvision state dicts.
 
-The convolutions of the Keras network have biases, and the eps of its batch norm is 1.001e-5. The
+Two files have the name ``resnet50_weights_tf_dim_ordering_tf_kernels.h5``: that of
+keras_applications, with layers such as ``conv2_block1_1_conv``, and an older one of
+https://github.com/fchollet/deep-learning-models, with layers such as ``res2a_branch2a``.
+
+The convolutions of the Keras network have biases, and the eps of its batch norm is another one. The
 state dict expresses both exactly: the biases are subtracted from ``running_mean``, and the
 difference in eps is added to ``running_var``.
 """
@@ -20,12 +24,19 @@ from snzoo.errors import CheckpointError, first_line
 from snzoo.weights.pytorch import too_large
 
 KERAS_EPS, TORCH_EPS = 1.001e-5, 1e-5
+# Keras of the time of the older file (1.0.8 to 1.1.2) took Caffe's eps, with which the network was
+# trained, by default. Keras 1.2 changed its default to 1e-3 and kept the file.
+OLD_EPS = 1e-5
+
+# The names of arrays in the older file. Its ``running_std`` holds the variance.
+OLD_NAMES = {"W": "kernel", "b": "bias"}
+OLD_NAMES |= {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
 Layer = dict[str, Tensor]
 
 
 def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
-    """Return the state dict of a Keras file, with the keys of torchvision.
+    """Return the state dict of either Keras file, with the keys of torchvision.
 
     Args:
         path: the path of the HDF5 file.
@@ -39,6 +50,8 @@ def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
     """
     require_packages("h5py", extra="keras", purpose=f"reading the HDF5 file {path}")
     layers = _read_layers(path, max_bytes)
+    eps = OLD_EPS if "bn_conv1" in layers else KERAS_EPS
+    layers = {_rename_layer(name): layer for name, layer in layers.items()}
     state: dict[str, Tensor] = {}
     for name, layer in layers.items():
         try:
@@ -49,14 +62,29 @@ def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
                 state[f"{bn}.weight"] = norm["gamma"]
                 state[f"{bn}.bias"] = norm["beta"]
                 state[f"{bn}.running_mean"] = norm["moving_mean"] - layer["bias"]
-                state[f"{bn}.running_var"] = norm["moving_variance"] + (KERAS_EPS - TORCH_EPS)
+                state[f"{bn}.running_var"] = norm["moving_variance"] + (eps - TORCH_EPS)
             elif not name.endswith("_bn"):
-                state["fc.weight"], state["fc.bias"] = layer["kernel"].T, layer["bias"]
+                state["fc.weight"], state["fc.bias"] = layer["kernel"].t(), layer["bias"]
         except (KeyError, RuntimeError, ValueError):
             raise CheckpointError(
                 f"{path}: unknown layer {name!r}, not the Keras ResNet-50"
             ) from None
     return state
+
+
+def _rename_layer(name: str) -> str:
+    """Return the newer name of a layer: ``conv3_block1_2_bn`` for ``bn3a_branch2b``.
+
+    Branch 1 is the shortcut, convolution 0. Newer names stay as they are.
+    """
+    if name in ("conv1", "bn_conv1"):
+        return "conv1_conv" if name == "conv1" else "conv1_bn"
+    found = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", name)
+    if found is None:
+        return name
+    kind, stage, block, branch = found.groups()
+    i = ("1", "2a", "2b", "2c").index(branch)
+    return f"conv{stage}_block{ord(block) - ord('a') + 1}_{i}_{'bn' if kind == 'bn' else 'conv'}"
 
 
 def _torchvision_keys(name: str) -> tuple[str, str]:
@@ -78,7 +106,7 @@ def _torchvision_keys(name: str) -> tuple[str, str]:
 
 
 def _read_layers(path: Path, max_bytes: int) -> dict[str, Layer]:
-    """Return the arrays of each layer, by the last part of their names (``kernel``)."""
+    """Return the arrays of each layer, by the last part of their newer names (``kernel``)."""
     import h5py
 
     layers: dict[str, Layer] = {}
@@ -91,8 +119,8 @@ def _read_layers(path: Path, max_bytes: int) -> dict[str, Layer]:
             size += numel * max(4, item.dtype.itemsize)  # as stored or as float32
             if size > max_bytes:
                 raise ValueError(too_large(max_bytes))
-            leaf = key.rsplit("/", 1)[-1].split(":")[0]
-            layer[leaf] = torch.from_numpy(item[()].astype("float32"))
+            leaf = key.rsplit("/", 1)[-1].split(":")[0].removeprefix(f"{name}_")
+            layer[OLD_NAMES.get(leaf, leaf)] = torch.from_numpy(item[()].astype("float32"))
 
     try:
         with h5py.File(path, "r") as file:

@@ -214,7 +214,7 @@ def test_the_reference_does_not_turn_photos(model, tmp_path):
 
 
 def test_networks_of_another_structure_are_other_runs():
-    """The weights fit both networks, but ``stride_on`` changes the logits."""
+    """The weights fit all three networks, but the options change the logits."""
     digests = set()
     for options in ({}, {"stride_on": "1x1"}, {"output_stride": 8}):
         torch.manual_seed(0)

@@ -32,8 +32,8 @@ def layers():
     return found
 
 
-def with_biases(**options):
-    """ResNet-50 as Keras computes it: a bias in each convolution, eps 1.001e-5."""
+def with_biases(eps=1.001e-5, **options):
+    """ResNet-50 as Keras computes it: a bias in each convolution, another eps."""
     network = build(ARCHITECTURES["resnet50v1_bn"], stride_on="1x1", **options)
     for name, layer in [*network.named_modules()]:
         if isinstance(layer, nn.Conv2d):
@@ -42,7 +42,7 @@ def with_biases(**options):
             biased = nn.Conv2d(*shape, layer.stride, layer.padding, bias=True)
             setattr(network.get_submodule(parent), last, biased)
         elif isinstance(layer, nn.BatchNorm2d):
-            layer.eps = 1.001e-5
+            layer.eps = eps
     return network.eval()
 
 
@@ -82,6 +82,30 @@ def write_h5(path, network, *, within="/", dense="probs"):
     return path
 
 
+def write_old_h5(path, network):
+    """The file of deep-learning-models v0.2: flat names, and the variance called running_std."""
+    with h5py.File(path, "w") as file:
+
+        def write(layer, **arrays):
+            for name, array in arrays.items():
+                file[f"{layer}/{layer}_{name}:0"] = array.detach().numpy()
+
+        for name, (conv, bn) in layers().items():
+            conv, bn = network.get_submodule(conv), network.get_submodule(bn)
+            old, norm = "conv1", "bn_conv1"
+            if name != "conv1":  # conv3_block2_0 is res3b_branch1, conv3_block2_1 res3b_branch2a
+                stage, block, i = re.findall(r"\d+", name)
+                branch = ["1", "2a", "2b", "2c"][int(i)]
+                old, norm = (
+                    f"{x}{stage}{' abcdef'[int(block)]}_branch{branch}" for x in ("res", "bn")
+                )
+            write(old, W=conv.weight.permute(2, 3, 1, 0), b=conv.bias)
+            write(norm, gamma=bn.weight, beta=bn.bias)
+            write(norm, running_mean=bn.running_mean, running_std=bn.running_var)
+        write("fc1000", W=network.fc.weight.T, b=network.fc.bias)
+    return path
+
+
 @torch.no_grad()
 def logits(network):
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(6))
@@ -89,10 +113,11 @@ def logits(network):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("written, eps", [(write_h5, 1.001e-5), (write_old_h5, 1e-5)])
 @torch.no_grad()
-def test_logits_are_those_of_a_network_with_biases_and_the_eps_of_keras(tmp_path):
-    reference = randomize(with_biases())
-    state = read_state_dict(write_h5(tmp_path / "full.h5", reference))
+def test_logits_are_those_of_a_network_with_biases_and_the_eps_of_keras(tmp_path, written, eps):
+    reference = randomize(with_biases(eps))
+    state = read_state_dict(written(tmp_path / "full.h5", reference))
     network = build(ARCHITECTURES["resnet50v1_bn"], stride_on="1x1").eval()
     network.load_state_dict(conform_state_dict(state, network.state_dict(), where="full.h5"))
     expected = logits(reference)
@@ -113,6 +138,14 @@ def narrow():
 def file(narrow, tmp_path):
     """The file of a narrow network, which is enough for most tests."""
     return write_h5(tmp_path / "narrow.h5", narrow)
+
+
+def test_the_old_file_of_the_same_network_has_the_same_tensors(narrow, file, tmp_path):
+    expected, found = read_state_dict(file), read_state_dict(write_old_h5(tmp_path / "x", narrow))
+    assert len(expected) == 5 * len(layers()) + 2 and found.keys() == expected.keys()
+    for key in expected:
+        difference = 1e-8 if "running_var" in key else 0  # in eps
+        assert torch.equal(found[key] + np.float32(difference), expected[key]), key
 
 
 @pytest.mark.parametrize("shape", [{"within": "model_weights"}, {"dense": "predictions"}])
@@ -174,6 +207,22 @@ def test_another_or_a_broken_file_is_refused(file, change, words):
     with pytest.raises(CheckpointError, match=re.escape(words)) as caught:
         read_state_dict(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, layer",
+    [
+        ("bn_conv1", "conv1_conv"),
+        ("bn3b_branch2a/bn3b_branch2a_running_std:0", "conv3_block2_1_conv"),
+        ("res5c_branch2c/res5c_branch2c_b:0", "conv5_block3_3_conv"),
+        ("fc1000/fc1000_W:0", "fc1000"),
+    ],
+)
+def test_an_old_file_without_an_array_is_refused(narrow, tmp_path, name, layer):
+    path = write_old_h5(tmp_path / "x", narrow)
+    replace(name, None)(path)
+    with pytest.raises(CheckpointError, match=f"x: unknown layer '{layer}', not the Keras ResNet"):
+        read_state_dict(path)
 
 
 def test_another_network_of_keras_is_refused(file):
