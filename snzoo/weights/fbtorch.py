@@ -76,7 +76,7 @@ def _list_modules(root: Any) -> list[Module]:
     while stack:
         module = stack.pop()
         if not isinstance(module, Module):
-            raise ValueError(f"it holds a {type(module).__name__} in place of a module")
+            raise ValueError("it holds another value in place of a module")
         if _kind(module) not in LETTERS:
             raise ValueError(f"it holds a {module.name}")
         modules.append(module)
@@ -96,24 +96,26 @@ def _convert(modules: list[Module]) -> dict[str, Tensor]:
     structure = "".join(LETTERS[_kind(module)] for module in modules)
     if not NETWORK.fullmatch(structure):
         raise ValueError("its modules are others, or in another order")
-    found = {letter: [m for m in modules if LETTERS[_kind(m)] == letter] for letter in "cnmal"}
-    _check_numbers(found["m"][0], kernel=3, stride=2, padding=1)
-    _check_numbers(found["a"][0], kernel=7)
-    convs, norms = iter(found["c"]), iter(found["n"])
+
+    def select(*letters: str) -> list[Module]:
+        return [module for module in modules if LETTERS[_kind(module)] in letters]
+
+    (pool,), (average,), (linear,) = select("m"), select("a"), select("l")
+    _check_numbers(pool, kernel=3, stride=2, padding=1)
+    _check_numbers(average, kernel=7)
+    names = _list_layers(re.findall(BLOCK, structure))
     state: dict[str, Tensor] = {}
     biases: list[Tensor] = []  # of the convolutions since the last norm
-    for key, kernel, stride in _list_layers(re.findall(BLOCK, structure)):
+    for (key, kernel, stride), layer in zip(names, select("c", "n"), strict=True):
         if kernel is None:
-            state |= {f"{key}.{name}": t for name, t in _convert_norm(next(norms), biases).items()}
+            state |= {f"{key}.{name}": t for name, t in _convert_norm(layer, biases).items()}
             biases.clear()
             continue
-        conv = next(convs)
-        _check_numbers(conv, kernel=kernel, stride=stride, padding=kernel // 2)
-        weight = _read_tensor(conv, "weight")  # two-dimensional in SpatialConvolutionMM
+        _check_numbers(layer, kernel=kernel, stride=stride, padding=kernel // 2)
+        weight = _read_tensor(layer, "weight")  # two-dimensional in SpatialConvolutionMM
         state[f"{key}.weight"] = weight.reshape(len(weight), -1, kernel, kernel)
-        if conv.fields.get("bias") is not None:
-            biases.append(_read_tensor(conv, "bias"))
-    (linear,) = found["l"]
+        if layer.fields.get("bias") is not None:
+            biases.append(_read_tensor(layer, "bias"))
     return state | {f"fc.{name}": _read_tensor(linear, name) for name in ("weight", "bias")}
 
 

@@ -20,7 +20,7 @@ from snzoo.models.build import build
 from snzoo.weights import conform_state_dict, read_state_dict
 from snzoo.weights.torch7 import read_torch7
 
-LETTERS = {"Double": "d", "Half": "e", "Long": "q", "Byte": "B"}  # of struct; float32: "f"
+NUMBERS = {"Double": "<f8", "Half": "<f2", "Long": "<i8", "Byte": "u1"}  # Float and Cuda: "<f4"
 
 Object = namedtuple("Object", "name content")  # of a class; the content is a value
 Tensor = namedtuple("Tensor", "kind sizes strides offset storage")
@@ -83,8 +83,9 @@ class Writer:
             self.write(value.storage)
         else:
             self.string(f"torch.{value.kind}Storage")
-            letter, elements = LETTERS.get(value.kind.removeprefix("Cuda"), "f"), value.elements
-            self.put(f"q{len(elements)}{letter}", len(elements), *elements)
+            dtype = NUMBERS.get(value.kind.removeprefix("Cuda"), "<f4")
+            self.put("q", len(value.elements))
+            self.out += np.asarray(value.elements, dtype).tobytes()
 
 
 def write(path, value, **options):
@@ -201,7 +202,10 @@ HOSTILE = {
     "table as key": (struct.pack("<iiiiiii", 3, 1, 1, 3, 2, 0, 0), "or one that is no string"),
     "an index twice": (struct.pack("<iiiidii", 3, 1, 1, 1, 7.0, 4, 1), "a reference before byte"),
     "more bytes": (Writer().write({}).out + b"abc", "3 bytes follow its content"),
-    "deep nesting": (nested(100_000), "is not the ResNet-50 of fb.resnet.torch: it holds a dict"),
+    "deep nesting": (
+        nested(100_000),
+        "is not the ResNet-50 of fb.resnet.torch: it holds another value",
+    ),
     "many values": (nested(200_000), "it holds more than 262,144 values"),
 }
 
@@ -379,43 +383,32 @@ def test_a_model_of_the_zoo_is_made_from_a_file(tmp_path, tree):
         snzoo.create_model("resnet50v1_bn", weights=path, **options)
 
 
-def flatten(tree):
-    """The tree after getParameters of Torch: its parameters are views of one storage."""
-    storage = Storage("Float", [])
-
-    def visit(value):
-        if isinstance(value, Object):
-            return Object(value.name, visit(value.content))
-        if isinstance(value, dict):
-            return {key: visit(item) for key, item in value.items()}
-        if not isinstance(value, Tensor):
-            return value
-        storage.elements.extend(value.storage.elements)
-        offset = len(storage.elements) - len(value.storage.elements)
-        return value._replace(offset=offset, storage=storage)
-
-    return visit(tree)
+def map_tensors(value, function):
+    if isinstance(value, Object):
+        return Object(value.name, map_tensors(value.content, function))
+    if isinstance(value, dict):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    return function(value) if isinstance(value, Tensor) else value
 
 
 def test_parameters_may_be_parts_of_one_storage(tmp_path, tree):
+    """So they are after getParameters of Torch."""
+    storage = Storage("Float", [])
+
+    def move(tensor):
+        storage.elements.extend(tensor.storage.elements)
+        offset = len(storage.elements) - len(tensor.storage.elements)
+        return tensor._replace(offset=offset, storage=storage)
+
     expected = read_state_dict(write(tmp_path / "x.t7", tree))
-    found = read_state_dict(write(tmp_path / "flat.t7", flatten(tree)))
+    found = read_state_dict(write(tmp_path / "flat.t7", map_tensors(tree, move)))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
 def test_tensors_that_share_elements_do_not_take_more_memory_than_allowed(tmp_path, tree):
-    storage = Storage("Float", [0.5] * 300_000)
-
-    def all_of_it(value):
-        if isinstance(value, Object):
-            return Object(value.name, all_of_it(value.content))
-        if isinstance(value, dict):
-            return {key: all_of_it(item) for key, item in value.items()}
-        whole = Tensor("Float", [300_000], [1], 0, storage)
-        return whole if isinstance(value, Tensor) else value
-
-    path = write(tmp_path / "x.t7", all_of_it(tree))
+    whole = array_of(np.ones(300_000, np.float32))
+    path = write(tmp_path / "x.t7", map_tensors(tree, lambda tensor: whole))
     with pytest.raises(CheckpointError, match="it unpacks to more than"):
         read_state_dict(path, max_bytes=10)
 
@@ -424,14 +417,13 @@ def change(value, path, function):
     """A tree whose value at ``path``, of numbers of modules and then of a field, is changed."""
     if not path:
         return function(value)
-    if isinstance(value, Object):
-        content, key = value.content, "modules" if isinstance(path[0], int) else path[0]
-        if isinstance(path[0], int):
-            inner = content[key] | {path[0]: change(content[key][path[0]], path[1:], function)}
-        else:
-            inner = change(content.get(key), path[1:], function)
-        return Object(value.name, content | {key: inner})
-    raise TypeError(value)
+    content, part = value.content, path[0]
+    if isinstance(part, int):
+        modules = content["modules"]
+        changed = {"modules": modules | {part: change(modules[part], path[1:], function)}}
+    else:
+        changed = {part: function(content.get(part))}
+    return Object(value.name, content | changed)
 
 
 def contain_itself(module):
@@ -449,9 +441,9 @@ BLOCK = (5, 1)  # the first one: its branches, the addition, the norm and the Re
 MAIN, SHORTCUT = (*BLOCK, 1, 1), (*BLOCK, 1, 2)
 OTHERS = {
     "a number": ((), lambda tree: 5.0, "can't read|not a weights file"),
-    "a table of the network": ((), lambda tree: {"model": tree}, "it holds a dict in place of a"),
+    "a table of the network": ((), lambda tree: {"model": tree}, "it holds another value in place"),
     "unknown class": ((3,), lambda module: Object("os.execute", {}), "it holds a os.execute"),
-    "no module": ((*MAIN, 2), lambda module: {}, "it holds a dict in place of a module"),
+    "no module": ((*MAIN, 2), lambda module: {}, "it holds another value in place"),
     "no modules": (BLOCK, lambda module: Object("nn.Sequential", {}), "nn.Sequential has no list"),
     "a gap": (("modules",), lambda modules: modules | {99: modules[1]}, "has no list of modules"),
     "a cycle": (BLOCK, contain_itself, "it has more than 2,000 modules"),
