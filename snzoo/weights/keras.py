@@ -24,8 +24,8 @@ from snzoo.errors import CheckpointError, first_line
 from snzoo.weights.pytorch import too_large
 
 KERAS_EPS, TORCH_EPS = 1.001e-5, 1e-5
-# Keras of the time of the older file (1.0.8 to 1.1.2) took Caffe's eps, with which the network was
-# trained, by default. Keras 1.2 changed its default to 1e-3 and kept the file.
+# Keras 1.1 applied the older file with 1e-5, its default then and Caffe's, where the weights come
+# from. Keras 1.2 changed the default to 1e-3 and kept the file.
 OLD_EPS = 1e-5
 
 # The names of arrays in the older file. Its ``running_std`` holds the variance.
