@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
@@ -318,3 +319,24 @@ def test_distributed_data_parallel_averages_the_gradients(tmp_path):
     largest = max(gradient.abs().max() for gradient in right)
     for actual, gradient in zip(gradients, right, strict=True):
         assert (actual - gradient).abs().max() <= 1e-10 * largest
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("mean, var", [(i, j) for i in range(3) for j in range(3)])
+def test_statistics_without_a_share_are_left_out(mean, var, samples, memory_format):
+    """The shares of locked layers are one-hot. The running statistics must not change."""
+    torch.manual_seed(0)
+    layer = SwitchNorm2d(8).eval()
+    for gates, chosen in ((layer.mean_weight, mean), (layer.var_weight, var)):
+        gates.data.fill_(-1e4)
+        gates.data[chosen] = 0
+    nn.init.uniform_(layer.running_mean)
+    nn.init.uniform_(layer.running_var, 0.5, 1)
+    before = copy.deepcopy(layer.state_dict())
+    x = torch.randn(samples, 8, 32, 32).to(memory_format=memory_format)
+    with torch.no_grad():
+        y = layer(x)
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+    expected = layer.double()(x.double().requires_grad_())
+    assert (y - expected).abs().max() <= 1e-5
