@@ -245,3 +245,11 @@ def test_the_measured_work_is_no_other_work():
     _, elsewhere = cores_elsewhere(spin)
     own = (sum(os.times()[:4]) - before) / (time.perf_counter() - start)
     assert own > 0.1 and elsewhere + own < os.cpu_count() + 0.3
+
+
+@pytest.mark.slow
+def test_locked_networks_are_measured_before_and_after_they_are_simplified():
+    small = ["--depth", "18", "--size", "64", "--rounds", "1", "--batch-size", "1"]
+    done = run("locked.py", *small)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| BN, batch 1 | ") == 1 and "| LN, batch 1 | " in done.stdout
