@@ -122,9 +122,9 @@ def plan_runs(args: argparse.Namespace) -> Iterator[Run]:
         for images in args.images:
             for norm in args.norms:
                 yield Run("scratch", norm, images, seed)
-        if args.msra:
-            for norm in ("BN", "frozen BN", *(f"SN {share}" for share in SHARES)):
-                yield Run("finetuning", norm, 2, seed)
+    for seed in range(args.seeds) if args.msra else ():
+        for norm in ("BN", "frozen BN", *(f"SN {share}" for share in SHARES)):
+            yield Run("finetuning", norm, 2, seed)
 
 
 def options_of(run: Run, args: argparse.Namespace) -> dict[str, Any]:
