@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from snzoo.errors import CheckpointError, first_line
+from snzoo.weights.archive import is_archive
 from snzoo.weights.detectron import rename_detectron_keys
 from snzoo.weights.fbtorch import read_fbtorch
 from snzoo.weights.keras import read_keras
 from snzoo.weights.pytorch import read_pytorch, too_large
 from snzoo.weights.safetensors import is_safetensors, read_metadata, read_safetensors
+from snzoo.weights.slim import read_slim
+from snzoo.weights.tensorflow import is_tensorflow
 from snzoo.weights.torch7 import is_torch7
 from snzoo.weights.wrappers import StateDict, select_state_dict
 
@@ -29,11 +32,11 @@ def read_state_dict(
     """Read the state dict of a network from a checkpoint, onto the CPU.
 
     The file may be a safetensors file, a PyTorch file (also a legacy one), which is read with
-    ``weights_only=True``, the Keras ResNet-50, which needs h5py, or the Torch7 ResNet-50 of
-    fb.resnet.torch. The state dict may be the whole file or the value of a key such as
-    ``state_dict``, ``model`` or ``model_ema``. The prefixes of wrappers (``module.``,
-    ``_orig_mod.``, ``model.``, …) are removed, and the keys of a backbone of SwitchNorm_Detection
-    are renamed.
+    ``weights_only=True``, the Keras ResNet-50, which needs h5py, the Torch7 ResNet-50 of
+    fb.resnet.torch, or the ResNet-50 of TF-Slim, a TensorFlow V1 checkpoint that may be in a tar
+    archive. The state dict may be the whole file or the value of a key such as ``state_dict``,
+    ``model`` or ``model_ema``. The prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``,
+    …) are removed, and the keys of a backbone of SwitchNorm_Detection are renamed.
 
     Args:
         path: the path of the checkpoint.
@@ -52,7 +55,7 @@ def read_state_dict(
         MissingPackageError: the file is an HDF5 file, and h5py is not installed.
     """
     path = Path(path)
-    start, size = _read_start(path)
+    start, end, size = _read_ends(path)
     limit = max(size, RATIO * size + SLACK if max_bytes is None else max_bytes)
     if looks_like_html(start):
         raise CheckpointError(f"{path} is a web page, not a weights file; download it again")
@@ -60,6 +63,8 @@ def read_state_dict(
         return read_keras(path, max_bytes=limit)
     if is_torch7(start):
         return read_fbtorch(path, max_bytes=limit)
+    if is_archive(start) or is_tensorflow(end):
+        return read_slim(path, archived=is_archive(start), max_bytes=limit)
     if is_safetensors(start):
         content: Any = read_safetensors(path, mmap=mmap)
     else:
@@ -77,7 +82,7 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
         CheckpointError: the file or its description can't be read.
     """
     path = Path(path)
-    return read_metadata(path) if is_safetensors(_read_start(path)[0]) else None
+    return read_metadata(path) if is_safetensors(_read_ends(path)[0]) else None
 
 
 def looks_like_html(start: bytes) -> bool:
@@ -85,10 +90,12 @@ def looks_like_html(start: bytes) -> bool:
     return start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
 
 
-def _read_start(path: Path) -> tuple[bytes, int]:
-    """Return the first bytes of a file, and its size."""
+def _read_ends(path: Path) -> tuple[bytes, bytes, int]:
+    """Return the first and the last bytes of a file, and its size."""
     try:
         with open(path, "rb") as file:
-            return file.read(512), path.stat().st_size
+            start, size = file.read(512), path.stat().st_size
+            file.seek(max(0, size - 8))
+            return start, file.read(8), size
     except OSError as error:
         raise CheckpointError(f"can't read {path}: {first_line(error)}") from None
