@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from snzoo.errors import CheckpointError, first_line
-from snzoo.weights.pytorch import too_large
+from snzoo.weights.pytorch import RESAVE, too_large
 
 GZIP = b"\x1f\x8b"
 MOST_MEMBERS = 100
@@ -31,16 +31,9 @@ class BoundedStream:
         return content
 
 
-def is_archive(start: bytes, *, name: str) -> bool:
-    """Return whether a file is a gzip file, or a tar archive that begins with the file ``name``.
-
-    Args:
-        start: the first bytes of the file, at least 262.
-        name: the name of a file in the archive. PyTorch 0.1 saved other tar archives.
-    """
-    return start.startswith(GZIP) or (
-        start[257:262] == b"ustar" and start[:100].rstrip(b"\0").endswith(name.encode())
-    )
+def is_archive(start: bytes) -> bool:
+    """Return whether a file that begins with ``start`` is a tar archive or a gzip file."""
+    return start.startswith(GZIP) or start[257:262] == b"ustar"
 
 
 def read_member(path: Path, name: str, *, max_bytes: int) -> memoryview:
@@ -82,7 +75,8 @@ def _read_member(stream: BoundedStream, name: str, max_bytes: int) -> memoryview
                 found.append(io.BytesIO())
                 shutil.copyfileobj(content, found[-1], 1 << 20)
     if len(found) != 1:
-        raise ValueError(f"the archive holds {len(found)} files {name!r}, not 1")
+        count = len(found)
+        raise ValueError(f"it holds {count} files {name!r}, not 1; for other weights: {RESAVE}")
     return found[0].getbuffer()
 
 

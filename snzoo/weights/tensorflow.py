@@ -37,6 +37,7 @@ TYPES: dict[int, tuple[np.dtype[Any], int]] = {
 MOST_VARIABLES = 100_000
 MOST_FIELDS = 32  # of other messages; it bounds the number of dimensions, as NumPy 1 does
 MOST_NAME = 1024  # bytes
+MOST_INTEGERS = 1 << 16  # in a variable; networks count steps with integers
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ def read_tensorflow(
 
     Raises:
         CheckpointError: the file is damaged, too large or compressed, or has variables that are
-            partitioned or of another type than float32, float64, int32 and int64.
+            empty, partitioned, or of another type than float32, float64, int32 and int64.
     """
     try:
         return _read_variables(memoryview(content), max_bytes)
@@ -158,33 +159,34 @@ def _read_array(data: memoryview, declaration: Declaration, name: str) -> NDArra
     dtype, field = TYPES[declaration.kind]
     packed = _only(_read_message(data).strings, field, f"{dtype.name} arrays of {name!r}")
     if dtype.kind == "f":
-        # One more value than are complete, if the last one is cut.
-        found = -(-len(packed) // dtype.itemsize)
-        values = np.frombuffer(packed, dtype, len(packed) // dtype.itemsize)
+        if len(packed) != declaration.nbytes:
+            raise ValueError(
+                f"{name!r} has {len(packed):,} bytes, but the shape {declaration.shape} of "
+                f"{dtype.name}"
+            )
+        values = np.frombuffer(packed, dtype)
     else:
-        values = _read_varints(packed)
-        found = values.size
-    if found != math.prod(declaration.shape):
-        raise ValueError(f"{name!r} has the shape {declaration.shape}, but {found} values")
+        values = _read_integers(packed, name)
+        if values.size != math.prod(declaration.shape):
+            raise ValueError(
+                f"{name!r} has {values.size} integers, but the shape {declaration.shape}"
+            )
     array = values.astype(dtype.newbyteorder("="))  # a copy, which is aligned
     if dtype.kind == "i" and not np.array_equal(array, values):
         raise ValueError(f"{name!r} has values outside {dtype.name}")
     return array.reshape(declaration.shape)
 
 
-def _read_varints(packed: memoryview) -> NDArray[np.int64]:
-    """Return all integers of a string that consists of varints."""
-    octets = np.frombuffer(packed, np.uint8)
-    ends = np.flatnonzero(octets < 0x80)
-    lengths = np.diff(ends, prepend=-1)
-    if lengths.sum() != octets.size or lengths.max(initial=0) > 10:
-        raise ValueError("an integer has more than 10 bytes, or is cut short")
-    if not octets.size:
-        return np.zeros(0, np.int64)
-    starts = ends - lengths + 1
-    shifts = 7 * (np.arange(octets.size) - np.repeat(starts, lengths))
-    bits = (octets & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
-    return np.bitwise_or.reduceat(bits, starts).view(np.int64)
+def _read_integers(packed: memoryview, name: str) -> NDArray[np.int64]:
+    """Return the integers of a string that consists of varints."""
+    values: list[int] = []
+    position = 0
+    while position < len(packed):
+        value, position = _read_varint(packed, position)
+        values.append(value % (1 << 64))
+        if len(values) > MOST_INTEGERS:
+            raise ValueError(f"{name!r} has more than {MOST_INTEGERS:,} integers")
+    return np.array(values, np.uint64).view(np.int64)
 
 
 def _read_table(table: memoryview) -> Iterator[memoryview]:

@@ -1,0 +1,123 @@
+"""One file of a tar archive: links, devices, paths, bombs and broken archives are refused."""
+
+import gzip
+import io
+import tarfile
+import tracemalloc
+
+import pytest
+
+from snzoo.errors import CheckpointError
+from snzoo.weights.archive import MOST_MEMBERS, read_member
+
+NAME = "weights.ckpt"
+CONTENT = bytes(range(256)) * 5
+LIMIT = 1 << 20
+
+
+def member(name=NAME, content=CONTENT, **fields):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def pack(*members, format=tarfile.GNU_FORMAT):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content) if info.isreg() else None)
+    return buffer.getvalue()
+
+
+FOLDER = member("./", b"", type=tarfile.DIRTYPE)
+README = member("README", b"text")
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    "members", [[member()], [FOLDER, README, member("./" + NAME)], [member(), README]]
+)
+def test_the_named_file_is_read(tmp_path, members, format, compress):
+    path = tmp_path / "x.tar"
+    path.write_bytes(compress(pack(*members, format=format)))
+    assert read_member(path, NAME, max_bytes=LIMIT) == CONTENT
+
+
+def link(name, kind, target="/etc/passwd"):
+    return member(name, b"", type=kind, linkname=target)
+
+
+REFUSED = {
+    "no file": ([README], "holds 0 files 'weights.ckpt'"),
+    "two files": ([member(), member("./" + NAME)], "holds 2 files"),
+    "the name in a folder": ([member("folder/" + NAME)], "holds 0 files"),
+    "a symbolic link": ([link(NAME, tarfile.SYMTYPE)], "no plain file"),
+    "a hard link": ([link(NAME, tarfile.LNKTYPE)], "no plain file"),
+    "a link besides": ([member(), link("other", tarfile.SYMTYPE)], "no plain file"),
+    "a device": ([member(), link("disk", tarfile.BLKTYPE)], "no plain file"),
+    "a pipe": ([link(NAME, tarfile.FIFOTYPE)], "no plain file"),
+    "a path upward": ([member("../" + NAME)], "wrong place"),
+    "a path upward inside": ([member(), member("a/../../b")], "wrong place"),
+    "an absolute path": ([member("/" + NAME)], "wrong place"),
+    "a sparse file": (
+        [member(pax_headers={"GNU.sparse.map": "0,5", "GNU.sparse.size": "99"})],
+        "no plain file",
+    ),
+    "a member over the limit": ([member(content=bytes(LIMIT + 1))], "unpacks to more than"),
+    "members over the limit": ([README, member("a", bytes(LIMIT)), member()], "more than"),
+    "many members": ([README] * (MOST_MEMBERS + 1), f"more than {MOST_MEMBERS} members"),
+    "a huge header": ([member(pax_headers={"comment": "x" * (2 << 20)})], "more bytes than"),
+}
+
+
+@pytest.mark.parametrize("members, words", REFUSED.values(), ids=REFUSED)
+def test_an_archive_with_anything_unexpected_is_refused(tmp_path, members, words):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(pack(*members, format=tarfile.PAX_FORMAT)))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_member(path, NAME, max_bytes=LIMIT)
+    assert str(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_negative_size_is_refused(tmp_path):
+    info, content = member()
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 12  # -1 in base 256
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "x.tar"
+    path.write_bytes(bytes(header) + content + bytes(10240))
+    with pytest.raises(CheckpointError):
+        read_member(path, NAME, max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_an_archive_cut_within_the_file_is_refused(tmp_path, compress):
+    whole = compress(pack(member()))
+    path = tmp_path / "x"
+    end = 512 + len(CONTENT) if compress is bytes else len(whole) - 40
+    for length in range(0, end, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            read_member(path, NAME, max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("size", [1 << 30, 1 << 62])
+def test_a_bomb_takes_little_memory(tmp_path, size):
+    """The header states a size that gzip could unpack to, within the limit or not."""
+    info, _ = member()
+    info.size = size
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(32 << 20)))
+    tracemalloc.start()
+    try:
+        for limit in (LIMIT, 1 << 30):  # the second one is within the limit, but cut short
+            with pytest.raises(CheckpointError):
+                read_member(path, NAME, max_bytes=limit)
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak < (8 << 20 if limit == LIMIT else 128 << 20)
+    finally:
+        tracemalloc.stop()
