@@ -85,11 +85,6 @@ class File:
             raise ManifestError(f"size must be positive, got {self.size}")
 
     @property
-    def is_readable(self) -> bool:
-        """Whether snzoo can read the format of the file."""
-        return self.format not in ("tensorflow", "torch7")
-
-    @property
     def has_checksum(self) -> bool:
         """Whether a sha256 or an md5 is published. Keras publishes an md5 only."""
         return self.sha256 is not None or self.md5 is not None

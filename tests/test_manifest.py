@@ -32,7 +32,8 @@ def test_the_zoo_is_complete():
         "resnet50v1_sn_8x4",
         "resnet50v1_sn_8x1",
     ]
-    assert len(list_models("resnet50v1_bn_*", pretrained=True)) == 4
+    assert len(list_models("resnet50v1_ssn_*", pretrained=True)) == 5
+    assert len(list_models("resnet50v1_bn_*", pretrained=True)) == 5
 
 
 def test_no_checksum_is_claimed_for_files_published_without_one():

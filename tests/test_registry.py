@@ -102,12 +102,6 @@ def test_an_architecture_has_no_pretrained_weights():
         snzoo.create_model("resnet18v1_sn", pretrained=True)
 
 
-@pytest.mark.parametrize("name", ["resnet50v1_bn_tf", "resnet50v1_bn_fbtorch"])
-def test_formats_that_are_not_read_are_named(name):
-    with pytest.raises(CheckpointError, match="convert it"):
-        snzoo.create_model(name, pretrained=True)
-
-
 def save(tmp_path, model):
     path = tmp_path / "weights.pth"
     torch.save(model.state_dict(), path)

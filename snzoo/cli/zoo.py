@@ -145,8 +145,6 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _checksum(file: File) -> str:
-    if not file.is_readable:
-        return f"{file.format} file, not readable"
     return "sha256" if file.sha256 else "md5" if file.md5 else "never published"
 
 

@@ -208,7 +208,6 @@ def _is_wildcard(model: object) -> bool:
 
 def _match(pattern: str) -> list[ModelSpec]:
     specs = [ModelSpec.find(name) for name in list_models(pattern, pretrained=True)]
-    specs = [spec for spec in specs if spec.file and spec.file.is_readable]
     if not specs:
         raise UnknownModelError(
             f"no model with weights matches {pattern!r}; see: snzoo list --pretrained"

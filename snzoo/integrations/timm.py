@@ -52,7 +52,12 @@ PREFIX = "snzoo_"
 ZOO = "snzoo:"  # with a name, the source of the zoo's weights in timm's configurations
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "source")  # all fields that may name a source
 RESNETS = {1: "arXiv:1512.03385", 2: "arXiv:1603.05027"}
-NORMS = {"sn": ["arXiv:1806.10779"], "gn": ["arXiv:1803.08494"], "bn": ["arXiv:1502.03167"]}
+NORMS = {
+    "sn": ["arXiv:1806.10779"],
+    "ssn": ["arXiv:1903.03793"],
+    "gn": ["arXiv:1803.08494"],
+    "bn": ["arXiv:1502.03167"],
+}
 
 
 class TimmBackbone(Backbone):
@@ -161,7 +166,7 @@ def _config(entry: Entry) -> dict[str, Any]:
     return {
         # timm counts a model as pretrained if it has a source. This source is not a path, so
         # timm's own loader, which would not verify the published file, finds no file.
-        "file": ZOO + entry.name if file and file.is_readable else None,
+        "file": ZOO + entry.name if file else None,
         "num_classes": entry.num_classes,
         "label_names": None if isinstance(entry.classes, str) else entry.classes,
         "input_size": (3, recipe.crop, recipe.crop),

@@ -151,16 +151,11 @@ def verify(entry: Entry) -> Path | None:
 
 
 def _readable_file(entry: Entry) -> File:
-    """Return the published file of an entry. Raise an error if snzoo cannot or must not read it."""
+    """Return the published file of an entry. Raise an error if there is none to be used."""
     file = entry.file
     if file is None:
         raise CheckpointError(
             f"{entry.name} has no published weights; see: snzoo list --pretrained"
-        )
-    if not file.is_readable:
-        raise CheckpointError(
-            f"{entry.name} is published as a {file.format} file, which snzoo does not read; "
-            "convert it to a PyTorch state dict and name that with --weights"
         )
     if is_set("SNZOO_REQUIRE_CHECKSUM") and not file.has_checksum:
         raise ChecksumError(

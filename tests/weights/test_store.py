@@ -203,13 +203,6 @@ def test_import_names_what_it_can_not_place(zoo, content, tmp_path):
     zoo.refuses(result, "resnet18v1_sn has no published weights", "snzoo list --pretrained")
 
 
-@pytest.mark.parametrize("format", ["tensorflow", "torch7"])
-def test_formats_that_are_not_read_are_refused_before_the_download(zoo, mirror, content, format):
-    zoo.publish(content, format=format)
-    zoo.refuses(zoo.run("fetch", "made"), "does not read", "convert it", "--weights")
-    assert mirror.seen == []
-
-
 @pytest.fixture
 def recorded(zoo, content):
     """The zoo after a first use of a file whose checksum was never published."""
