@@ -32,13 +32,11 @@ def _docstring(name: str) -> str:
     )
     if spec.file is None:
         weights = "refused, because there are no published weights"
-    elif not spec.file.is_readable:
-        weights = f"refused, because snzoo does not read {spec.file.format} files"
     else:
         weights = "load the zoo's weights, verified (default: False)"
     return f"""{spec.architecture}, {spec.num_classes:,} classes.
 
-    Published: {figures or "no weights"}.
+    Published: {figures or ("no figures" if spec.file else "no weights")}.
     License of the weights: {(spec.license or "not stated") if spec.file else "no weights"}.
     {spec.provenance}
     {spec.preprocessing.describe()}
