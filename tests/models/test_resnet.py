@@ -13,6 +13,7 @@ import snzoo
 from snzoo.errors import SnzooError
 from snzoo.models.architectures import ARCHITECTURES
 from snzoo.models.build import build
+from snzoo.models.features import FeatureExtractor
 
 FOLDER = Path(__file__).parents[1] / "golden"
 LOGITS = np.load(FOLDER / "nets.npz")
@@ -179,3 +180,28 @@ def test_the_stride_sits_where_it_is_asked_for(stride_on, strides, pooled):
     }
     pools = [module for module in model.modules() if getattr(module, "kernel_size", None) == 1]
     assert found == strides and len(pools) == pooled
+
+
+@pytest.mark.parametrize("side", [16, 17, 112])
+def test_the_ceil_pool_pads_the_last_window_only(side):
+    """As Caffe does; TensorFlow does it for even sides."""
+    x = torch.randn(1, 4, side, side)
+    missing = (3 - side) % 2  # what the last window of three lacks with a stride of 2
+    padded = torch.nn.functional.pad(x, (0, missing, 0, missing), value=-torch.inf)
+    found = build(ARCHITECTURES["resnet18v1_bn"], stem_pool="ceil").maxpool(x)
+    expected = padded.unfold(2, 3, 2).unfold(3, 3, 2).amax((-1, -2))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name, default", [("resnet18v1_ssn", "ceil"), ("resnet18v1_sn", "padded")])
+def test_the_default_pool_is_that_of_the_published_networks(name, default):
+    sizes = {"num_classes": 5, "width": 8}
+    model = build(ARCHITECTURES[name], **sizes).eval()
+    x = torch.randn(1, 3, 64, 64)
+    for pool in ("ceil", "padded"):
+        other = build(ARCHITECTURES[name], stem_pool=pool, **sizes).eval()
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(x), model(x)) == (pool == default)
+        features = FeatureExtractor(other)
+        for level in range(1, 5):
+            assert torch.equal(features(x)[level - 1], other.forward_levels(x, [level])[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import snzoo
 from snzoo.nn import SparseSwitchNorm2d, convert_to_batchnorm, set_radius
 from snzoo.nn.functional import sparsestmax
 
@@ -168,3 +169,21 @@ def test_a_layer_that_locked_to_bn_becomes_batch_norm():
 def test_set_radius_refuses_other_values(radius):
     with pytest.raises(ValueError, match="radius must be from 0 to 1"):
         set_radius(SparseSwitchNorm2d(4), radius)
+
+
+def test_a_converted_network_keeps_the_pool_of_its_stem(tmp_path):
+    torch.manual_seed(0)
+    model = snzoo.create_model("resnet18v1_ssn", width=8, num_classes=2).eval()
+    for layer in model.modules():
+        if isinstance(layer, SparseSwitchNorm2d):
+            for gates in (layer.mean_weight, layer.var_weight):
+                gates.data.copy_(torch.tensor([0.0, 0.1, 0.2]))
+            torch.nn.init.uniform_(layer.running_var, 0.5, 1)
+    set_radius(model, 1)
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    convert_to_batchnorm(model)
+    snzoo.save_pretrained(model, tmp_path / "bn.safetensors", classes=["a", "b"])
+    loaded = snzoo.create_model(tmp_path / "bn.safetensors").eval()
+    assert loaded.spec.architecture == "resnet18v1_bn"
+    assert torch.allclose(loaded(x), expected, atol=1e-5)
