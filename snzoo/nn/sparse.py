@@ -17,8 +17,8 @@ class SparseSwitchNorm2d(SwitchNorm2d):
     softmax, see :func:`snzoo.nn.functional.sparsestmax`. Increase the radius from 0 to 1 during
     training, see :func:`set_radius`.
 
-    In training mode, shares that are one-hot are locked: ``mean_fixed`` or ``var_fixed`` becomes
-    1, and the gates become the shares. Locked gates have a gradient of zero, so that a step with
+    In training mode, shares that are one-hot are locked, unless ``track_running_stats`` is False:
+    ``mean_fixed`` or ``var_fixed`` becomes 1, and the gates become the shares. Locked gates have a gradient of zero, so that a step with
     momentum may still move them; the next forward pass in training mode moves them back.
 
     Args:
@@ -59,7 +59,7 @@ class SparseSwitchNorm2d(SwitchNorm2d):
         tensors, config = super().tensors_and_config()
         wide = torch.promote_types(self.mean_weight.dtype, torch.float32)
         shares = self._sparse_shares(wide)
-        if self.training:
+        if self.training and self.track_running_stats:
             self._lock(shares.detach())
         mean, var = shares.unbind()
         return tensors._replace(mean_weight=mean, var_weight=var), config._replace(shares=True)

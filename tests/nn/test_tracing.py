@@ -17,7 +17,7 @@ from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d, disable_running_s
 from snzoo.nn.functional import switch_norm
 
 OLD = torch.__version__ < "2.7"
-NETWORKS = ["resnet18v1_bn", "resnet18v1_sn", "resnet18v2_sn"]
+NETWORKS = ["resnet18v1_bn", "resnet18v1_sn", "resnet18v2_sn", "resnet18v1_ssn"]
 # A layer, and shapes of two inputs.
 LAYERS = {
     "1d": (SwitchNorm1d, (3, 4), (5, 4)),
