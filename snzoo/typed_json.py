@@ -91,8 +91,8 @@ def _convert_to_dataclass(value: Any, kind: Any, where: str) -> Any:
     if unknown := sorted(set(value) - set(fields)):
         raise ManifestError(f"{where} has an unknown field {unknown[0]!r}")
     for name, field in fields.items():
-        optional = field.default_factory is not dataclasses.MISSING or field.default is None
-        if name not in value and not optional:
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if name not in value and required:
             raise ManifestError(f"{where}.{name} is missing")
     converted = {
         name: convert(item, fields[name].type, f"{where}.{name}") for name, item in value.items()

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snzoo.data import loops
-from snzoo.data.decode import Pixels
-from snzoo.data.pixels import load_pixels, load_window
+from snzoo.data.pixels import load_pixels, load_window, pixel_dtype
 from snzoo.data.read_ahead import read_ahead
 from snzoo.data.resample import Window, is_exact, resize_windows
 from snzoo.data.sources import Photos
 from snzoo.errors import SnzooError
-from snzoo.preprocessing import Preprocessing
+from snzoo.preprocessing import Preprocessing, Resampling
 
 WORTH_COMPILING = 1000  # images; for fewer, compiling takes longer than it saves
 
@@ -30,8 +31,9 @@ class Batch:
 
     Attributes:
         indices: the indices of the photos that were decoded.
-        pixels: the pixels of these photos, uint8 (n, 3, H, W). They are overwritten when the second
-            batch after this one is requested.
+        pixels: the pixels of these photos (n, 3, H, W), see
+            :func:`~snzoo.data.pixels.load_pixels`. They are overwritten when the second batch after
+            this one is requested.
         errors: maps the index of each photo that was not decoded to the reason.
     """
 
@@ -40,15 +42,23 @@ class Batch:
     errors: dict[int, SnzooError]
 
 
-def resizer(images: int, resize_on: torch.device | None) -> str:
+def resizer(
+    images: int,
+    resize_on: torch.device | None,
+    resampling: Resampling = "pillow-bilinear",
+) -> str:
     """Return the name of the fastest exact resizer: ``torch``, ``numba`` or ``pillow``.
 
-    All three compute the same bits.
+    All three compute the same bits. Rules other than Pillow's have one resizer, ``numpy``, which
+    runs in the CPU threads.
 
     Args:
         images: the number of images to resize.
         resize_on: the device that resizes; None for the CPU threads.
+        resampling: the rule.
     """
+    if resampling != "pillow-bilinear":
+        return "numpy"
     if resize_on:
         return "torch" if is_exact(resize_on) else "pillow"
     worthwhile = loops.HAS_NUMBA and images >= WORTH_COMPILING
@@ -78,7 +88,7 @@ def read_batches(
     Args:
         photos: :class:`~snzoo.data.samples.Samples`, :class:`~snzoo.data.sources.PhotoList`, or
             anything with their ``__len__``, ``read`` and ``locate``.
-        preprocessing: the size to resize to and the size of the crop.
+        preprocessing: the size to resize to, the size of the crop and the rule.
         batch_size: the number of photos per batch; the last batch may be smaller.
         workers: the number of threads.
         numbers: the numbers of the batches to read (default: all). Batch n begins with photo
@@ -93,11 +103,12 @@ def read_batches(
     batch_size = max(1, min(batch_size, len(photos)))
     starts = (number * batch_size for number in numbers)
     groups = (range(start, min(start + batch_size, len(photos))) for start in starts)
-    how = resizer(len(photos), resize_on)  # may compile the loops, which the threads then use
+    # May compile the loops, which the threads then use.
+    how = resizer(len(photos), resize_on, preprocessing.resampling)
     device = resize_on if how == "torch" else None
     options = {"upright": upright, "approximate": approximate}
 
-    def read(index: int, out: Pixels) -> Window | None:
+    def read(index: int, out: NDArray[Any]) -> Window | None:
         photo, name = photos.read(index), photos.locate(index)
         if device:
             return load_window(photo, preprocessing, name=name, **options)
@@ -106,7 +117,8 @@ def read_batches(
         return None
 
     side = 0 if device else preprocessing.crop  # the results hold the pixels for a device
-    for group in read_ahead(groups, read, size=batch_size, side=side, workers=workers):
+    dtype = pixel_dtype(preprocessing)
+    for group in read_ahead(groups, read, size=batch_size, side=side, workers=workers, dtype=dtype):
         pixels = torch.from_numpy(group.pixels)
         windows = [result for result in group.results if result]
         if device and windows:

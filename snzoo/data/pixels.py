@@ -1,7 +1,8 @@
 """Compute the pixels of the reference transform, to the last bit.
 
 The reference opens a photo with Pillow, converts it to RGB without EXIF rotation, resizes the
-shorter side (bilinear, antialiased), crops the center, and normalizes.
+shorter side (bilinear, antialiased), crops the center, and normalizes. Some published networks have
+other rules of resizing, see :class:`~snzoo.preprocessing.Preprocessing`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from snzoo.data import loops, resample
+from snzoo.data import legacy_resize, loops, resample
 from snzoo.data.decode import Photo, Pixels, decode
+from snzoo.data.loops import Floats
 from snzoo.data.resample import Window
-from snzoo.errors import DataError, printable
-from snzoo.preprocessing import Preprocessing
+from snzoo.errors import ArgumentError, DataError, printable
+from snzoo.preprocessing import Preprocessing, Resampling
 
 LARGEST = 1 << 28  # pixels of a resized image; resizing it takes 0.8 GB
 MOST_TAPS = 16  # the CPU resizes images with more taps; they shrink by a factor of more than 7
@@ -32,24 +34,33 @@ class Geometry(NamedTuple):
     box: tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def geometry(size: tuple[int, int], *, resize: int, crop: int) -> Geometry:
+def geometry(
+    size: tuple[int, int], *, resize: int, crop: int, resampling: Resampling = "pillow-bilinear"
+) -> Geometry:
     """Return the geometry that resizes the shorter side to ``resize`` and crops the center.
 
     Args:
         size: the width and height of the image in pixels.
         resize: the length of the shorter side after resizing, in pixels.
         crop: the side of the square crop, in pixels.
+        resampling: the rule, which rounds the sizes and the offset of the crop.
 
     Raises:
-        DataError: the image is so narrow that resizing it would fill the memory.
+        DataError: the image is so narrow that resizing it would fill the memory, or its shorter
+            side is truncated to less than the crop.
     """
     width, height = size
     short, long = sorted(size)
-    long = int(resize * long / short)  # truncated, as torchvision does
-    if resize * long > LARGEST:
-        raise DataError(f"{width}x{height} pixels would grow to {resize}x{long}; crop it first")
-    resized = (long, resize) if width > height else (resize, long)
-    left, top = (round((side - crop) / 2.0) for side in resized)  # halves are rounded to even
+    short, long = legacy_resize.fit_sides(short, long, resize, resampling)
+    if short * long > LARGEST:
+        raise DataError(f"{width}x{height} pixels would grow to {short}x{long}; crop it first")
+    if short < crop:
+        raise DataError(
+            f"{resampling} makes {short}x{long} of {width}x{height} pixels, too small for the crop "
+            f"of {crop}; choose a resize above {resize}"
+        )
+    resized = (long, short) if width > height else (short, long)
+    left, top = (legacy_resize.find_offset(side - crop, resampling) for side in resized)
     return Geometry(resized, (left, top, left + crop, top + crop))
 
 
@@ -70,28 +81,37 @@ def load_pixels(
     upright: bool = False,
     approximate: bool = False,
     compiled: bool = False,
-) -> Pixels:
-    """Return the resized and cropped pixels, uint8 RGB (crop, crop, 3), not yet normalized.
+) -> Pixels | Floats:
+    """Return the resized and cropped pixels, RGB (crop, crop, 3), not yet normalized.
+
+    White is 255. The dtype is that of :func:`pixel_dtype`.
 
     Args:
         photo: the content of an image file, a path, a PIL image, or a uint8 array (H, W, 3).
-        preprocessing: the size to resize to and the size of the crop.
+        preprocessing: the size to resize to, the size of the crop and the rule.
         name: the name of the photo in errors (default: its path, or "an image").
         upright: turn the photo according to its EXIF orientation. Evaluations do not turn photos.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
         compiled: resize with loops that numba compiles in about a second. They are faster than
-            Pillow and compute the same bits.
+            Pillow and compute the same bits. There are none for the other rules.
 
     Raises:
         DataError: see :func:`~snzoo.data.decode.decode` and :func:`geometry`.
     """
     image, fit = _decode_and_fit(photo, preprocessing, name, upright, approximate)
+    if preprocessing.resampling != "pillow-bilinear":
+        return legacy_resize.resize_and_crop(np.asarray(image), *fit, preprocessing.resampling)
     if not (compiled and resample.is_exact(None)):
         return np.asarray(resize_with_pillow(image, fit))
     pixels = np.asarray(image)
     out = np.empty((preprocessing.crop, preprocessing.crop, 3), np.uint8)
     resample.resize_and_crop(pixels, resample.plan(size_of(pixels), *fit), out)
     return out
+
+
+def pixel_dtype(preprocessing: Preprocessing) -> type[np.uint8 | np.float32]:
+    """Return the dtype of resized pixels: uint8, or float32 for the rules that do not round."""
+    return np.uint8 if preprocessing.resampling == "pillow-bilinear" else np.float32
 
 
 def load_window(
@@ -106,7 +126,12 @@ def load_window(
 
     The result is that of :func:`load_pixels`, which has the same arguments and errors. The caller
     must check that the device computes it exactly, see :func:`~snzoo.data.resample.is_exact`.
+
+    Raises:
+        ArgumentError: the rule is not Pillow's.
     """
+    if preprocessing.resampling != "pillow-bilinear":
+        raise ArgumentError(f"no window computes {preprocessing.resampling}; use load_pixels")
     image, fit = _decode_and_fit(photo, preprocessing, name, upright, approximate)
     pixels = np.asarray(image)
     plan = resample.plan(size_of(pixels), *fit)
@@ -124,7 +149,7 @@ def normalize(
     """Convert pixels to the input of a network, float32 (N, 3, H, W) on the same device.
 
     Args:
-        pixels: uint8 RGB (N, 3, H, W).
+        pixels: RGB (N, 3, H, W), uint8, or float32 where white is 255.
         preprocessing: the channel order, scale, mean and std of the network.
         memory_format: the memory format of the result.
     """
@@ -157,7 +182,7 @@ def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -
     """
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     white = np.float32(255 / preprocessing.scale)
-    if loops.are_loaded():
+    if loops.are_loaded() and pixels.dtype == torch.uint8:
         levels = np.arange(256, dtype=np.float32)
         table = (levels / white - mean[:, None]) / std[:, None]
         for image, values in zip(pixels.numpy(), x.numpy(), strict=True):
@@ -177,15 +202,21 @@ def _decode_and_fit(
         name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else "an image"
     shrink_to = preprocessing.resize if approximate else None
     image = decode(photo, name=name, shrink_to=shrink_to, upright=upright)
-    return image, fit_center(image, resize=preprocessing.resize, crop=preprocessing.crop, name=name)
+    sizes = {"resize": preprocessing.resize, "crop": preprocessing.crop}
+    return image, fit_center(image, **sizes, name=name, resampling=preprocessing.resampling)
 
 
 def fit_center(
-    image: Image.Image | Pixels, *, resize: int, crop: int, name: str | None
+    image: Image.Image | Pixels,
+    *,
+    resize: int,
+    crop: int,
+    name: str | None,
+    resampling: Resampling = "pillow-bilinear",
 ) -> Geometry:
     """Return the :func:`geometry` of a decoded photo. An error names the photo."""
     try:
-        return geometry(size_of(image), resize=resize, crop=crop)
+        return geometry(size_of(image), resize=resize, crop=crop, resampling=resampling)
     except DataError as error:
         raise DataError(printable(f"can't use {name or 'an image'}: {error}")) from None
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from snzoo.data.decode import Pixels
 from snzoo.errors import DataError, DownloadError, SnzooError
 
 R = TypeVar("R")
@@ -24,24 +24,25 @@ class Group(Generic[R]):
     Attributes:
         indices: the indices of the photos that were read.
         results: the result of each of these photos.
-        pixels: the pixels of these photos, uint8 (n, side, side, 3). They are overwritten when the
-            second group after this one is requested.
+        pixels: the pixels of these photos (n, side, side, 3). They are overwritten when the second
+            group after this one is requested.
         errors: maps the index of each photo that was not read to the reason.
     """
 
     indices: list[int]
     results: list[R]
-    pixels: Pixels
+    pixels: NDArray[Any]
     errors: dict[int, SnzooError]
 
 
 def read_ahead(
     groups: Iterable[Sequence[int]],
-    read: Callable[[int, Pixels], R],
+    read: Callable[[int, NDArray[Any]], R],
     *,
     size: int,
     side: int,
     workers: int,
+    dtype: type[np.uint8 | np.float32] = np.uint8,
 ) -> Iterator[Group[R]]:
     """Yield the groups in order, while threads read the next groups.
 
@@ -54,12 +55,13 @@ def read_ahead(
         size: the number of photos of the largest group.
         side: the side of the square pixels of a photo.
         workers: the number of threads.
+        dtype: the dtype of the pixels.
     """
     size = max(1, size)  # groups may be empty
     ahead = 1 - (-workers // size)  # enough for all workers
-    buffers: deque[Pixels] = deque()
+    buffers: deque[NDArray[Any]] = deque()
 
-    def try_to_read(index: int, out: Pixels) -> R | SnzooError:
+    def try_to_read(index: int, out: NDArray[Any]) -> R | SnzooError:
         try:
             return read(index, out)
         except (DataError, DownloadError) as error:
@@ -68,7 +70,7 @@ def read_ahead(
     def start(indices: Sequence[int]) -> _Pending[R]:
         # Two of the groups that were yielded keep their buffers.
         in_use = len(buffers) == ahead + 2
-        buffer = buffers.popleft() if in_use else np.empty((size, side, side, 3), np.uint8)
+        buffer = buffers.popleft() if in_use else np.empty((size, side, side, 3), dtype)
         buffers.append(buffer)
         outs = buffer[: len(indices)]
         tasks = [pool.submit(try_to_read, i, out) for i, out in zip(indices, outs, strict=True)]
@@ -91,7 +93,7 @@ class _Pending(Generic[R]):
 
     indices: Sequence[int]
     tasks: list[Future[R | SnzooError]]
-    pixels: Pixels
+    pixels: NDArray[Any]
 
     def collect(self) -> Group[R]:
         """Wait for the threads and return the group."""

@@ -125,7 +125,8 @@ def measure(
 
     Raises:
         DataError: an image cannot be read, or none can.
-        ArgumentError: the networks take images of different sizes, or return no logits.
+        ArgumentError: the networks take images of different sizes or rules of resizing, or return
+            no logits.
         DeviceError: a single image does not fit into the memory.
         NonFiniteError: a network returns logits that are not finite.
         Interrupted: the user pressed Ctrl-C.
@@ -173,12 +174,14 @@ def measure(
 def _device_and_preprocessing(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
     """Return the device and the input size that all networks share."""
     first = networks[0]
-    size = first.preprocessing.resize, first.preprocessing.crop
+    a = first.preprocessing
     for other in networks[1:]:
-        if (other.preprocessing.resize, other.preprocessing.crop) != size:
+        b = other.preprocessing
+        differ = "sizes" if (a.resize, a.crop) != (b.resize, b.crop) else ""
+        if differ or a.resampling != b.resampling:
             raise ArgumentError(
-                f"{first.name} and {other.name} take images of different sizes; "
-                "evaluate them one after the other"
+                f"{first.name} and {other.name} take images of different "
+                f"{differ or 'rules of resizing'}; evaluate them one after the other"
             )
     return first.device, first.preprocessing
 

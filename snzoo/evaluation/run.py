@@ -146,7 +146,12 @@ def run_evaluation(
             specs,
             path=None if isinstance(config.data, Samples) else config.data,
             settings=settings,
-            pixels=describe_pixels(len(samples), device, approximate=config.decode == "fast"),
+            pixels=describe_pixels(
+                len(samples),
+                device,
+                resampling=specs[0].preprocessing.resampling,
+                approximate=config.decode == "fast",
+            ),
             real=real,
             tolerance=config.tolerance,
         )

@@ -25,6 +25,7 @@ from snzoo.evaluation.measure import Evaluation
 from snzoo.evaluation.results import TOLERANCE, Data, Model, Pixels, Present, Results, Run
 from snzoo.inference.network import resize_device
 from snzoo.manifest import Entry, Result
+from snzoo.preprocessing import Resampling
 from snzoo.spec import ModelSpec
 
 PACKAGES = ("snzoo", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba")
@@ -123,9 +124,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe_pixels(images: int, device: str, *, approximate: bool) -> Pixels:
+def describe_pixels(
+    images: int, device: str, *, resampling: Resampling, approximate: bool
+) -> Pixels:
     """Return the packages that decode and resize the images of an evaluation."""
-    by = resizer(images, resize_device(torch.device(device)))
+    by = resizer(images, resize_device(torch.device(device)), resampling)
     return Pixels(exact=not approximate, decoder=decoder(), resize=f"{by} {version(by)}")
 
 

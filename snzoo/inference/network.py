@@ -32,7 +32,7 @@ class TopK(NamedTuple):
 
 
 class Network:
-    """A network with its preprocessing: uint8 pixels in, logits out.
+    """A network with its preprocessing: resized pixels in, logits out.
 
     Args:
         model: a network; it is moved to ``device`` and put into evaluation mode.
@@ -75,7 +75,9 @@ class Network:
 
     @torch.inference_mode()
     def predict_logits(self, pixels: Tensor) -> Tensor:
-        """Return the float32 logits (N, C) of uint8 RGB (N, 3, H, W).
+        """Return the float32 logits (N, C) of RGB pixels (N, 3, H, W).
+
+        The pixels are uint8, or float32 where white is 255.
 
         A batch that does not fit into the memory of the device is halved until it does.
 
@@ -98,7 +100,7 @@ class Network:
                 return torch.cat(parts)
 
     def predict_topk(self, pixels: Tensor, k: int = 5) -> TopK:
-        """Return the ``k`` most probable classes (at most all) of uint8 RGB (N, 3, H, W).
+        """Return the ``k`` most probable classes (at most all) of RGB pixels (N, 3, H, W).
 
         Raises:
             DeviceError, ArgumentError: see :meth:`predict_logits`.

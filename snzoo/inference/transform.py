@@ -23,12 +23,13 @@ class Transform:
     """A callable that turns a photo into a normalized float32 tensor (3, crop, crop).
 
     The pixels and the arithmetic are, bit by bit, those of torchvision's ``Resize``,
-    ``CenterCrop``, ``ToTensor`` and ``Normalize`` on a PIL image. The tensor has the channel
+    ``CenterCrop``, ``ToTensor`` and ``Normalize`` on a PIL image, unless the network has another
+    rule of resizing (:class:`~snzoo.preprocessing.Preprocessing`). The tensor has the channel
     order and scale that the network was trained with. The transform can be pickled and serves as
     the ``transform`` of a data set.
 
     Attributes:
-        preprocessing: sizes in pixels, channel order, scale, mean and std.
+        preprocessing: sizes in pixels, channel order, scale, mean, std and rule of resizing.
         upright: whether photos are turned upright by their EXIF orientation.
     """
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -173,7 +174,7 @@ def _config(entry: Entry) -> dict[str, Any]:
         "pool_size": (math.ceil(recipe.crop / 32),) * 2,
         "crop_pct": crop_fraction(recipe),
         "crop_mode": "center",
-        "interpolation": "bilinear",
+        "interpolation": recipe.resampling.partition("-")[2],  # timm resizes with Pillow's filter
         "mean": recipe.mean,
         "std": recipe.std,
         "first_conv": "conv1",
@@ -223,7 +224,19 @@ def _create(
     adapted.pretrained_model_args = pretrained_model_args or {}
     if pretrained and of_caller:
         _load(adapted, config, cache_dir)
+    elif pretrained:
+        _warn_of_resampling(adapted.spec)
     return adapted
+
+
+def _warn_of_resampling(spec: Entry | None) -> None:
+    """Warn if timm's transforms do not resize photos by the rule of the published accuracy."""
+    if spec and (rule := spec.preprocessing.resampling) != "pillow-bilinear":
+        warnings.warn(
+            f"{spec.name} was published for photos resized by the rule {rule}, which timm does not "
+            "have; use snzoo.create_transform(model)",
+            stacklevel=4,
+        )
 
 
 def _check_head(global_pool: str, num_classes: int) -> None:

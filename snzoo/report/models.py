@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from snzoo.evaluation.results import ClassCount, Model, Pair
-from snzoo.preprocessing import Preprocessing
+from snzoo.preprocessing import RULES, Preprocessing
 from snzoo.report.charts import bar, histogram
 from snzoo.report.markup import NBSP, count, escape, facts, scrolling
 from snzoo.report.thumbnails import SIDE, Thumbnails
@@ -40,7 +40,8 @@ def _describe_input(preprocessing: Preprocessing) -> str:
     p = preprocessing
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
     return (
-        f"shorter side resized to {p.resize}, center crop of {p.crop}{NBSP}×{NBSP}{p.crop}, "
+        f"shorter side resized to {p.resize} ({RULES[p.resampling]}), "
+        f"center crop of {p.crop}{NBSP}×{NBSP}{p.crop}, "
         f"{p.channel_order} from 0 to {p.scale}, mean {mean}, std {std}"
     )
 

@@ -152,7 +152,10 @@ def make_plan(config: TrainingConfig) -> Plan:
             spec, name=spec.architecture, file=None, license=None, num_params=None, training=None
         )
     recipe = _replace_values(recipe, config.overrides)
-    preprocessing = spec.preprocessing.replace(resize=recipe.resize, crop=recipe.crop)
+    # Random crops are resized as Pillow does, so validation and the trained network do the same.
+    preprocessing = spec.preprocessing.replace(
+        resize=recipe.resize, crop=recipe.crop, resampling="pillow-bilinear"
+    )
     recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
     classes: Any = find_classes(config.data) if config.classes is None else config.classes
     train, validation = find_splits(config.data, classes, validation=config.validation)

@@ -105,7 +105,8 @@ def test_the_repr_names_every_step():
     text = repr(snzoo.create_transform("resnet50v1_bn_msra"))
     assert text == (
         "Transform(resize=256, crop=224, channel_order='BGR', scale=255, "
-        "mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), upright=True)"
+        "mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), resampling='pillow-bilinear', "
+        "upright=True)"
     )
 
 
