@@ -88,6 +88,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
         ("preprocessing.msra.mean", [1, 2, float("nan")], "wrong type"),
         ("models.resnet50v1_bn_msra.preprocessing", [], "preprocessing must be one of"),
         ("preprocessing.msra.mean", [1, 2, 10**400], "wrong type"),
+        ("preprocessing.msra.resampling", "nearest", "resampling must be one of"),
         ("preprocessing.msra.crop", 300, "crop 300 must be between"),
         ("models.resnet50v1_bn_msra.published.0.top1", 250, "top1"),
         ("models.resnet50v1_bn_msra.published.0.images", 0, "images must be positive"),

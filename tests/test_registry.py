@@ -169,6 +169,17 @@ def describe(tmp_path, **fields):
     return path, model
 
 
+def test_a_described_checkpoint_keeps_its_rule_of_resizing(tmp_path):
+    given = snzoo.get_info("resnet50v1_bn_msra").preprocessing.replace(resampling="torch7-bicubic")
+    path, _ = describe(tmp_path, preprocessing=given.as_dict())
+    found = ModelSpec.find(weights=path).preprocessing
+    assert found == given and "bicubic as in Torch7" in found.describe()
+    recipe = given.as_dict()
+    del recipe["resampling"]  # as in files of earlier versions
+    path, _ = describe(tmp_path, preprocessing=recipe)
+    assert ModelSpec.find(weights=path).preprocessing.resampling == "pillow-bilinear"
+
+
 def test_a_described_checkpoint_is_built_as_it_was_whatever_it_is_called(tmp_path):
     path, source = describe(tmp_path)
     x = torch.randn(2, 3, 64, 64)

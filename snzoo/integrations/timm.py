@@ -235,7 +235,7 @@ def _warn_of_resampling(spec: Entry | None) -> None:
         warnings.warn(
             f"{spec.name} was published for photos resized by the rule {rule}, which timm does not "
             "have; use snzoo.create_transform(model)",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

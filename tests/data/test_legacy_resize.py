@@ -107,10 +107,8 @@ def test_the_sizes_are_those_of_tensorflow():
 @pytest.mark.parametrize("size, resized", [*SIZES, ((50, 37), (34, 25)), ((20, 15), (64, 48))])
 def test_bilinear_is_a_grid_sample_at_unshifted_positions(size, resized):
     pixels = random_image(*size)
-    positions = [
-        torch.arange(n, dtype=torch.float64) * (old / n)
-        for old, n in zip(size, resized, strict=True)
-    ]
+    scales = [(n, old / n) for old, n in zip(size, resized, strict=True)]
+    positions = [torch.arange(n, dtype=torch.float64) * scale for n, scale in scales]
     x, y = (2 * p / max(old - 1, 1) - 1 for p, old in zip(positions, size, strict=True))
     grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], 2)[None]
     image = torch.from_numpy(pixels).double().permute(2, 0, 1)[None]

@@ -79,6 +79,12 @@ def test_networks_of_different_sizes_are_refused(samples, make_network):
         measure([make_network(), small], samples)
 
 
+def test_networks_of_different_rules_of_resizing_are_refused(samples, make_network):
+    other = make_network(preprocessing=MSRA.replace(resampling="tf1-bilinear"), name="other")
+    with pytest.raises(ArgumentError, match=r"the network and other .* different rules"):
+        measure([make_network(), other], samples)
+
+
 def test_unreadable_images_stop_the_run_or_are_counted(photos, samples, make_network):
     (photos / "04.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"04.jpg.*--on-error skip"):

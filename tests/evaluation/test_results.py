@@ -25,6 +25,16 @@ def test_results_are_read_as_they_were_written(results, tmp_path):
     assert next(iter(results.as_dict().items())) == ("schema_version", 2)
 
 
+def test_results_without_a_rule_of_resizing_have_pillows(results):
+    document = json.loads(json.dumps(results.as_dict()))
+    preprocessing = document["models"][0]["preprocessing"]
+    assert preprocessing.pop("resampling") == "pillow-bilinear"
+    assert parse_results(document) == results
+    preprocessing["resampling"] = "torch7-bicubic"
+    rule = parse_results(document).models[0].preprocessing.resampling
+    assert rule == "torch7-bicubic"
+
+
 def as_version_1(document):
     """What snzoo wrote before version 2."""
     old = copy.deepcopy(document) | {"schema_version": 1}

@@ -17,6 +17,8 @@ from snzoo.evaluation.config import NOT_IN_IDENTITY
 from snzoo.evaluation.records import Journal
 from snzoo.evaluation.run import choose_models
 from snzoo.inference import Network
+from snzoo.report.page import make_report
+from snzoo.report.thumbnails import Thumbnails
 
 PHOTOS = Path(snzoo.__file__).parent / "demo" / "photos"
 DEMO = "resnet18v1_sn_clothing"
@@ -53,6 +55,24 @@ def test_a_network_and_its_name_give_the_same(tmp_path):
     assert by_network.models == by_name.models
     written = json.loads((tmp_path / "results.json").read_text())
     assert written == json.loads(json.dumps(by_network.as_dict()))
+
+
+def test_another_rule_of_resizing_is_used_and_recorded(tmp_path):
+    network = snzoo.create_model(DEMO, pretrained=True).eval()
+    given = network.spec.preprocessing.replace(resampling="torch7-bicubic")
+    network.spec = dataclasses.replace(network.spec, preprocessing=given)
+    results = snzoo.evaluate(network, PHOTOS)
+    page = make_report(results, Thumbnails())
+    (found,) = results.models
+    assert results.pixels.resize.startswith("numpy ") and found.top1.images == 149
+    assert found.preprocessing.resampling == "torch7-bicubic"
+    assert "bicubic as in Torch7, not antialiased" in page
+    photos = sorted(PHOTOS.glob("*/*"))[:20]
+    ranked = snzoo.predict(network, photos)
+    transform = snzoo.create_transform(network)
+    with torch.inference_mode():
+        logits = network(torch.stack([transform(photo) for photo in photos]))
+    assert [p.indices[0] for p in ranked] == logits.argmax(1).tolist()
 
 
 def test_networks_with_classes_of_ones_own(model, samples):

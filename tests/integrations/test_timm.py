@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_dataset, create_loader, create_transform, resolve_model_data_config
 from timm.models import load_checkpoint, model_entrypoint, save_for_hf
@@ -284,6 +285,25 @@ def test_a_network_for_bgr_takes_what_timm_feeds(tmp_path, msra):
     with torch.no_grad():
         found = again(normalize(pixels, again.spec.preprocessing))
     torch.testing.assert_close(found, expected, **close)
+
+
+def test_a_rule_of_resizing_that_timm_lacks_is_named(tmp_path, msra, monkeypatch):
+    document = json.loads((tmp_path / "manifest.json").read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(MSRA, pretrained=True)  # Pillow's rule
+    document["preprocessing"]["msra"]["resampling"] = "torch7-bicubic"
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    monkeypatch.setenv("SNZOO_MANIFEST", str(tmp_path / "other.json"))
+    with pytest.warns(UserWarning, match=f"{MSRA} .* by the rule torch7-bicubic, .*create_trans"):
+        model = make(MSRA, pretrained=True).eval()
+    photo = Image.effect_noise((40, 50), 90)
+    with torch.no_grad():
+        found, expected = (
+            network(snzoo.create_transform(source, resize=32, crop=32)(photo)[None])
+            for network, source in ((model, model), (msra, MSRA))
+        )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def test_importing_again_changes_nothing():

@@ -392,6 +392,17 @@ def test_the_recipe_of_a_model_is_its_default_without_weights(colors, options, n
         assert plan.spec.license is None and plan.spec.arguments == {"width": 32}
 
 
+def test_a_network_of_another_rule_of_resizing_is_trained_with_pillows(colors, tmp_path):
+    model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=2)
+    given = model.spec.preprocessing.replace(resampling="tf1-bilinear")
+    model.spec = dataclasses.replace(model.spec, preprocessing=given)
+    folder = tmp_path / "saved"
+    snzoo.save_pretrained(model, folder, classes=["a", "b"])
+    assert ModelSpec.find(str(folder)).preprocessing == given
+    config = TrainingConfig(colors, model=str(folder), overrides={"batch_size": 4})
+    assert make_plan(config).spec.preprocessing.resampling == "pillow-bilinear"
+
+
 def test_photos_may_be_any_size(train, tmp_path):
     """Photos smaller than the crop are enlarged."""
     for split, count in (("train", 4), ("val", 2)):
