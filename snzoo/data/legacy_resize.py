@@ -1,8 +1,9 @@
 """Resize and crop photos by the rules of TensorFlow 1 and Torch7, in float32.
 
-:class:`~snzoo.preprocessing.Preprocessing` defines the rules. The operations have the same order
-as in the original code, first across (along the rows) and then down (along the columns), because
-the rounding depends on it.
+:class:`~snzoo.preprocessing.Preprocessing` defines the rules. As in the original code, images are
+resized first across (along the rows) and then down (along the columns). The bilinear rule gives
+TensorFlow's bits. The bicubic rule sums weighted pixels, where Torch7 evaluates the same polynomial
+in another order, so that it may differ by rounding.
 """
 
 from __future__ import annotations
