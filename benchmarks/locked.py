@@ -27,8 +27,8 @@ def main() -> int | str:
     parser = harness.make_parser(__doc__)
     parser.add_argument("--depth", type=int, default=50, choices=(18, 34, 50, 101, 152))
     parser.add_argument("--size", type=harness.positive, default=224, help="pixels")
-    sizes = {"type": harness.positive, "nargs": "+", "default": [1, 8]}
-    parser.add_argument("--batch-size", **sizes, help="images at a time")
+    add = parser.add_argument
+    add("--batch-size", type=harness.positive, nargs="+", default=[1, 8], help="images at a time")
     args = parser.parse_args()
 
     def run() -> Document:

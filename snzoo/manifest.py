@@ -20,7 +20,7 @@ from snzoo.preprocessing import Preprocessing
 from snzoo.recipes import Recipe
 from snzoo.typed_json import convert, freeze
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def _check_class_names(classes: str | tuple[str, ...]) -> None:
@@ -288,7 +288,7 @@ def parse_manifest(document: Any) -> Manifest:
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
-        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1 or 2, which are older)")
+        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1 to 3, which are older)")
     if version == 1:
         document = _upgrade(document)
     known = {"schema_version", "preprocessing", "models", "recipes", "demo", "comparison"}

@@ -65,7 +65,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
 @pytest.mark.parametrize(
     "path, value, message",
     [
-        ("schema_version", 4, "schema_version must be 3"),
+        ("schema_version", 5, "schema_version must be 4"),
         ("models.resnet50v1_bn_msra.file.sha265", "0" * 64, "unknown field 'sha265'"),
         ("models.resnet50v1_bn_msra.file.sha256", "A" * 64, "64 lower-case"),
         ("models.resnet50v1_bn_msra.file.md5", "12", "32 lower-case"),
@@ -122,7 +122,7 @@ def test_malformed_manifests_are_refused_with_the_field_named(path, value, messa
         assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_older_versions_are_read(version):
     document = copy.deepcopy(DOCUMENT) | {"schema_version": version}
     del document["recipes"]

@@ -18,8 +18,9 @@ class SparseSwitchNorm2d(SwitchNorm2d):
     training, see :func:`set_radius`.
 
     In training mode, shares that are one-hot are locked, unless ``track_running_stats`` is False:
-    ``mean_fixed`` or ``var_fixed`` becomes 1, and the gates become the shares. Locked gates have a gradient of zero, so that a step with
-    momentum may still move them; the next forward pass in training mode moves them back.
+    ``mean_fixed`` or ``var_fixed`` becomes 1, and the gates become the shares. Locked gates have a
+    gradient of zero, so that a step with momentum may still move them; the next forward pass in
+    training mode moves them back.
 
     Args:
         num_features: C.
