@@ -1,6 +1,7 @@
 """Recipes: all values of a training run, and its learning rates (standard library only).
 
 A recipe is whole: no value is taken from elsewhere, so that it means the same in every version.
+What a recipe of an older version lacks is not used.
 """
 
 import dataclasses
@@ -147,7 +148,7 @@ class Recipe:
     lighting: Literal["none", "published", "corrected"]
     lighting_std: float
     center_crop_epochs: int
-    random_crop_epochs: int | None = field(default=None, kw_only=True)
+    random_crop_epochs: int = field(default=0, kw_only=True)
     drop_last: bool
     upright: bool
 
@@ -168,6 +169,8 @@ class Recipe:
             raise ManifestError("schedule step needs steps, the epochs at which the rate falls")
         if self.nesterov and not self.momentum:
             raise ManifestError("nesterov needs a momentum greater than 0")
+        if self.center_crop_epochs and self.random_crop_epochs:
+            raise ManifestError("center_crop_epochs and random_crop_epochs exclude each other")
         if self.crop is not None and self.resize is not None and self.crop > self.resize:
             raise ManifestError(f"crop {self.crop} must be at most resize {self.resize}")
 
@@ -223,12 +226,15 @@ class Recipe:
             raise ArgumentError(str(error)) from None
 
 
-def sparse_radius(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+def sparse_radius(recipe: Recipe, step: int, steps_per_epoch: int) -> float | None:
     """Return the radius of sparse SN in a step of the optimizer, from 0.
 
-    It is ``final_radius · step / steps``, where ``steps`` are those of the whole run.
+    It is ``final_radius · step / steps``, where ``steps`` are those of the whole run. None means
+    that the radius of the network stays.
     """
-    return (recipe.final_radius or 0.0) * step / (recipe.epochs * steps_per_epoch)
+    if recipe.final_radius is None:
+        return None
+    return recipe.final_radius * step / (recipe.epochs * steps_per_epoch)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

@@ -32,7 +32,7 @@ def list_models(
         filter: One or several shell wildcards, e.g. ``resnet50*_sn_*``. A name must match one of
             them; default: all names.
         exclude_filters: One or several wildcards. A name must match none of them; default: none.
-        norm: The norm of the models, ``sn``, ``bn`` or ``gn``; default: any.
+        norm: The norm of the models, ``sn``, ``ssn`` (sparse SN), ``bn`` or ``gn``; default: any.
         pretrained: Whether to return only models with published weights; default: False.
 
     Raises:

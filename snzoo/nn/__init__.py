@@ -2,7 +2,7 @@
 
 from snzoo.nn.convert import convert_to_batchnorm, convert_to_switchnorm
 from snzoo.nn.fused import norm_relu
-from snzoo.nn.simplify import simplify
+from snzoo.nn.locked import simplify
 from snzoo.nn.sparse import SparseSwitchNorm2d, set_radius
 from snzoo.nn.statistics import disable_running_stats_, update_bn_statistics
 from snzoo.nn.switchnorm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d

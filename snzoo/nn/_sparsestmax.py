@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-EPS = torch.finfo(torch.float32).eps
+# Values that differ by less count as equal: of their direction from the center, rounding is a part.
+NOISE = 4 * torch.finfo(torch.float32).eps
 
 
 def sparsestmax(v: Tensor, radius: Tensor | float) -> Tensor:
@@ -16,25 +17,26 @@ def sparsestmax(v: Tensor, radius: Tensor | float) -> Tensor:
     √(2/3) = 0.8165 on.
 
     Equal values have no direction to be pushed to: their shares stay equal, and their gradient is
-    that of sparsemax.
+    that of sparsemax. Values count as equal if they differ by about 5e-7 or less.
 
     Args:
         v: (..., K), float32 or float64.
-        radius: a number, or a tensor that broadcasts to (..., 1).
+        radius: a number, or a tensor that broadcasts to (..., 1): one of shape (N, 1) has a radius
+            for each row of (N, K).
 
     Returns:
-        The shares (..., K). Those of each row are not negative, and their sum is 1.
+        The shares (..., K). Those of each row are not negative. Their sum is 1, in float64 only up
+        to 1e-8 divided by the distance of the projection from the center, as in the published code.
 
     >>> sparsestmax(torch.tensor([1.1, 0.95, 0.9]), 0.6)
     tensor([0.8109, 0.1891, 0.0000])
     """
-    # Equal values may be this far from the center because of rounding.
-    noise = 4 * EPS * (1 + v.detach().abs().amax(-1, keepdim=True))
     shares = _sparsemax(v)
     center = _center(shares)
-    rho = torch.as_tensor(radius, dtype=v.dtype, device=v.device).expand_as(v[..., :1])
+    rho = radius.to(v.dtype) if isinstance(radius, Tensor) else v.new_tensor(radius)
+    rho = rho.expand_as(v[..., :1])
     for _ in range(v.shape[-1] - 1):  # each push leaves a smaller face
-        pushed, is_pushed = _push(shares, center, rho, noise)
+        pushed, is_pushed = _push(shares, center, rho)
         outside = is_pushed & (pushed < 0).any(-1, keepdim=True)
         projected = torch.where(outside, _sparsemax(pushed), pushed)
         # The circle in the smaller face is a section of the circle here.
@@ -46,14 +48,15 @@ def sparsestmax(v: Tensor, radius: Tensor | float) -> Tensor:
 
 
 def _sparsemax(v: Tensor) -> Tensor:
-    """Return the Euclidean projection of the rows of ``v`` onto the simplex."""
+    """Return the Euclidean projection of the rows of ``v`` onto the simplex. NaN stays NaN."""
+    v = v - v.detach().amax(-1, keepdim=True)  # the same projection, with less rounding
     ordered = v.detach().sort(-1, descending=True).values
     counts = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
-    size = (counts * ordered > ordered.cumsum(-1) - 1).sum(-1, keepdim=True)
+    size = (counts * ordered > ordered.cumsum(-1) - 1).sum(-1, keepdim=True).clamp(min=1)
     # Of equal values, all or none are in the support.
     support = v >= ordered.gather(-1, size - 1)
     threshold = (torch.where(support, v, 0).sum(-1, keepdim=True) - 1) / size
-    return torch.where(support, v - threshold, 0)
+    return torch.where(support | v.isnan(), v - threshold, 0)
 
 
 def _center(shares: Tensor) -> Tensor:
@@ -65,10 +68,13 @@ def _center(shares: Tensor) -> Tensor:
     return support / support.sum(-1, keepdim=True)
 
 
-def _push(shares: Tensor, center: Tensor, rho: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _push(shares: Tensor, center: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
     """Return the shares moved to the distance ``rho`` from the center, and which rows moved."""
     offset = shares - center
+    if shares.dtype == torch.float32:
+        # Back to the plane of shares whose sum is 1: a small offset is magnified, and rounding too.
+        offset = offset - center * offset.sum(-1, keepdim=True)
     squared = offset.square().sum(-1, keepdim=True)
-    is_pushed = (squared < rho.square()) & (squared > noise.square())
+    is_pushed = (squared < rho.square()) & (squared > NOISE**2)
     distance = torch.where(is_pushed, squared, 1).sqrt()
     return torch.where(is_pushed, rho * offset / distance + center, shares), is_pushed

@@ -133,7 +133,7 @@ def _convert(
         wanted = "SwitchNorm" if kind is SwitchNorm else "batch norm"
         raise ValueError(f"there is no {wanted} to convert in {type(model).__name__}: {what}")
     for name, layer in layers.items():
-        _check_tensors(layer, name or "the layer")
+        check_tensors(layer, name or "the layer")
     planned = {layer: plan(layer, name or "the layer") for name, layer in layers.items()}
     _check_shared(model, planned)
     shared: dict[nn.Parameter, nn.Parameter] = {}
@@ -214,7 +214,7 @@ def _settings(layer: Any) -> dict[str, Any]:
     return settings
 
 
-def _check_tensors(layer: nn.Module, name: str) -> None:
+def check_tensors(layer: nn.Module, name: str) -> None:
     """Raise a ValueError unless the tensors of a layer are the usual ones, and its own."""
     if parametrize.is_parametrized(layer):
         raise ValueError(

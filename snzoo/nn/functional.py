@@ -22,7 +22,7 @@ __all__ = ["Config", "LayerTensors", "sparsestmax", "switch_norm"]
 
 
 class LayerTensors(NamedTuple):
-    """A layer's parameters and buffers: C values each, and one mixing logit per statistic."""
+    """A layer's parameters and buffers: C values each, and a logit or a share per statistic."""
 
     weight: Tensor
     bias: Tensor

@@ -1,7 +1,5 @@
 """Sparse Switchable Normalization (Shao et al., CVPR 2019, arXiv 1903.03793)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +24,7 @@ class SparseSwitchNorm2d(SwitchNorm2d):
         num_features: C.
         eps: added to the mixed variance.
         momentum: see :class:`SwitchNorm2d` (default: 0.997, as published).
-        options: ``using_moving_average``, ``last_gamma``, ``track_running_stats``,
-            ``bias_correction``, ``device`` and ``dtype``, as for :class:`SwitchNorm2d`.
+        others: see :class:`SwitchNorm2d`.
 
     Shapes:
         - Those of :class:`SwitchNorm2d`, whose state-dict keys come first.
@@ -43,9 +40,29 @@ class SparseSwitchNorm2d(SwitchNorm2d):
     radius: Tensor
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float = 0.997, **options: Any
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.997,
+        using_moving_average: bool = True,
+        last_gamma: bool = False,
+        *,
+        track_running_stats: bool = True,
+        bias_correction: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, **options)
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            using_moving_average,
+            last_gamma=last_gamma,
+            track_running_stats=track_running_stats,
+            bias_correction=bias_correction,
+            device=device,
+            dtype=dtype,
+        )
         for name in ("mean_fixed", "var_fixed"):
             self.register_buffer(name, self.weight.new_zeros(1, dtype=torch.long))
         self.register_buffer("radius", self.weight.new_zeros(1))
@@ -58,35 +75,33 @@ class SparseSwitchNorm2d(SwitchNorm2d):
 
     def tensors_and_config(self) -> tuple[LayerTensors, Config]:
         tensors, config = super().tensors_and_config()
-        wide = torch.promote_types(self.mean_weight.dtype, torch.float32)
-        shares = self._sparse_shares(wide)
-        if self.training and self.track_running_stats:
-            self._lock(shares.detach())
-        mean, var = shares.unbind()
+        mean, var = self._sparse_shares().unbind()
         return tensors._replace(mean_weight=mean, var_weight=var), config._replace(shares=True)
 
     def shares(self) -> tuple[Tensor, Tensor]:
-        mean, var = self._sparse_shares(torch.float64).detach().unbind()
+        mean, var = self._sparse_shares().detach().double().unbind()
         return mean, var
 
-    def _sparse_shares(self, dtype: torch.dtype) -> Tensor:
+    def _sparse_shares(self) -> Tensor:
         """Return the shares in the mean and in the variance, (2, 3)."""
-        gates = torch.stack([self.mean_weight, self.var_weight]).to(dtype)
+        gates = torch.stack([self.mean_weight, self.var_weight])
+        gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
         fixed = torch.stack([self.mean_fixed, self.var_fixed]) > 0  # (2, 1)
         return torch.where(fixed, one_hot(gates), sparsestmax(gates, self.radius))
 
-    def _lock(self, shares: Tensor) -> None:
-        """Lock the shares (2, 3) that are one-hot, and move locked gates back to them.
-
-        There is no branch on values, for which a GPU would have to be waited for.
-        """
+    @torch.no_grad()
+    def update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
+        """Update the running statistics, lock shares that are one-hot, and restore locked gates."""
+        super().update_running_statistics(mean, var)
+        shares = self._sparse_shares()
+        # There is no branch on values, for which a GPU would have to be waited for.
         locked = shares.amax(1) - shares.amin(1) >= 1
         for i, (gates, fixed) in enumerate(
             ((self.mean_weight, self.mean_fixed), (self.var_weight, self.var_fixed))
         ):
             fixed.logical_or_(locked[i])
-            # The values that autograd has saved are not those of the gates themselves.
-            gates.data.copy_(torch.where(locked[i], shares[i], gates.detach()))
+            # The backward pass has its own copy of the gates.
+            gates.data.copy_(torch.where(locked[i], shares[i], gates))
 
 
 def one_hot(gates: Tensor) -> Tensor:

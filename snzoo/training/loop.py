@@ -125,7 +125,8 @@ class Loop:
             for group, groups in zip(images, passes, strict=True):
                 step = self.position.step
                 rate = learning_rate(recipe, step, steps)
-                set_radius(self.stepper.model, sparse_radius(recipe, step, steps))
+                if (radius := sparse_radius(recipe, step, steps)) is not None:
+                    set_radius(self.stepper.model, radius)
                 figures = self.stepper.run(
                     islice(readable, len(groups)),
                     self._labels,

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from snzoo.models.resnet import ResNet
 
 
+# Values of a recipe that concern the gates or the statistics of SN, and what leaves them alone.
+NEEDS_SN = {"norm_momentum": None, "gate_lr_factor": 1.0, "gate_clip_norm": None}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run does, apart from where it runs.
@@ -94,11 +98,15 @@ class Plan:
 
         recipe = self.recipe
         layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
-        for name, default in (("norm_momentum", None), ("gate_lr_factor", 1.0)):
+        for name, default in NEEDS_SN.items():
             if getattr(recipe, name) != default and not layers:
                 raise ArgumentError(f"{name} is for Switchable Normalization; {self.name} has none")
-        if recipe.decay == "all" and (recipe.gate_lr_factor != 1 or recipe.layer_decay != 1):
-            raise ArgumentError("gate_lr_factor and layer_decay need decay=weights")
+        if recipe.final_radius is not None and self.spec.network.norm != "ssn":
+            raise ArgumentError(f"final_radius is for sparse SN; {self.name} has none")
+        if recipe.decay == "all" and recipe.gate_lr_factor != 1:
+            raise ArgumentError("gate_lr_factor needs decay=weights or decay=not_gates")
+        if recipe.decay != "weights" and recipe.layer_decay != 1:
+            raise ArgumentError("layer_decay needs decay=weights")
         for layer in layers:
             if recipe.norm_momentum is not None:
                 layer.momentum = recipe.norm_momentum

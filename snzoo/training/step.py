@@ -207,6 +207,11 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
+            for average, buffer in zip(
+                self.average.module.buffers(), self.model.buffers(), strict=True
+            ):
+                if not buffer.is_floating_point():  # PyTorch averages and truncates them
+                    average.copy_(buffer)
 
     def _explain_memory(self, images: int) -> str:
         """Return the message that a forward pass does not fit, with the size that would fit."""
@@ -293,16 +298,16 @@ def find_gates(model: nn.Module) -> list[nn.Parameter]:
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """Return the optimizer of a recipe, whose groups have their ``factor`` of the rate."""
-    if recipe.decay == "all" and recipe.gate_lr_factor == 1:  # as published: one group
+    if recipe.decay == "all":  # as published: one group
         parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [{"params": parameters, "lr": 1.0, "weight_decay": recipe.weight_decay}]
-    elif recipe.decay != "weights":
+    elif recipe.decay == "not_gates":
         gates = find_gates(model)
-        others = [p for p in model.parameters() if p.requires_grad and p not in set(gates)]
-        decay = 0.0 if recipe.decay == "not_gates" else recipe.weight_decay
+        known = set(gates)
+        others = [p for p in model.parameters() if p.requires_grad and p not in known]
         groups = [
             {"params": others, "lr": 1.0, "weight_decay": recipe.weight_decay},
-            {"params": gates, "lr": recipe.gate_lr_factor, "weight_decay": decay},
+            {"params": gates, "lr": recipe.gate_lr_factor, "weight_decay": 0.0},
         ]
     else:
         groups = parameter_groups(

@@ -174,7 +174,7 @@ def make_augmentation(recipe: Recipe, *, epoch: int = 0, evaluation: bool = Fals
     whole: Literal["center", "random"] | None = None
     if evaluation or epoch >= recipe.epochs - recipe.center_crop_epochs:
         whole = "center"
-    elif epoch >= recipe.epochs - (recipe.random_crop_epochs or 0):
+    elif epoch >= recipe.epochs - recipe.random_crop_epochs:
         whole = "random"
     return Augmentation(
         crop=recipe.crop,

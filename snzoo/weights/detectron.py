@@ -30,4 +30,4 @@ def _rename(key: str) -> str:
     if found := STAGE.match(key):
         stage = int(found[1])
         return key[found.end() :] if stage == 1 else f"layer{stage - 1}.{key[found.end() :]}"
-    return re.sub(r"classifier\.", "fc.", key, count=1)
+    return re.sub(r"^classifier\.", "fc.", key)

@@ -153,7 +153,10 @@ def _convert_norm(norm: Module, biases: list[Tensor]) -> dict[str, Tensor]:
     if norm.fields.get("running_var") is not None:
         variance = _read_tensor(norm, "running_var").double() + (eps - TORCH_EPS)
     else:
-        variance = _read_tensor(norm, "running_std").double() ** -2 - TORCH_EPS
+        inverse = _read_tensor(norm, "running_std").double()
+        if not (inverse.isfinite() & (inverse > 0)).all():
+            raise ValueError(f"the running_std of a {norm.name} is not positive")
+        variance = inverse**-2 - TORCH_EPS
     tensors["running_var"] = variance.to(dtype)
     if len({tensor.shape for tensor in (*tensors.values(), *biases)}) > 1:
         raise ValueError(f"the tensors of a {norm.name}, or the biases before it, differ in shape")

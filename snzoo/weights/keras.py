@@ -51,7 +51,8 @@ def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
     require_packages("h5py", extra="keras", purpose=f"reading the HDF5 file {path}")
     layers = _read_layers(path, max_bytes)
     eps = OLD_EPS if "bn_conv1" in layers else KERAS_EPS
-    layers = {_rename_layer(name): layer for name, layer in layers.items()}
+    names = {_rename_layer(name): name for name in layers}  # the name in the file, by the newer one
+    layers = {name: layers[own] for name, own in names.items()}
     state: dict[str, Tensor] = {}
     for name, layer in layers.items():
         try:
@@ -67,7 +68,7 @@ def read_keras(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
                 state["fc.weight"], state["fc.bias"] = layer["kernel"].t(), layer["bias"]
         except (KeyError, RuntimeError, ValueError):
             raise CheckpointError(
-                f"{path}: unknown layer {name!r}, not the Keras ResNet-50"
+                f"{path}: unknown layer {names[name]!r}, not the Keras ResNet-50"
             ) from None
     return state
 

@@ -119,7 +119,13 @@ def _read_variables(table: memoryview, max_bytes: int) -> dict[str, NDArray[Any]
 
 def _read_declarations(entry: memoryview) -> dict[str, Declaration]:
     """Return the declarations in the first entry of a file."""
-    meta = _only(_read_message(entry).strings, 1, "declarations of the variables")
+    found = _read_message(entry).strings.get(1, [])
+    if len(found) != 1:
+        raise ValueError(
+            "its first entry does not declare the variables; snzoo reads checkpoints of the format "
+            "V1, not the index of a V2 checkpoint"
+        )
+    (meta,) = found
     declarations: dict[str, Declaration] = {}
     for variable in _read_message(meta, most=MOST_VARIABLES).strings.get(1, []):
         fields = _read_message(variable)

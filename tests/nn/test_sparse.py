@@ -87,6 +87,38 @@ def test_equal_values_have_equal_shares_and_a_gradient(value, dtype):
     assert torch.allclose(v.grad, torch.tensor([2, -1, -1], dtype=dtype) / 3, atol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [1e-6, 1e-5, 1e-4, 1e-2])
+def test_shares_of_nearly_equal_values_add_up_to_one(spread):
+    torch.manual_seed(0)
+    v = 1 + spread * torch.randn(5000, 3)
+    for radius in (0.1, 0.7, 0.9):
+        shares = sparsestmax(v, radius)
+        assert (shares >= 0).all() and (shares.sum(1) - 1).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("values", [[3e8, 0, 0], [0, -1e38, -1e38], [-4.7, -0.3, -2.2]])
+def test_large_and_negative_values_become_one_hot(values):
+    assert sparsestmax(torch.tensor(values), 1).tolist() == [
+        float(v == max(values)) for v in values
+    ]
+
+
+def test_nan_stays_nan():
+    layer = SparseSwitchNorm2d(2)
+    layer.mean_weight.data[0] = torch.nan
+    set_radius(layer, 0.5)
+    assert layer(torch.randn(2, 2, 3, 3)).isnan().all()
+
+
+def test_batch_averages_leave_the_gates_alone():
+    layer = SparseSwitchNorm2d(4)
+    layer.mean_weight.data.copy_(torch.tensor([1.02, 0.99, 1.0]))
+    set_radius(layer, 0.9)
+    before = layer.mean_weight.clone()
+    snzoo.nn.update_bn_statistics(layer, [torch.randn(3, 4, 5, 5)])
+    assert torch.equal(layer.mean_weight, before) and not layer.mean_fixed
+
+
 @pytest.mark.parametrize("radius", RADII)
 def test_a_training_step_matches_the_published_layer(radius):
     layer, at = layer_before(radius), f"layer/{radius}/"

@@ -195,6 +195,23 @@ def test_frozen_stages_stay_as_they_were(train, tmp_path):
         assert not torch.equal(start.state_dict()[key], after[key])
 
 
+def test_finetuning_keeps_the_radius_of_sparse_sn(train, tmp_path):
+    start = snzoo.create_model("resnet18v1_ssn", width=8, num_classes=2)
+    snzoo.nn.set_radius(start, 0.6)
+    snzoo.save_pretrained(start, tmp_path / "start.safetensors", classes=["a", "b"])
+    result = train(model=None, weights=tmp_path / "start.safetensors", width=None, epochs=1)
+    after = snzoo.create_model(result.best)
+    assert {round(float(m.radius), 6) for m in after.modules() if hasattr(m, "radius")} == {0.6}
+
+
+def test_the_moving_average_has_the_locks_of_the_network(train, tmp_path):
+    train(model="resnet18v1_ssn", epochs=2, ema_decay=0.9, final_radius=1.0)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    for key in ("model", "average"):
+        locks = [int(v) for name, v in state[key].items() if name.endswith("mean_fixed")]
+        assert sum(locks) == len(locks) == 20
+
+
 @pytest.mark.parametrize("norm", ["bn", "sn"])
 def test_frozen_statistics_are_used_in_training_and_do_not_change(train, tmp_path, norm):
     start = snzoo.create_model(f"resnet18v1_{norm}", width=8, num_classes=2)
@@ -299,7 +316,20 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
             "using_bn is for Switchable",
         ),
         ({"schedule": "step"}, ArgumentError, "schedule step needs steps"),
-        ({"decay": "all", "layer_decay": 0.5}, ArgumentError, "need decay=weights"),
+        ({"decay": "all", "layer_decay": 0.5}, ArgumentError, "layer_decay needs decay=weights"),
+        ({"decay": "not_gates", "layer_decay": 0.5}, ArgumentError, "layer_decay needs"),
+        ({"decay": "all", "gate_lr_factor": 0.1}, ArgumentError, "gate_lr_factor needs decay="),
+        ({"final_radius": 1.0}, ArgumentError, "final_radius is for sparse SN"),
+        (
+            {"model": "resnet18v1_bn", "gate_clip_norm": 1.0},
+            ArgumentError,
+            "gate_clip_norm is for Switchable Normalization",
+        ),
+        (
+            {"center_crop_epochs": 1, "random_crop_epochs": 1},
+            ArgumentError,
+            "exclude each other",
+        ),
         ({"precision": "tf32"}, ArgumentError, "needs a CUDA device"),
         ({"sync_norm": True, "model": "resnet18v1_bn"}, ArgumentError, "sync_norm"),
         ({"epoch": 3}, UnexpectedArgumentError, "did you mean 'epochs'"),

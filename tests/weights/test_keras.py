@@ -212,9 +212,9 @@ def test_another_or_a_broken_file_is_refused(file, change, words):
 @pytest.mark.parametrize(
     "name, layer",
     [
-        ("bn_conv1", "conv1_conv"),
-        ("bn3b_branch2a/bn3b_branch2a_running_std:0", "conv3_block2_1_conv"),
-        ("res5c_branch2c/res5c_branch2c_b:0", "conv5_block3_3_conv"),
+        ("bn_conv1", "conv1"),
+        ("bn3b_branch2a/bn3b_branch2a_running_std:0", "res3b_branch2a"),
+        ("res5c_branch2c/res5c_branch2c_b:0", "res5c_branch2c"),
         ("fc1000/fc1000_W:0", "fc1000"),
     ],
 )

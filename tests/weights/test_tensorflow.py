@@ -360,7 +360,7 @@ FORGED = {
     "stored twice": (forge(B, B), "'a' has values twice"),
     "not declared": (forge(B, hold("b", 1, FLOATS)), "'b' has values, but is not declared"),
     "not stored": (forge(B, meta=[A, declare("c", [1], 1)]), "'c' is declared, but has no values"),
-    "no declarations": (join([block([(b"", B)], 16)]), "0 declarations"),
+    "no declarations": (join([block([(b"", B)], 16)]), "does not declare the variables"),
     "a second declaration": (forge(field(1, A)), "0 variables in an entry"),
     "a string": (forge(B, meta=[declare("a", [2], 7)]), "type 7, which snzoo does not read"),
     "a huge type": (forge(B, meta=[declare("a", [2], HUGE)]), f"type {HUGE}"),

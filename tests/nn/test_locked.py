@@ -85,6 +85,17 @@ class Shared(nn.Module):
         return self.after(self.twice(self.twice(y)))
 
 
+class Weighed(nn.Module):
+    """The weights of the convolution are used once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), SparseSwitchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) + self.conv.weight.sum()
+
+
 class Dynamic(nn.Module):
     """A network that cannot be traced."""
 
@@ -96,7 +107,7 @@ class Dynamic(nn.Module):
         return self.norm(self.conv(x)) if x.sum() > 0 else x
 
 
-@pytest.mark.parametrize("make", [Shared, Dynamic])
+@pytest.mark.parametrize("make", [Shared, Weighed, Dynamic])
 def test_nothing_is_folded_where_another_layer_would_see_it(make):
     torch.manual_seed(0)
     model = randomize(make().eval(), [(2, 2)])
@@ -127,3 +138,29 @@ def test_other_networks_are_refused():
         simplify(network("resnet18v1_ssn").train())
     with pytest.raises(ValueError, match="ResNet has no SparseSwitchNorm2d"):
         simplify(network("resnet18v1_sn"))
+
+
+def test_sums_and_batch_statistics_are_no_batch_norm():
+    """Their running statistics are not what a batch norm would use."""
+    for option in ("using_moving_average", "track_running_stats"):
+        torch.manual_seed(0)
+        layers = SparseSwitchNorm2d(3), SparseSwitchNorm2d(3, **{option: False})
+        model = nn.Sequential(*layers).eval()
+        for layer in layers:
+            for gates in (layer.mean_weight, layer.var_weight):
+                gates.data.copy_(torch.tensor([0.0, 0.1, 0.2]))
+            if layer.running_var is not None:
+                nn.init.uniform_(layer.running_var, 0.5, 1)
+        set_radius(model, 1)
+        x = torch.randn(2, 3, 8, 8)
+        before = model(x)
+        assert torch.allclose(simplify(model)(x), before, atol=1e-5)
+        assert [type(layer) for layer in model] == [nn.BatchNorm2d, SwitchNorm2d]
+
+
+def test_a_layer_that_is_refused_is_named_and_nothing_is_changed():
+    model = randomize(nn.Sequential(SparseSwitchNorm2d(3), SparseSwitchNorm2d(3)).eval(), [(2, 2)])
+    model[1].register_buffer("more", torch.ones(1))
+    with pytest.raises(ValueError, match="1 has a further tensor, more"):
+        simplify(model)
+    assert all(type(layer) is SparseSwitchNorm2d for layer in model)

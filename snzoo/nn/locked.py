@@ -7,7 +7,7 @@ from torch import fx, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
 from snzoo.nn._compat import has_hooks
-from snzoo.nn.convert import convert_to_batchnorm
+from snzoo.nn.convert import check_tensors, convert_to_batchnorm
 from snzoo.nn.fused import Folded
 from snzoo.nn.sparse import SparseSwitchNorm2d
 from snzoo.nn.switchnorm import SwitchNorm2d
@@ -20,10 +20,9 @@ def simplify(model: nn.Module) -> nn.Module:
     """Replace sparse SN layers by cheaper ones of the same function, and return ``model``.
 
     A layer that locked to BN becomes a batch norm. If a convolution precedes it, and nothing else
-    uses the output of the convolution, it is folded into the weights and the bias of the
-    convolution. Every other layer becomes a :class:`SwitchNorm2d` with the same shares, which
-    does not compute statistics with a share of 0 on a CPU. Folding changes the results of a
-    network by rounding only.
+    uses the convolution, it is folded into the weights and the bias of the convolution. Every other
+    layer becomes a :class:`SwitchNorm2d` with the same shares, which does not compute statistics
+    with a share of 0 on a CPU. Folding changes the results of a network by rounding only.
 
     The keys of the state dict change, so load weights first, and save them before. Layers are
     found inside of any network, and folded in those that ``torch.fx.symbolic_trace`` can trace.
@@ -32,16 +31,23 @@ def simplify(model: nn.Module) -> nn.Module:
         model: a network in evaluation mode; changed in place.
 
     Raises:
-        ValueError: the network is in training mode, or has no :class:`SparseSwitchNorm2d`.
+        ValueError: the network is in training mode, has no :class:`SparseSwitchNorm2d`, or has one
+            with other tensors, such as a parametrized one. Nothing is changed then.
     """
     if model.training:
         raise ValueError("simplify is for evaluation; call model.eval() first")
-    layers = [m for m in model.modules() if isinstance(m, SparseSwitchNorm2d)]
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, SparseSwitchNorm2d)
+    }
     if not layers:
         raise ValueError(f"{type(model).__name__} has no SparseSwitchNorm2d to simplify")
-    locked = {layer for layer in layers if all(share[-1] == 1 for share in layer.shares())}
+    for name, layer in layers.items():
+        check_tensors(layer, name or "the layer")
+    locked = {layer for layer in layers.values() if _is_batch_norm(layer)}
     pairs = [pair for pair in _find_pairs(model) if pair[1] in locked]
-    for layer in layers:
+    for layer in layers.values():
         if layer in locked:
             convert_to_batchnorm(layer)
         else:
@@ -51,6 +57,13 @@ def simplify(model: nn.Module) -> nn.Module:
     return model
 
 
+def _is_batch_norm(layer: SparseSwitchNorm2d) -> bool:
+    """Return whether a layer computes what a batch norm does with its running statistics."""
+    mean, var = layer.shares()
+    averages = layer.using_moving_average and layer.running_mean is not None
+    return averages and bool(mean[-1] == var[-1] == 1)
+
+
 def _find_pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
     """Yield the convolutions whose output only one norm uses, and these norms."""
     try:
@@ -58,6 +71,7 @@ def _find_pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
     except Exception:  # control flow that depends on values raises almost anything
         return
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
@@ -65,7 +79,7 @@ def _find_pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
         conv, norm = (model.get_submodule(str(n.target)) for n in (before, node))
         once = calls.count(before.target) == calls.count(node.target) == 1
         plain = not (has_hooks(conv) or has_hooks(norm) or parametrize.is_parametrized(conv))
-        if type(conv) is nn.Conv2d and once and plain:
+        if type(conv) is nn.Conv2d and once and plain and before.target not in read:
             yield conv, norm
 
 
