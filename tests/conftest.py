@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 import snzoo
 from snzoo.data.samples import find_samples
 from snzoo.inference import Network
+
+settings.register_profile("snzoo", deadline=None)  # the time of an example says nothing here
+settings.load_profile("snzoo")
 
 
 @pytest.fixture
