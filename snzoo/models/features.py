@@ -99,6 +99,8 @@ class FeatureExtractor(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return a map (N, channels, ⌈H/stride⌉, ⌈W/stride⌉) for each index.
 
+        With ``stem_pool="ceil"``, sides of the stem's map that are odd are rounded down.
+
         Args:
             x: Normalized images (N, in_chans, H, W).
         """
