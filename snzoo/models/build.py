@@ -108,6 +108,10 @@ def _check_switches(architecture: Architecture, options: dict[str, Any]) -> dict
                 f"{name}={value!r} applies to {where} networks only, not to {architecture.name}"
             )
     _check_choice("stride_on", values["stride_on"], StrideOn)
+    if values["norm_after_add"] and values["last_gamma"]:
+        raise ArgumentError(
+            "last_gamma with norm_after_add would make every block return 0: leave one of them out"
+        )
     return values
 
 

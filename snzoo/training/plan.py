@@ -103,6 +103,12 @@ class Plan:
                 raise ArgumentError(f"{name} is for Switchable Normalization; {self.name} has none")
         if recipe.final_radius is not None and self.spec.network.norm != "ssn":
             raise ArgumentError(f"final_radius is for sparse SN; {self.name} has none")
+        starts_dense = self.spec.network.norm == "ssn" and not self.has_weights
+        if starts_dense and recipe.final_radius is None:
+            raise ArgumentError(
+                "final_radius is None: sparse SN would stay at the radius 0, where no share is "
+                "pushed to 0; 1 is the published value"
+            )
         if recipe.decay == "all" and recipe.gate_lr_factor != 1:
             raise ArgumentError("gate_lr_factor needs decay=weights or decay=not_gates")
         if recipe.decay != "weights" and recipe.layer_decay != 1:

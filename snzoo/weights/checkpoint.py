@@ -72,7 +72,7 @@ def read_state_dict(
     state = select_state_dict(content, averaged=averaged, where=path)
     if sum(value.nbytes for value in state.values()) > limit:  # tensors may share stored elements
         raise CheckpointError(f"can't read {path}: {too_large(limit)}")
-    return rename_detectron_keys(state)
+    return rename_detectron_keys(state, where=path)
 
 
 def read_description(path: str | Path) -> dict[str, Any] | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
+
+from snzoo.errors import CheckpointError
 
 # With an FPN the backbone is an attribute of the FPN.
 PREFIX = re.compile(r"Conv_Body\.(conv_body\.)?")
@@ -13,16 +16,28 @@ PREFIX = re.compile(r"Conv_Body\.(conv_body\.)?")
 STAGE = re.compile(r"res([1-5])\.")
 
 
-def rename_detectron_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_detectron_keys(state: Mapping[str, Tensor], *, where: str | Path) -> dict[str, Tensor]:
     """Return the state dict with renamed keys, or as it is if they are not Detectron's.
 
     ``Conv_Body.conv_body.res2.0.conv1.weight`` becomes ``layer1.0.conv1.weight``, and
     ``Conv_Body.classifier.bias`` becomes ``fc.bias``. If two keys would become one, none is
     renamed, so that the error about the network names them as they are.
+
+    Args:
+        state: the state dict.
+        where: the name of the file, for errors.
+
+    Raises:
+        CheckpointError: the keys are those of a whole detector.
     """
+    of_backbone = [key for key in state if PREFIX.match(key)]
+    if of_backbone and len(of_backbone) < len(state):
+        raise CheckpointError(
+            f"{where} is a whole detector, not a backbone; save its backbone alone: "
+            "{k: v for k, v in state_dict.items() if k.startswith('Conv_Body.')}"
+        )
     renamed = {_rename(key): value for key, value in state.items()}
-    of_detectron = all(PREFIX.match(key) for key in state)
-    return renamed if of_detectron and len(renamed) == len(state) else dict(state)
+    return renamed if of_backbone and len(renamed) == len(state) else dict(state)
 
 
 def _rename(key: str) -> str:

@@ -126,6 +126,8 @@ def _read_layers(path: Path, max_bytes: int) -> dict[str, Layer]:
     try:
         with h5py.File(path, "r") as file:
             for name, group in file.get("model_weights", file).items():
+                if not isinstance(group, h5py.Group):
+                    raise ValueError("it has an array outside of a layer, not the Keras ResNet-50")
                 layer: Layer = {}
                 group.visititems(collect)
                 if layer:

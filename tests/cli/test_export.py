@@ -28,6 +28,7 @@ DESCRIPTION = {
         "scale": 255,
         "mean": [1.0, 2.0, 3.0],
         "std": [1.0, 1.0, 1.0],
+        "resampling": "pillow-bilinear",
     },
 }
 

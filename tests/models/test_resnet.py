@@ -121,6 +121,8 @@ def test_last_gamma_starts_residual_branches_at_zero():
     [
         ("resnet50v1_bn", {"using_bn": False}),
         ("resnet50v2_sn", {"last_gamma": True}),
+        ("resnet50v1_sn", {"last_gamma": True, "norm_after_add": True}),
+        ("resnet50v1_sn", {"stem_pool": "none"}),
         ("resnet18v1_bn", {"stride_on": "1x1"}),
         ("resnet50v1_bn", {"stride_on": "2x2"}),
         ("resnet50v1_bn", {"num_classes": -1}),

@@ -320,6 +320,7 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
         ({"decay": "not_gates", "layer_decay": 0.5}, ArgumentError, "layer_decay needs"),
         ({"decay": "all", "gate_lr_factor": 0.1}, ArgumentError, "gate_lr_factor needs decay="),
         ({"final_radius": 1.0}, ArgumentError, "final_radius is for sparse SN"),
+        ({"model": "resnet18v1_ssn"}, ArgumentError, "would stay at the radius 0"),
         (
             {"model": "resnet18v1_bn", "gate_clip_norm": 1.0},
             ArgumentError,
