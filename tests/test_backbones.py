@@ -13,7 +13,9 @@ from snzoo.models.architectures import ARCHITECTURES
 from snzoo.models.features import FeatureExtractor
 from snzoo.nn.switchnorm import SwitchNorm
 
-NAMES = snzoo.list_models()
+# One name for each network: several entries of the zoo differ by their weights only.
+ENTRIES = map(snzoo.get_info, reversed(snzoo.list_models()))
+NAMES = list({(e.architecture, repr(e.arguments)): e.name for e in ENTRIES}.values())
 
 
 def create(name, **arguments):
