@@ -99,9 +99,12 @@ def measure(args: argparse.Namespace) -> Document:
     # Fresh processes, because a thread of PyTorch does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, context, max_tasks_per_child=1) as pool:
-        folders = [args.runs / run.name for run in runs]
-        for number, folder in enumerate(pool.map(train, folders, runs.values()), start=1):
-            harness.say(f"{number} of {len(runs)}: {folder.name}")
+        left = {args.runs / run.name: options for run, options in runs.items()}
+        left = {folder: options for folder, options in left.items() if find_end(folder) is None}
+        for number, folder in enumerate(pool.map(train, left, left.values()), start=1):
+            harness.say(f"{number} of {len(left)}: {folder.name}")
+    for experiment in dict.fromkeys(run.experiment for run in runs):
+        evaluate_runs([run for run in runs if run.experiment == experiment], args)
     rows = [collect_figures(run, args) for run in runs]
     names = ("epochs", "width", "crop", "seeds", "msra_epochs", "msra_crop")
     document = {
@@ -195,11 +198,10 @@ def train(folder: Path, options: dict[str, Any]) -> Path:
     import torch
 
     torch.set_num_threads(1)
-    if find_end(folder) is None:
-        try:
-            snzoo.train(**options, output=folder, resume=True, workers=1, device="cpu")
-        except NonFiniteError as error:
-            write_json(folder / "diverged.json", {"reason": str(error)})
+    try:
+        snzoo.train(**options, output=folder, resume=True, workers=1, device="cpu")
+    except NonFiniteError as error:
+        write_json(folder / "diverged.json", {"reason": str(error)})
     return folder
 
 
@@ -211,8 +213,22 @@ def find_end(folder: Path) -> str | None:
     return "finished" if begun and read_run(folder).finished else None
 
 
+def evaluate_runs(runs: list[Run], args: argparse.Namespace) -> None:
+    """Evaluate the test photos once, in one pass for all runs, and remember the counts."""
+    folders = [args.runs / run.name for run in runs]
+    new = [
+        folder
+        for folder in folders
+        if (folder / "best.safetensors").exists() and not (folder / "test.json").exists()
+    ]
+    found = snzoo.evaluate(new, args.data / "test").models if new else ()
+    for folder, model in zip(new, found, strict=True):
+        figures = {"test": model.top1.correct, "test_images": model.top1.images}
+        write_json(folder / "test.json", figures)
+
+
 def collect_figures(run: Run, args: argparse.Namespace) -> Row:
-    """Return the figures of a run; the test photos are evaluated once and remembered."""
+    """Return the figures of a run."""
     folder = args.runs / run.name
     epochs = read_run(folder).epochs
     row = asdict(run) | {
@@ -225,9 +241,6 @@ def collect_figures(run: Run, args: argparse.Namespace) -> Row:
     if not epochs:  # it diverged in the first epoch
         return row | {"test": 0, "test_images": None, "gates": None}
     test = folder / "test.json"
-    if not test.exists():
-        found = snzoo.evaluate(folder, args.data / "test").models[0].top1
-        write_json(test, {"test": found.correct, "test_images": found.images})
     row |= json.loads(test.read_text())
     return row | {"gates": read_gates(folder)}
 

@@ -110,3 +110,20 @@ def test_means_intervals_and_differences():
     text = markdown(document | {"machine": machine, "summary": [bn, sn, gn]})
     assert "| BN | 55.00 ± 63.53 |" in text and "| SN minus BN | 15.00 ± 63.53 |" in text
     assert "| GN | 0.00 (1 diverged) |" in text and "| SN, 2 | IN 0.30, LN 0.70 |" in text
+
+
+def test_the_page_has_the_committed_figures():
+    from harness import table
+    from small_batches_summary import accuracy_table, finetuning_table, markdown, summarize
+
+    results = SCRIPT.parent / "results" / "small-batches-2core-cpu.json"
+    document = json.loads(results.read_text())
+    assert document["summary"] == summarize(document["measurements"])
+    assert results.with_suffix(".md").read_text() == markdown(document)
+    parts = {}
+    for row in document["summary"]:
+        parts.setdefault(row["experiment"], []).append(row)
+    page = (SCRIPT.parents[1] / "docs" / "small-batches.md").read_text()
+    assert "\n".join(accuracy_table(parts["scratch"])) in page
+    if "finetuning" in parts:
+        assert "\n".join(table(*finetuning_table(parts["finetuning"]))) in page
