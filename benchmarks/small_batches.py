@@ -110,13 +110,19 @@ def measure(args: argparse.Namespace) -> Document:
     document = {
         "title": "Few images a step",
         "settings": {name: getattr(args, name) for name in names},
-        "options": {run.name: options for run, options in runs.items()},
+        "options": {run.name: drop_folders(options) for run, options in runs.items()},
         "summary": summarize(rows),
         "measurements": rows,
     }
     if args.output:
         save_plot(document, args.output.with_suffix(".svg"))
     return document
+
+
+def drop_folders(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the names of their files and folders, without the machine's paths."""
+    paths = {name: options[name] for name in ("data", "weights") if options.get(name)}
+    return options | {name: Path(path).name for name, path in paths.items()}
 
 
 def plan_runs(args: argparse.Namespace) -> Iterator[Run]:

@@ -49,6 +49,7 @@ def test_runs_are_trained_once_and_the_test_photos_are_evaluated_once(data, tmp_
     assert all(
         row["test_images"] == 6 and row["end"] == "finished" for row in document["measurements"]
     )
+    assert {options["data"] for options in document["options"].values()} == {"data"}
     lr = {document["options"][f"scratch-sn-{images}-0"]["lr"] for images in (4, 2)}
     assert lr == {0.05 / 8, 0.05 / 16}
     assert "| SN | " in done.stdout and "SN" in (tmp_path / "result.svg").read_text()
