@@ -126,7 +126,7 @@ def drop_folders(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan_runs(args: argparse.Namespace) -> Iterator[Run]:
-    """Yield the runs, one seed after the other, so that early results have all configurations."""
+    """Yield the runs of each experiment, one seed after the other: early results have all norms."""
     for seed in range(args.seeds):
         for images in args.images:
             for norm in args.norms:
@@ -246,8 +246,7 @@ def collect_figures(run: Run, args: argparse.Namespace) -> Row:
     }
     if not epochs:  # it diverged in the first epoch
         return row | {"test": 0, "test_images": None, "gates": None}
-    test = folder / "test.json"
-    row |= json.loads(test.read_text())
+    row |= json.loads((folder / "test.json").read_text())
     return row | {"gates": read_gates(folder)}
 
 

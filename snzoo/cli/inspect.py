@@ -78,9 +78,8 @@ def _table(name: str, layers: Sequence[LayerGates], *, color: bool) -> list[str 
     for row in rows:
         mean, var = (_bar(row.shares(which), stats, color=color) for which in ("mean", "var"))
         lock = "*" if "mean" in row.locked else " "
-        lines.append([f"  {row.name:<{width}} ", *mean, f"{lock} ", *var])
-        if "var" in row.locked:
-            lines[-1] = [*lines[-1], "*"]
+        end = ["*"] if "var" in row.locked else []
+        lines.append([f"  {row.name:<{width}} ", *mean, f"{lock} ", *var, *end])
     locked = [sum(which in layer.locked for layer in layers) for which in ("mean", "var")]
     if any(locked):
         means, variances = (f"{count} of {len(layers)}" for count in locked)

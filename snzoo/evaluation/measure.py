@@ -174,14 +174,15 @@ def measure(
 def _device_and_preprocessing(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
     """Return the device and the input size that all networks share."""
     first = networks[0]
-    a = first.preprocessing
+    shared = first.preprocessing
     for other in networks[1:]:
-        b = other.preprocessing
-        differ = "sizes" if (a.resize, a.crop) != (b.resize, b.crop) else ""
-        if differ or a.resampling != b.resampling:
+        own = other.preprocessing
+        same_size = (own.resize, own.crop) == (shared.resize, shared.crop)
+        if not same_size or own.resampling != shared.resampling:
+            what = "rules of resizing" if same_size else "sizes"
             raise ArgumentError(
-                f"{first.name} and {other.name} take images of different "
-                f"{differ or 'rules of resizing'}; evaluate them one after the other"
+                f"{first.name} and {other.name} take images of different {what}; evaluate them "
+                "one after the other"
             )
     return first.device, first.preprocessing
 

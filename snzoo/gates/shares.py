@@ -123,26 +123,23 @@ def _sparse_shares(
     state: Mapping[str, Tensor], prefix: str, where: str | Path
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
     """Return the shares in the mean and in the variance of sparse SN, and which are locked."""
-    from snzoo.nn.functional import sparsestmax
-    from snzoo.nn.sparse import one_hot
+    from snzoo.nn.sparse import sparse_shares
 
-    shares, locked = [], []
     radius = _read_number(state, prefix + "radius", where)
-    for which in ("mean", "var"):
-        gates = state[f"{prefix}{which}_weight"].double()
-        if _read_number(state, f"{prefix}{which}_fixed", where):
-            locked.append(which)
-            shares.append(one_hot(gates))
-        else:
-            shares.append(sparsestmax(gates, radius))
-    mean, var = (tuple(values.tolist()) for values in shares)
-    return mean, var, tuple(locked)
+    fixed = {
+        which: _read_number(state, f"{prefix}{which}_fixed", where) > 0 for which in ("mean", "var")
+    }
+    mean, var = (
+        tuple(sparse_shares(state[f"{prefix}{which}_weight"].double(), is_fixed, radius).tolist())
+        for which, is_fixed in fixed.items()
+    )
+    return mean, var, tuple(which for which, is_fixed in fixed.items() if is_fixed)
 
 
-def _read_number(state: Mapping[str, Tensor], key: str, where: str | Path) -> float:
+def _read_number(state: Mapping[str, Tensor], key: str, where: str | Path) -> Tensor:
     if key not in state or state[key].numel() != 1 or not state[key].isfinite():
         raise CheckpointError(f"{where}: {key} is missing, or not a single finite number")
-    return float(state[key])
+    return state[key].reshape(1)
 
 
 def _check(gates: Tensor, where: str) -> None:

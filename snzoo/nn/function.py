@@ -18,6 +18,7 @@ from snzoo.nn.functional import (
     mix_backward,
     num_positions,
     switch_norm,
+    to_logits,
 )
 
 BatchStats = tuple[Tensor, Tensor] | None
@@ -49,19 +50,13 @@ def normalize(
         elif config.batch or _needs_gradient(x, *tensors):
             y, batch = _apply(x, tensors, config, backend)
         else:
-            tensors = _with_logits(tensors, config)
+            if config.shares:  # backends take logits
+                mean, var = to_logits(tensors.mean_weight), to_logits(tensors.var_weight)
+                tensors = tensors._replace(mean_weight=mean, var_weight=var)
             if shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
                 return backend.infer(x, tensors, config, shortcut, relu), None
             y = backend.infer(x, tensors, config)
     return add_relu_(y, shortcut) if relu else y, batch
-
-
-def _with_logits(tensors: LayerTensors, config: Config) -> LayerTensors:
-    """Return the tensors with logits that have the given shares. That of a share of 0 is -inf."""
-    if not config.shares:
-        return tensors
-    mean, var = tensors.mean_weight.log(), tensors.var_weight.log()
-    return tensors._replace(mean_weight=mean, var_weight=var)
 
 
 def _normalize_nothing(x: Tensor, tensors: LayerTensors) -> Tensor:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "LayerTensors", "sparsestmax", "switch_norm"]
 
+# The logit of a share of 0: exp(-1e4) is 0 in every dtype, and float16 holds -1e4.
+NEVER = -1e4
+
 
 class LayerTensors(NamedTuple):
     """A layer's parameters and buffers: C values each, and a logit or a share per statistic."""
@@ -185,6 +188,11 @@ def _shares(tensors: LayerTensors, config: Config) -> tuple[Tensor, Tensor]:
     if config.shares:
         return tensors.mean_weight, tensors.var_weight
     return tensors.mean_weight.softmax(0), tensors.var_weight.softmax(0)
+
+
+def to_logits(shares: Tensor) -> Tensor:
+    """Return finite logits whose softmax is ``shares``, also for shares of 0."""
+    return shares.log().clamp(min=NEVER)
 
 
 def _weighted_sum(shares: Tensor, statistics: list[Tensor]) -> Tensor:

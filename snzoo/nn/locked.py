@@ -1,6 +1,5 @@
 """Make networks with locked SN layers cheaper, in place, for evaluation."""
 
-import copy
 from collections.abc import Iterator
 
 from torch import fx, nn
@@ -8,12 +7,10 @@ from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
 from snzoo.nn._compat import has_hooks
 from snzoo.nn.convert import check_tensors, convert_to_batchnorm
+from snzoo.nn.functional import to_logits
 from snzoo.nn.fused import Folded
 from snzoo.nn.sparse import SparseSwitchNorm2d
 from snzoo.nn.switchnorm import SwitchNorm2d
-
-# The logit of a share of 0: exp(-1e4) is 0 in every dtype, and float16 holds -1e4.
-_NEVER = -1e4
 
 
 def simplify(model: nn.Module) -> nn.Module:
@@ -67,7 +64,7 @@ def _is_batch_norm(layer: SparseSwitchNorm2d) -> bool:
 def _find_pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
     """Yield the convolutions whose output only one norm uses, and these norms."""
     try:
-        graph = fx.Tracer().trace(copy.copy(model))
+        graph = fx.Tracer().trace(model)
     except Exception:  # control flow that depends on values raises almost anything
         return
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
@@ -98,7 +95,7 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
 
 def _become_switchnorm(layer: SparseSwitchNorm2d) -> None:
     for gates, shares in zip((layer.mean_weight, layer.var_weight), layer.shares(), strict=True):
-        gates.data.copy_(shares.log().clamp(min=_NEVER))
+        gates.data.copy_(to_logits(shares))
     for name in ("mean_fixed", "var_fixed", "radius"):
         del layer._buffers[name]
     layer.__class__ = SwitchNorm2d  # type: ignore[assignment]

@@ -1,5 +1,7 @@
 """Sparse Switchable Normalization (Shao et al., CVPR 2019, arXiv 1903.03793)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,8 @@ class SparseSwitchNorm2d(SwitchNorm2d):
         num_features: C.
         eps: added to the mixed variance.
         momentum: see :class:`SwitchNorm2d` (default: 0.997, as published).
-        others: see :class:`SwitchNorm2d`.
+        options: ``using_moving_average``, ``last_gamma``, ``track_running_stats``,
+            ``bias_correction``, ``device`` and ``dtype``, as for :class:`SwitchNorm2d`.
 
     Shapes:
         - Those of :class:`SwitchNorm2d`, whose state-dict keys come first.
@@ -33,6 +36,7 @@ class SparseSwitchNorm2d(SwitchNorm2d):
 
     Raises:
         ValueError: as :class:`SwitchNorm2d`.
+        TypeError: ``using_bn`` is given; there are always three shares.
     """
 
     mean_fixed: Tensor
@@ -40,29 +44,9 @@ class SparseSwitchNorm2d(SwitchNorm2d):
     radius: Tensor
 
     def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.997,
-        using_moving_average: bool = True,
-        last_gamma: bool = False,
-        *,
-        track_running_stats: bool = True,
-        bias_correction: bool = False,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.997, **options: Any
     ) -> None:
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            using_moving_average,
-            last_gamma=last_gamma,
-            track_running_stats=track_running_stats,
-            bias_correction=bias_correction,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(num_features, eps, momentum, using_bn=True, **options)
         for name in ("mean_fixed", "var_fixed"):
             self.register_buffer(name, self.weight.new_zeros(1, dtype=torch.long))
         self.register_buffer("radius", self.weight.new_zeros(1))
@@ -87,7 +71,7 @@ class SparseSwitchNorm2d(SwitchNorm2d):
         gates = torch.stack([self.mean_weight, self.var_weight])
         gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
         fixed = torch.stack([self.mean_fixed, self.var_fixed]) > 0  # (2, 1)
-        return torch.where(fixed, one_hot(gates), sparsestmax(gates, self.radius))
+        return sparse_shares(gates, fixed, self.radius)
 
     @torch.no_grad()
     def update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
@@ -104,10 +88,14 @@ class SparseSwitchNorm2d(SwitchNorm2d):
             gates.data.copy_(torch.where(locked[i], shares[i], gates))
 
 
-def one_hot(gates: Tensor) -> Tensor:
-    """Return 1 for the largest gate along the last dimension, the first of equal ones, and 0."""
+def sparse_shares(gates: Tensor, fixed: Tensor, radius: Tensor | float) -> Tensor:
+    """Return the shares of gates (..., K): one-hot where ``fixed`` (..., 1), else SparsestMax.
+
+    The largest gate has the share 1, the first of equal ones.
+    """
     largest = gates.detach().argmax(-1, keepdim=True)
-    return torch.zeros_like(gates).scatter(-1, largest, 1.0)
+    one_hot = torch.zeros_like(gates).scatter(-1, largest, 1.0)
+    return torch.where(fixed, one_hot, sparsestmax(gates, radius))
 
 
 def set_radius(model: nn.Module, radius: float) -> None:

@@ -83,6 +83,8 @@ class Stepper:
             average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = make_optimizer(model, recipe)
+        self._gates = find_gates(model)
+        self._counters = find_counters(model, self.average)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._module: Any = self.model
         if processes.count > 1:
@@ -198,7 +200,7 @@ class Stepper:
         if of_gates is not None or of_all is not None:
             self.scaler.unscale_(self.optimizer)
         if of_gates is not None:
-            nn.utils.clip_grad_norm_(find_gates(self.model), of_gates)
+            nn.utils.clip_grad_norm_(self._gates, of_gates)
         if of_all is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, of_all)
@@ -207,11 +209,8 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
-            for average, buffer in zip(
-                self.average.module.buffers(), self.model.buffers(), strict=True
-            ):
-                if not buffer.is_floating_point():  # PyTorch averages and truncates them
-                    average.copy_(buffer)
+            for counter, of_average in self._counters:
+                of_average.copy_(counter)
 
     def _explain_memory(self, images: int) -> str:
         """Return the message that a forward pass does not fit, with the size that would fit."""
@@ -294,6 +293,14 @@ def find_gates(model: nn.Module) -> list[nn.Parameter]:
     layers = [layer for layer in model.modules() if isinstance(layer, SwitchNorm)]
     gates = [gate for layer in layers for gate in (layer.mean_weight, layer.var_weight)]
     return [gate for gate in gates if gate.requires_grad]
+
+
+def find_counters(model: nn.Module, average: AveragedModel | None) -> list[tuple[Tensor, Tensor]]:
+    """Return the integer buffers of a model and of its average, which PyTorch would truncate."""
+    if average is None:
+        return []
+    pairs = zip(model.buffers(), average.module.buffers(), strict=True)
+    return [(own, other) for own, other in pairs if not own.is_floating_point()]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:

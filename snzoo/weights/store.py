@@ -74,7 +74,7 @@ def fetch_weights(entry: Entry, layout: Layout) -> Path:
         MissingPackageError: the file is an HDF5 file, and h5py is not installed.
         CacheError: the cache can't be read or written.
     """
-    file = _readable_file(entry)
+    file = _published_file(entry)
     if file.bundled is not None:
         return _check_bundled(file)
     if cached := _find_cached(entry):
@@ -107,7 +107,7 @@ def import_file(entry: Entry, path: Path, layout: Layout) -> Path:
     Raises:
         CheckpointError, ChecksumError, CacheError: see :func:`fetch_weights`.
     """
-    if _readable_file(entry).bundled is not None:
+    if _published_file(entry).bundled is not None:
         raise CheckpointError(f"{entry.name} is part of snzoo; there is nothing to import")
     with cache.locked(entry.name):
         try:
@@ -150,7 +150,7 @@ def verify(entry: Entry) -> Path | None:
     return path
 
 
-def _readable_file(entry: Entry) -> File:
+def _published_file(entry: Entry) -> File:
     """Return the published file of an entry. Raise an error if there is none to be used."""
     file = entry.file
     if file is None:
@@ -226,7 +226,7 @@ def _find_cached(entry: Entry) -> Path | None:
 
 def _download(entry: Entry, part: Path, layout: Layout) -> Verified:
     """Download the file of an entry from the first URL that returns the right content."""
-    file = _readable_file(entry)
+    file = _published_file(entry)
     if file.format == "keras":  # before the download, not after it
         require_packages("h5py", extra="keras", purpose=f"{entry.name}, an HDF5 file,")
     failures: list[str] = []
@@ -249,7 +249,7 @@ def _download(entry: Entry, part: Path, layout: Layout) -> Verified:
 def _download_from(url: str, entry: Entry, part: Path, layout: Layout) -> Verified:
     from snzoo.weights.download import Request, download  # imports requests
 
-    file = _readable_file(entry)
+    file = _published_file(entry)
     request = Request(url, part, entry.name, file.size, resume_blind=file.has_checksum)
     resumed = download(request)
     try:
@@ -271,7 +271,7 @@ def _verify_part(entry: Entry, part: Path, layout: Layout) -> Verified:
 
 def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
     """Check a published file, and return its tensors in the order and dtypes of the layout."""
-    file = _readable_file(entry)
+    file = _published_file(entry)
     digest = Digest.of(path, md5=file.md5 is not None)
     digest.check(file, _recorded_digest(entry))
     wanted = layout()
@@ -290,7 +290,7 @@ def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
 
 def _install(entry: Entry, verified: Verified) -> Path:
     """Write verified tensors into the cache. The caller must hold the lock of the model."""
-    file = _readable_file(entry)
+    file = _published_file(entry)
     path = cache.folder_of(entry.name) / WEIGHTS
     with cache.writing(path):
         for orphan in path.parent.glob(".snzoo-*"):  # a killed process left it
