@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from fbtorch_writer import resnet50, torch7_of
 from safetensors.torch import load_file
 from werkzeug import Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
@@ -238,3 +239,9 @@ def cached(zoo, mirror, content):
     assert zoo.run("fetch", "made").status == 0
     mirror.answers(mirror.reply(500))
     return zoo
+
+
+@pytest.fixture(scope="session")
+def tree():
+    """What Torch7 saves for a narrow ResNet-50 of fb.resnet.torch."""
+    return torch7_of(resnet50())

@@ -1,130 +1,33 @@
-"""TensorFlow V1 checkpoints and the ResNet-50 of TF-Slim, from files of TensorFlow and made ones.
-
-``tiny_v1.ckpt`` and ``types_v1.ckpt`` were written by TensorFlow 2.21. Once, TensorFlow 2.21 also
-wrote 268 random arrays with the names and shapes of TF-Slim's ResNet-50 and a global step
-(102,500,717 bytes): all 269 arrays were read bit by bit, and the logits of the zoo's network, with
-a stem pool as in TF-Slim, differed by at most 2.8e-5 from those of a TensorFlow graph, of up to 45.
-"""
+"""TensorFlow checkpoints of the format V1, two of which TensorFlow 2.21 wrote, and hostile ones."""
 
 import itertools
 import random
-import tarfile
 import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from slim_writer import NARROW, make_network, modules, save, variables
+from tensorflow_writer import (
+    block,
+    blocks_of,
+    declare,
+    field,
+    handle,
+    hold,
+    join,
+    varint,
+    whole,
+    write,
+)
 
 from snzoo.errors import CheckpointError
-from snzoo.models.architectures import ARCHITECTURES
-from snzoo.models.build import build
-from snzoo.weights import conform_state_dict, read_state_dict
-from snzoo.weights.crc32c import crc32c
+from snzoo.weights import read_state_dict
 from snzoo.weights.tensorflow import read_tensorflow
 
 TINY = (Path(__file__).parent / "tiny_v1.ckpt").read_bytes()
 TYPES = (Path(__file__).parent / "types_v1.ckpt").read_bytes()
-MAGIC = 0xDB4775248B80FB57
-
-
-# A writer, after the description of the format
-
-
-def varint(number):
-    number %= 1 << 64
-    groups = [number >> shift & 127 for shift in range(0, max(1, number.bit_length()), 7)]
-    return bytes([group | 128 for group in groups[:-1]] + groups[-1:])
-
-
-def field(number, value):
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def whole(rank):
-    """A slice that extends over all dimensions."""
-    return field(1, b"") * rank
-
-
-def declare(name, shape, kind, *, part=None):
-    """SavedSliceMeta"""
-    sizes = b"".join(field(2, field(1, size)) for size in shape)
-    part = whole(len(shape)) if part is None else part
-    return field(1, name.encode()) + field(2, sizes) + field(3, kind) + field(4, part)
-
-
-def hold(name, rank, values, *, part=None):
-    """SavedSlice, in the message of an entry"""
-    part = whole(rank) if part is None else part
-    return field(2, field(1, name.encode()) + field(2, part) + field(3, values))
-
-
-def block(entries, interval):
-    """Entries whose keys share bytes with the last one, and where they do not."""
-    content, restarts, last = b"", [0], b""
-    for i, (key, value) in enumerate(entries):
-        shared = next(
-            (k for k, (a, b) in enumerate(zip(key, last, strict=False)) if a != b),
-            min(len(key), len(last)),
-        )
-        if i % interval == 0:
-            shared = 0
-            restarts[i // interval :] = [len(content)]
-        content += b"".join(varint(n) for n in (shared, len(key) - shared, len(value)))
-        content += key[shared:] + value
-        last = key
-    return content + np.array([*restarts, len(restarts)], "<u4").tobytes()
-
-
-def seal(content, kind=0):
-    crc = crc32c(content + bytes([kind]))
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % (1 << 32)
-    return content + bytes([kind]) + masked.to_bytes(4, "little")
-
-
-def handle(start, size):
-    return varint(start) + varint(size)
-
-
-def join(blocks, *, handles=None, kind=0, index=None):
-    """A table of data blocks. The key of each in the index is after all keys of the table."""
-    places = itertools.accumulate([len(content) + 5 for content in blocks], initial=0)
-    handles = handles or [handle(at, len(b)) for at, b in zip(places, blocks, strict=False)]
-    data = b"".join(seal(content, kind) for content in blocks)
-    meta = block([], 1)
-    index = index or block([(b"\1", place) for place in handles], 1)
-    footer = handle(len(data), len(meta)) + handle(len(data) + len(meta) + 5, len(index))
-    end = footer.ljust(40, b"\0") + MAGIC.to_bytes(8, "little")
-    return data + seal(meta) + seal(index) + end
-
-
-def blocks_of(arrays, *, nominal):
-    """The data blocks of float32 arrays and int64 scalars."""
-    meta = b""
-    entries = []
-    for name, array in sorted(arrays.items()):
-        rank, floats = np.ndim(array), np.asarray(array).dtype == np.float32
-        meta += field(1, declare(name, np.shape(array), 1 if floats else 9))
-        values = field(5, array.tobytes()) if floats else field(10, varint(int(array)))
-        key = b"\0" + name.encode() + b"\0\1" + (bytes([1, rank]) if rank else b"\0")
-        entries.append((key + b"\x80\x7f" * rank, hold(name, rank, values)))
-    groups, size = [[]], 0
-    for key, value in [(b"", field(1, meta + field(2, field(1, 1)))), *entries]:
-        if size >= nominal:
-            groups.append([])
-            size = 0
-        groups[-1].append((key, value))
-        size += len(key) + len(value)
-    return [block(group, 16) for group in groups]
-
-
-def write(arrays, *, nominal=1 << 18):
-    """The file of a V1 Saver."""
-    return join(blocks_of(arrays, nominal=nominal))
 
 
 def read(content, *, max_bytes=1 << 20):
@@ -166,140 +69,6 @@ def test_all_types_that_are_read():
     assert equal(read(TYPES), expected)
 
 
-# The ResNet-50 of TF-Slim
-
-
-def modules():
-    """Names of the layers in TF-Slim → the convolution and the batch norm in torchvision."""
-    found = {"conv1": ("conv1", "bn1")}
-    for block, units in enumerate((3, 4, 6, 3), start=1):
-        for unit in range(units):
-            slim, here = f"block{block}/unit_{unit + 1}/bottleneck_v1", f"layer{block}.{unit}"
-            for i in (1, 2, 3):
-                found[f"{slim}/conv{i}"] = (f"{here}.conv{i}", f"{here}.bn{i}")
-            if unit == 0:
-                found[f"{slim}/shortcut"] = (f"{here}.downsample.0", f"{here}.downsample.1")
-    return found
-
-
-@torch.no_grad()
-def make_network(**options):
-    """A network in which every array matters. It strides elsewhere than TF-Slim does."""
-    generator = torch.Generator().manual_seed(5)
-    network = build(ARCHITECTURES["resnet50v1_bn"], stride_on="1x1", **options).eval()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1, generator=generator)
-            nn.init.normal_(module.bias, std=0.2, generator=generator)
-            nn.init.normal_(module.running_mean, std=0.5, generator=generator)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
-    return network
-
-
-def variables(network):
-    """The arrays of TF-Slim: HWIO kernels, a 1×1 convolution as the classifier."""
-    arrays = {}
-    for name, (conv, bn) in modules().items():
-        conv, bn = network.get_submodule(conv), network.get_submodule(bn)
-        arrays[f"{name}/weights"] = conv.weight.permute(2, 3, 1, 0)
-        arrays[f"{name}/BatchNorm/gamma"] = bn.weight
-        arrays[f"{name}/BatchNorm/beta"] = bn.bias
-        arrays[f"{name}/BatchNorm/moving_mean"] = bn.running_mean
-        arrays[f"{name}/BatchNorm/moving_variance"] = bn.running_var
-    arrays["logits/weights"], arrays["logits/biases"] = network.fc.weight.T, network.fc.bias
-    arrays = {f"resnet_v1_50/{name}": a.detach().numpy() for name, a in arrays.items()}
-    arrays["resnet_v1_50/logits/weights"] = arrays["resnet_v1_50/logits/weights"][None, None]
-    return arrays
-
-
-UNUSED = {
-    "global_step": np.array(600_000),
-    "resnet_v1_50/mean_rgb": np.array([123.68, 116.78, 103.94], np.float32),
-    "resnet_v1_50/conv1/weights/Momentum": np.ones((7, 7, 3, 8), np.float32),
-}
-
-
-def save(path, content):
-    """Write a checkpoint, or an archive that holds it."""
-    if path.suffix == ".ckpt":
-        path.write_bytes(content)
-    else:
-        inner = path.parent / "resnet_v1_50.ckpt"
-        inner.write_bytes(content)
-        mode = "w:gz" if path.suffix == ".gz" else "w"
-        with tarfile.open(
-            path, mode, **({"compresslevel": 1} if path.suffix == ".gz" else {})
-        ) as t:
-            t.add(inner, inner.name)
-        inner.unlink()
-    return path
-
-
-@torch.no_grad()
-def check(path, network, **options):
-    """Assert that a file holds a network: its tensors bit by bit, and its logits."""
-    state, expected = read_state_dict(path), network.state_dict()
-    assert len(state) == 5 * len(modules()) + 2
-    assert all(torch.equal(state[key], expected[key]) for key in state)
-    read = build(ARCHITECTURES["resnet50v1_bn"], stride_on="last_unit", **options).eval()
-    read.load_state_dict(conform_state_dict(state, read.state_dict(), where=path))
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(6)).double()
-    logits = network.double()(x)
-    assert (read.double()(x) - logits).abs().max() <= 1e-9 * logits.abs().max()
-    network.float()
-
-
-NARROW = {"width": 8, "num_classes": 3}
-
-
-@pytest.fixture(scope="module")
-def narrow():
-    return make_network(**NARROW)
-
-
-@pytest.mark.parametrize("name", ["x.ckpt", "x.tar", "x.tar.gz"])
-@pytest.mark.parametrize("unused", [{}, UNUSED])
-def test_the_network_of_a_file_gives_the_logits_of_the_network_it_was_made_from(
-    narrow, tmp_path, name, unused
-):
-    path = save(tmp_path / name, write(variables(narrow) | unused))
-    check(path, narrow, **NARROW)
-
-
-@pytest.mark.slow
-def test_a_file_of_full_size(tmp_path):
-    network = make_network()
-    content = write(variables(network) | {"global_step": np.array(0)})
-    for name in ("x.ckpt", "x.tar.gz"):
-        check(save(tmp_path / name, content), network)
-
-
-@pytest.mark.parametrize(
-    "name, array",
-    [
-        ("resnet_v1_101/conv1/weights", np.ones((7, 7, 3, 8), np.float32)),
-        ("resnet_v1_50/block5/unit_1/bottleneck_v1/conv1/weights", np.ones((1, 1, 2, 2), "f4")),
-        ("resnet_v1_50/block1/unit_01/bottleneck_v1/conv1/weights", np.ones((1, 1, 2, 2), "f4")),
-        ("resnet_v1_50/conv1/biases", np.ones(8, np.float32)),
-        ("resnet_v1_50/conv1/weights", np.ones((7, 7, 24), np.float32)),
-        ("resnet_v1_50/conv1/BatchNorm/beta", np.ones((8, 1), np.float32)),
-    ],
-)
-def test_another_network_is_refused(tmp_path, name, array):
-    path = save(tmp_path / "x.ckpt", write({"global_step": np.array(3), name: array}))
-    with pytest.raises(CheckpointError, match=f"unknown variable '{name}'.*TF-Slim") as caught:
-        read_state_dict(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_file_without_the_network_is_refused(tmp_path):
-    path = save(tmp_path / "x.tar.gz", write({"global_step": np.array(3)}))
-    with pytest.raises(CheckpointError, match="holds no variable of the ResNet-50"):
-        read_state_dict(path)
-
-
 # Damaged and hostile files
 
 
@@ -316,8 +85,8 @@ def test_a_file_cut_anywhere_is_refused():
         refuse(TINY[:length])
 
 
-def test_a_file_cut_after_any_block_is_refused(narrow):
-    blocks = blocks_of(variables(narrow), nominal=1 << 14)
+def test_a_file_cut_after_any_block_is_refused():
+    blocks = blocks_of(variables(make_network(**NARROW)), nominal=1 << 14)
     content = join(blocks)
     assert len(blocks) > 30 and len(read(content, max_bytes=1 << 24)) == 5 * len(modules()) + 2
     data = sum(len(b) + 5 for b in blocks)
