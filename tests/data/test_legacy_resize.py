@@ -28,8 +28,8 @@ from snzoo.errors import ArgumentError, DataError
 RECORDED = np.load(Path(__file__).parent / "tf1_resize.npz")
 RULES = ("tf1-bilinear", "torch7-bicubic")
 TO_255 = (227, 230, 235, 237, 242)  # float32 makes shorter · (256 / shorter) less than 256
-SLIM = snzoo.get_info("resnet50v1_bn_tf").preprocessing.replace(resampling="tf1-bilinear")
-TORCH7 = snzoo.get_info("resnet50v1_sn").preprocessing.replace(resampling="torch7-bicubic")
+SLIM = snzoo.get_info("resnet50v1_bn_tf").preprocessing
+TORCH7 = snzoo.get_info("resnet50v1_bn_fbtorch").preprocessing
 SIZES = [
     ((7, 5), (12, 9)),
     ((10, 13), (4, 6)),
