@@ -31,8 +31,17 @@ def test_values_tables_and_references_are_read(tmp_path):
 @pytest.mark.parametrize("versions", [True, False], ids=["V 1", "without a version"])
 @pytest.mark.parametrize(
     "kind, dtype",
-    {"Float": "f4", "Cuda": "f4", "Double": "f8", "CudaDouble": "f8", "Half": "f2"}.items()
-    | {"CudaHalf": "f2", "Long": "i8", "CudaLong": "i8", "Byte": "u1"}.items(),
+    [
+        ("Float", "f4"),
+        ("Cuda", "f4"),
+        ("Double", "f8"),
+        ("CudaDouble", "f8"),
+        ("Half", "f2"),
+        ("CudaHalf", "f2"),
+        ("Long", "i8"),
+        ("CudaLong", "i8"),
+        ("Byte", "u1"),
+    ],
 )
 def test_tensors_of_every_class_are_read(tmp_path, kind, dtype, versions):
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
