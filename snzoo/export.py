@@ -28,7 +28,7 @@ from snzoo.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
-    from snzoo.models.resnet import ResNet
+    from snzoo.models.build import AnyResNet
 
 Format = Literal["onnx", "pt2"]
 
@@ -93,7 +93,7 @@ def check_output(path: Path, format: Format) -> None:
 
 
 def export(
-    model: ResNet, path: str | Path, *, format: Format | None = None, dynamic_size: bool = False
+    model: AnyResNet, path: str | Path, *, format: Format | None = None, dynamic_size: bool = False
 ) -> Parity:
     """Export a network to ``path``, after a check of the file.
 

@@ -81,7 +81,7 @@ def _is_number(value: object) -> bool:
 
 def _layers_to_the_head(model: nn.Module) -> dict[nn.Module, int]:
     """Return the distance of each module in a backbone from the head. The last layer has 1."""
-    from snzoo.models.resnet import Backbone
+    from snzoo.models.backbone import Backbone
 
     depths: dict[nn.Module, int] = {}
     for backbone in model.modules():

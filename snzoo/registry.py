@@ -13,8 +13,8 @@ from snzoo.models.architectures import ARCHITECTURES, NORMS, NetworkOptions
 from snzoo.spec import ModelSpec, describe_unknown, zoo_names
 
 if TYPE_CHECKING:
+    from snzoo.models.build import AnyResNet
     from snzoo.models.features import FeatureExtractor
-    from snzoo.models.resnet import ResNet
 
 
 def list_models(
@@ -90,7 +90,7 @@ def create_model(
     averaged: bool | None = ...,
     features_only: Literal[False] = ...,
     **options: Unpack[NetworkOptions],
-) -> ResNet: ...
+) -> AnyResNet: ...
 @overload
 def create_model(
     name: str | os.PathLike[str],
@@ -112,7 +112,7 @@ def create_model(
     features_only: bool,
     out_indices: Sequence[int] | int | None = ...,
     **options: Unpack[NetworkOptions],
-) -> ResNet | FeatureExtractor: ...
+) -> AnyResNet | FeatureExtractor: ...
 def create_model(
     name: str | os.PathLike[str],
     *,
@@ -122,7 +122,7 @@ def create_model(
     features_only: bool = False,
     out_indices: Sequence[int] | int | None = None,
     **options: Unpack[NetworkOptions],
-) -> ResNet | FeatureExtractor:
+) -> AnyResNet | FeatureExtractor:
     """Return a new network. Its attribute ``spec`` describes it.
 
     Args:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from snzoo.models.resnet import ResNet
+    from snzoo.models.build import AnyResNet
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
 
@@ -147,7 +147,7 @@ class ModelSpec(Entry):
                 f"{self.name}: {describe_unknown(self.architecture, ARCHITECTURES)}"
             ) from None
 
-    def build(self, **options: Any) -> ResNet:
+    def build(self, **options: Any) -> AnyResNet:
         """Return the network with random weights, in training mode, in float32, on the CPU.
 
         Args:
@@ -168,7 +168,7 @@ class ModelSpec(Entry):
 
     def load(
         self, *, averaged: bool | None = None, out_indices: Any = None, **options: Any
-    ) -> ResNet:
+    ) -> AnyResNet:
         """Return the network with its weights. The file must match the network exactly.
 
         There are two exceptions: if ``options`` and the file differ in ``num_classes``, ``fc`` is
@@ -285,7 +285,7 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     return sizes if any(key.startswith("fc.") for key in state) else {"num_classes": 0, **sizes}
 
 
-def _keys_needed(model: ResNet, out_indices: Any) -> set[str]:
+def _keys_needed(model: AnyResNet, out_indices: Any) -> set[str]:
     """Return the keys of the state dict of a feature extractor."""
     from snzoo.models.features import FeatureExtractor
 

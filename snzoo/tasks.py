@@ -41,7 +41,7 @@ def faster_rcnn(
         backbone: A network of ``snzoo.create_model(..., features_only=True)`` with the four stages.
         num_classes: Number of classes, including the background, which is class 0.
         frozen_stages: Number of stages of the backbone to freeze, see
-            :meth:`snzoo.models.resnet.Backbone.freeze`. Default: the stem and the first stage.
+            :meth:`snzoo.models.backbone.Backbone.freeze`. Default: the stem and the first stage.
             Pass None for a backbone with random weights.
         options: Options of torchvision's class, e.g. ``min_size``.
 

@@ -42,9 +42,10 @@ import torch
 from torch import Tensor
 
 from snzoo.manifest import Entry
-from snzoo.models.architectures import ARCHITECTURES
+from snzoo.models.architectures import ARCHITECTURES, Version
+from snzoo.models.backbone import STAGES, Backbone
 from snzoo.models.features import FeatureExtractor
-from snzoo.models.resnet import STAGES, Backbone, ResNet
+from snzoo.models.resnet import ResNet
 from snzoo.nn.switchnorm import SwitchNorm
 from snzoo.preprocessing import Preprocessing
 from snzoo.registry import get_info, list_models
@@ -52,7 +53,7 @@ from snzoo.registry import get_info, list_models
 PREFIX = "snzoo_"
 ZOO = "snzoo:"  # with a name, the source of the zoo's weights in timm's configurations
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "source")  # all fields that may name a source
-RESNETS = {1: "arXiv:1512.03385", 2: "arXiv:1603.05027"}
+RESNETS: dict[Version, str] = {1: "arXiv:1512.03385", 2: "arXiv:1603.05027"}
 NORMS = {
     "sn": ["arXiv:1806.10779"],
     "ssn": ["arXiv:1903.03793"],
@@ -266,6 +267,7 @@ def _create_rgb(
     model = (
         spec.load(out_indices=out_indices, **arguments) if pretrained else spec.build(**arguments)
     )
+    assert isinstance(model, ResNet)  # face networks are not registered
     if reverse:
         take_rgb(model, in_chans)
     assert model.spec is not None
@@ -319,7 +321,9 @@ def _entrypoint(name: str) -> Callable[..., TimmResNet | TimmFeatureExtractor]:
 
 
 # timm reads default_cfgs from the module of a registered function.
-_NAMES = [name for name in list_models() if get_info(name).architecture in ARCHITECTURES]
+# Face networks are left out, because timm's models return logits.
+_RESNETS = {name for name, architecture in ARCHITECTURES.items() if not architecture.is_face}
+_NAMES = [name for name in list_models() if get_info(name).architecture in _RESNETS]
 default_cfgs = generate_default_cfgs({PREFIX + name: _config(get_info(name)) for name in _NAMES})
 for _name in _NAMES:
     globals()[PREFIX + _name] = _entrypoint(_name)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-Norm = Literal["sn", "ssn", "bn", "gn"]
+Norm = Literal["sn", "ssn", "syncsn", "bn", "gn"]
+Version = Literal[1, 2, "face"]
 StemPool = Literal["padded", "ceil"]
 StrideOn = Literal["3x3", "1x1", "last_unit"]
 
@@ -15,16 +16,31 @@ DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
     101: (True, (3, 4, 23, 3)),
     152: (True, (3, 8, 36, 3)),
 }
-NORMS: tuple[Norm, ...] = ("sn", "ssn", "bn", "gn")
+# The same for face networks, whose blocks have no bottleneck
+FACE_DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (False, (3, 4, 14, 3)),
+    100: (False, (3, 13, 30, 3)),
+}
+NORMS: tuple[Norm, ...] = ("sn", "ssn", "syncsn", "bn", "gn")
+RESNET_VERSIONS: tuple[Version, ...] = (1, 2)
+RESNET_NORMS: tuple[Norm, ...] = ("sn", "ssn", "bn", "gn")
+FACE_NORMS: tuple[Norm, ...] = ("sn", "syncsn", "bn")
+SWITCH_NORMS: tuple[Norm, ...] = ("sn", "ssn", "syncsn")  # those with gates
 
 
 class NetworkOptions(TypedDict, total=False):
     """Options of a network. None stands for the default; a zoo entry may set another one.
 
+    Face networks take ``drop_rate``, ``in_chans``, ``width``, ``using_bn``,
+    ``using_moving_average``, ``hard_gates`` and ``se``.
+
     Attributes:
         num_classes: Number of logits (1000). 0 means no classifier: the network returns the
             spatial mean of its last map.
-        drop_rate: Probability of dropout before ``fc`` (0); the published SN networks: 0.5.
+        drop_rate: Probability of dropout before ``fc`` (0); the published SN networks: 0.5. Face
+            networks: before their linear layer (0.4).
         in_chans: Number of input channels (3).
         width: Number of channels of the stem and of the first stage's blocks (64).
         output_stride: Input pixels per position of the last map: 8, 16 or 32 (default). Below
@@ -39,6 +55,9 @@ class NetworkOptions(TypedDict, total=False):
             default), ``1x1`` (MSRA), or ``last_unit`` of the stage before (TF-Slim).
         norm_after_add: v1 only: the last norm of a block follows the addition, and projections
             have no norm, as in the ResNet-50 of fb.resnet.torch (False).
+        hard_gates: SN and sparse SN only: replace the gates by their argmax, after weights are
+            loaded, see :func:`snzoo.nn.harden_gates` (False).
+        se: Face networks only: add squeeze-and-excitation to the blocks (False).
     """
 
     num_classes: int | None
@@ -52,26 +71,49 @@ class NetworkOptions(TypedDict, total=False):
     last_gamma: bool | None
     stride_on: StrideOn | None
     norm_after_add: bool | None
+    hard_gates: bool | None
+    se: bool | None
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet of one depth, version (1: post-activation, 2: pre-activation) and norm."""
+    """A ResNet of one depth, version and norm.
+
+    Version 1 is post-activation, 2 is pre-activation, and "face" is that of
+    :class:`snzoo.models.face_resnet.FaceResNet`.
+    """
 
     depth: int
-    version: Literal[1, 2]
+    version: Version
     norm: Norm
 
     @property
     def name(self) -> str:
+        if self.is_face:
+            return f"face_resnet{self.depth}_{self.norm}"
         return f"resnet{self.depth}v{self.version}_{self.norm}"
+
+    @property
+    def is_face(self) -> bool:
+        """Whether the network returns embeddings of faces instead of logits."""
+        return self.version == "face"
+
+    @property
+    def stages(self) -> tuple[bool, tuple[int, int, int, int]]:
+        """Whether blocks are bottlenecks, and the number of blocks in each stage."""
+        return (FACE_DEPTHS if self.is_face else DEPTHS)[self.depth]
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
-    for depth in DEPTHS
-    for version in (1, 2)
-    for norm in NORMS
-    if not (norm == "ssn" and version == 2)  # never published
-    for architecture in [Architecture(depth, version, norm)]
+    for architecture in [
+        *(
+            Architecture(depth, version, norm)
+            for depth in DEPTHS
+            for version in RESNET_VERSIONS
+            for norm in RESNET_NORMS
+            if not (norm == "ssn" and version == 2)  # never published
+        ),
+        *(Architecture(depth, "face", norm) for depth in FACE_DEPTHS for norm in FACE_NORMS),
+    ]
 }

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from snzoo.models.architectures import StrideOn
 from snzoo.nn import norm_relu
 
+ANY_NORM = "norm"  # the prefix of norms in networks whose keys do not name the kind
+
 
 @dataclass(frozen=True)
 class NormLayer:
@@ -37,11 +39,18 @@ class Sampling(NamedTuple):
 
 
 class Named(nn.Module):
-    """A module with norms called ``<prefix><which>``, each followed by the ReLU ``relu<which>``."""
+    """A module with norms called ``<prefix><which>``, each followed by the ReLU ``relu<which>``.
 
-    def __init__(self, prefix: str) -> None:
+    Args:
+        prefix: That of the kind of norm (``sn``, ``bn``, …), or :data:`ANY_NORM` if the name is the
+            same for all kinds.
+        activation: The pattern of the names of the activations; default: ``relu{}``.
+    """
+
+    def __init__(self, prefix: str, *, activation: str = "relu{}") -> None:
         super().__init__()
         self.prefix = prefix
+        self.activation = activation
 
     def add_norm(self, which: int | str, layer: nn.Module) -> None:
         self.add_module(f"{self.prefix}{which}", layer)
@@ -50,6 +59,8 @@ class Named(nn.Module):
 
     def rename_norms(self, prefix: str) -> None:
         """Register the norms under another prefix, after layers of another kind replaced them."""
+        if self.prefix == ANY_NORM:
+            return
         old = re.compile(rf"{self.prefix}(\d|_out)")
         modules = list(self._modules.items())
         self._modules.clear()
@@ -64,7 +75,8 @@ class Named(nn.Module):
 
     def norm_relu(self, which: int | str, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Return ``relu(norm(x) [+ shortcut])``, in one pass if nothing hooks or traces it."""
-        return norm_relu(self.norm(which), x, shortcut, getattr(self, f"relu{which}"))
+        activation = getattr(self, self.activation.format(which))
+        return norm_relu(self.norm(which), x, shortcut, activation)
 
 
 class Block(Named, ABC):
@@ -175,3 +187,11 @@ def conv2d(
 ) -> nn.Conv2d:
     padding = kernel // 2 * dilation
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
+
+
+def initialize_convs(network: nn.Module) -> None:
+    """Draw the weights of all convolutions: normal, with the variance 2 / (k² · out_channels)."""
+    for module in network.modules():
+        # On "meta" there is nothing to fill, and trying would import torch's compiler.
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,17 +1,28 @@
 """Build a network from its architecture and options."""
 
 import difflib
+from collections.abc import Callable
 from functools import partial
 from math import gcd
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from torch import nn
 
 from snzoo.errors import ArgumentError, UnexpectedArgumentError
-from snzoo.models.architectures import DEPTHS, Architecture, NetworkOptions, StemPool, StrideOn
-from snzoo.models.blocks import NormLayer
-from snzoo.models.resnet import ResNet, check_sizes
-from snzoo.nn import SparseSwitchNorm2d, SwitchNorm2d
+from snzoo.models.architectures import (
+    SWITCH_NORMS,
+    Architecture,
+    NetworkOptions,
+    StemPool,
+    StrideOn,
+)
+from snzoo.models.backbone import check_sizes
+from snzoo.models.blocks import ANY_NORM, NormLayer
+from snzoo.models.face_resnet import FaceResNet
+from snzoo.models.resnet import ResNet
+from snzoo.nn import SparseSwitchNorm2d, SwitchNorm2d, SyncSwitchNorm2d, harden_gates
+
+AnyResNet: TypeAlias = ResNet | FaceResNet
 
 OUTPUT_STRIDES = (8, 16, 32)
 # Arguments of snzoo.create_model that do not reach build(), for the hint on a misspelled one.
@@ -24,10 +35,16 @@ SWITCHES: dict[str, tuple[Any, str]] = {
     "last_gamma": (False, "v1"),
     "norm_after_add": (False, "v1"),
     "stride_on": ("3x3", "v1 bottleneck"),
+    "hard_gates": (False, "SN and sparse SN"),
+    "se": (False, "face"),
 }
+NOT_FOR_FACES = ("num_classes", "output_stride", "stem_pool")
+# As published. In PyTorch, this momentum of batch norm keeps 10 % of the running statistics, and
+# that of SN keeps 90 %.
+FACE_NORM = {"eps": 2e-5, "momentum": 0.9}
 
 
-def build(architecture: Architecture, **options: Any) -> ResNet:
+def build(architecture: Architecture, **options: Any) -> AnyResNet:
     """Build a network with random weights.
 
     Args:
@@ -50,30 +67,66 @@ def build(architecture: Architecture, **options: Any) -> ResNet:
     _check_sizes(**options)
     _check_choice("stem_pool", options.get("stem_pool", "padded"), StemPool)
     switches = _check_switches(architecture, options)
-    bottleneck, layers = DEPTHS[architecture.depth]
-    of_norm = {name: switches.pop(name) for name in ("using_bn", "using_moving_average")}
-    if architecture.version == 2:
-        switches = {"stride_on": switches["stride_on"]}
+    sizes = {name: value for name, value in options.items() if name not in SWITCHES}
+    of_norm = {name: switches[name] for name in ("using_bn", "using_moving_average")}
+    norm = _norm_layer(architecture, **of_norm)
+    model: AnyResNet
+    if architecture.is_face:
+        sizes = _face_sizes(architecture, sizes)
+        model = FaceResNet(architecture.stages[1], norm=norm, se=switches["se"], **sizes)
+    else:
+        model = _build_resnet(architecture, norm, switches, sizes)
+    if switches["hard_gates"]:
+        harden_gates(model)
+    return model
+
+
+def _build_resnet(
+    architecture: Architecture, norm: NormLayer, switches: dict[str, Any], sizes: dict[str, Any]
+) -> ResNet:
+    assert architecture.version != "face"
+    names = ["stride_on", *(["last_gamma", "norm_after_add"] if architecture.version == 1 else [])]
+    bottleneck, layers = architecture.stages
     return ResNet(
         architecture.version,
         layers,
         bottleneck=bottleneck,
-        norm=_norm_layer(architecture, **of_norm),
-        **switches,
-        **{"stem_pool": STEM_POOLS.get(architecture.norm, "padded")}
-        | {name: value for name, value in options.items() if name not in SWITCHES},
+        norm=norm,
+        **{"stem_pool": STEM_POOLS.get(architecture.norm, "padded")} | sizes,
+        **{name: switches[name] for name in names},
     )
 
 
+def _face_sizes(architecture: Architecture, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a face network; one that it does not have is an error."""
+    if sizes.get("num_classes") == 0:
+        sizes = {name: value for name, value in sizes.items() if name != "num_classes"}
+    if unfit := [name for name in sizes if name in NOT_FOR_FACES]:
+        raise ArgumentError(
+            f"{architecture.name} takes no {unfit[0]}: a face network has no classes and takes "
+            "images of 112×112 pixels; it returns embeddings"
+        )
+    return sizes
+
+
 def _norm_layer(architecture: Architecture, **switches: Any) -> NormLayer:
+    """Return the norm layer of a network. The switches are those of SN."""
     if architecture.norm == "ssn":
         del switches["using_bn"]
-        return NormLayer("sn", partial(SparseSwitchNorm2d, **switches))
-    if architecture.norm == "sn":
-        return NormLayer("sn", partial(SwitchNorm2d, **switches))
-    if architecture.norm == "bn":
-        return NormLayer("bn", nn.BatchNorm2d)
-    return NormLayer("gn", lambda channels: nn.GroupNorm(_count_groups(channels), channels))
+    kinds = {"sn": SwitchNorm2d, "ssn": SparseSwitchNorm2d, "syncsn": SyncSwitchNorm2d}
+    settings: dict[str, Any] = FACE_NORM if architecture.is_face else {}
+    make: Callable[[int], nn.Module]
+    if architecture.norm in kinds:
+        make = partial(kinds[architecture.norm], **settings, **switches)
+    else:
+        make = partial(nn.BatchNorm2d, **settings) if architecture.norm == "bn" else _group_norm
+    if architecture.is_face:
+        return NormLayer(ANY_NORM, make)
+    return NormLayer("sn" if architecture.norm == "ssn" else architecture.norm, make)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(_count_groups(channels), channels)
 
 
 def _count_groups(channels: int) -> int:
@@ -95,9 +148,13 @@ def _check_sizes(
 def _check_switches(architecture: Architecture, options: dict[str, Any]) -> dict[str, Any]:
     """Return the value of every switch. One that would change nothing is an error."""
     v1 = architecture.version == 1
-    applies = {"SN": architecture.norm == "sn", "v1": v1}
-    applies["SN and sparse SN"] = architecture.norm in ("sn", "ssn")
-    applies["v1 bottleneck"] = v1 and DEPTHS[architecture.depth][0]
+    applies = {
+        "SN": architecture.norm in ("sn", "syncsn"),
+        "SN and sparse SN": architecture.norm in SWITCH_NORMS,
+        "v1": v1,
+        "v1 bottleneck": v1 and architecture.stages[0],
+        "face": architecture.is_face,
+    }
     values = {}
     for name, (default, where) in SWITCHES.items():
         value = values[name] = options.get(name, default)

@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from snzoo.errors import ArgumentError
-from snzoo.models.resnet import STAGES, Backbone, Level, ResNet
+from snzoo.models.backbone import STAGES, Backbone, Level
+from snzoo.models.face_resnet import FaceResNet
+from snzoo.models.resnet import ResNet
 
 
 class FeatureInfo:
@@ -80,11 +82,12 @@ class FeatureExtractor(Backbone):
 
     feature_info: FeatureInfo
 
-    def __init__(self, network: ResNet, out_indices: Sequence[int] | int = (1, 2, 3, 4)) -> None:
-        super().__init__(network.version, network.prefix)
+    def __init__(
+        self, network: ResNet | FaceResNet, out_indices: Sequence[int] | int = (1, 2, 3, 4)
+    ) -> None:
+        super().__init__(network.prefix, pool=network.maxpool, activation=network.activation)
         indices = take_indices(out_indices)
         self.feature_info = FeatureInfo(network.feature_info, indices)
-        self.maxpool = network.maxpool
         for name in network.module_names(range(1 + indices[-1])):
             self.add_module(name, network.get_submodule(name))
         self.spec = network.spec

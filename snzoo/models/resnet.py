@@ -6,162 +6,23 @@ State dicts have the published keys.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from snzoo.errors import ArgumentError
 from snzoo.models.architectures import StemPool, StrideOn
+from snzoo.models.backbone import STAGES, Backbone, Level, check_sizes
 from snzoo.models.blocks import (
     Block,
     BlockV1,
     BlockV2,
-    Named,
     NormLayer,
     Sampling,
     conv2d,
+    initialize_convs,
 )
-from snzoo.models.stem import adapt_input
-from snzoo.nn.convert import BatchNorm
-from snzoo.nn.switchnorm import SwitchNorm
-
-if TYPE_CHECKING:
-    from snzoo.manifest import Entry
-
-STAGES = 4
-LARGEST = 1_000_000  # a larger size is a typing mistake
-
-
-class Level(TypedDict):
-    """A map that the network computes, described with timm's keys.
-
-    ``num_chs`` is its number of channels and ``reduction`` its stride in pixels of the input. It
-    is the output of ``module``.
-    """
-
-    module: str
-    num_chs: int
-    reduction: int
-
-
-class Backbone(Named):
-    """A stem and up to four stages, for images (N, in_chans, H, W) with H, W ≥ 32.
-
-    Subclasses add the modules: ``conv1``, the norm ``sn1`` (or ``bn1``, ``gn1``), ``layer1`` to
-    ``layer4`` and, in v2, the norm ``sn_out``.
-
-    Attributes:
-        frozen_stages: See :meth:`freeze`; None if nothing is frozen.
-        frozen_statistics: See :meth:`freeze_statistics`.
-        spec: What the network is: its name, options, classes and preprocessing. None if it was
-            not made by ``snzoo.create_model``.
-    """
-
-    spec: Entry | None = None
-    conv1: nn.Conv2d
-
-    def __init__(
-        self, version: Literal[1, 2], prefix: str, *, stem_pool: StemPool = "padded"
-    ) -> None:
-        super().__init__(prefix)
-        self.version = version
-        self.frozen_stages: int | None = None
-        self.frozen_statistics = False
-        padded = stem_pool == "padded"
-        self.maxpool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded)
-
-    def rename_norms(self, prefix: str) -> None:
-        super().rename_norms(prefix)
-        if self.spec is not None:
-            # The default of a norm may be another pool.
-            pool = {"stem_pool": "ceil"} if self.maxpool.ceil_mode else {}
-            self.spec = self.spec.with_norm(prefix, **pool)
-
-    def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """Return the maps ``indices``, in increasing order; later stages are not computed.
-
-        Map 0 is the stem's, after its ReLU and before the max pool; 1 to 4 are the stages'. In
-        v2, maps 1 to 3 are sums of residuals before any norm; the last one is normalized.
-        """
-        x = self.norm_relu(1, self.conv1(x))
-        found = [x] if 0 in indices else []
-        x = self.maxpool(x)
-        for stage in range(1, 1 + max(indices)):
-            x = getattr(self, f"layer{stage}")(x)  # get_submodule is not traced by torch 2.6
-            if stage == STAGES and self.version == 2:
-                x = self.norm_relu("_out", x)
-            if stage in indices:
-                found.append(x)
-        return found
-
-    def freeze(self, stages: int | None) -> None:
-        """Freeze the stem and the first ``stages`` stages, and unfreeze the rest.
-
-        Frozen modules get no gradient and stay in evaluation mode, even after :meth:`train`, so
-        their running statistics do not change. Call it before an optimizer,
-        ``DistributedDataParallel`` or ``torch.compile`` receives the model.
-
-        Args:
-            stages: 0 (the stem alone) to 4 (all, including v2's last norm), or None (nothing).
-
-        Raises:
-            ArgumentError: ``stages`` is another value.
-        """
-        if stages is not None and not (_is_whole(stages) and 0 <= stages <= STAGES):
-            raise ArgumentError(f"freeze takes 0 (the stem) to {STAGES} stages, got {stages!r}")
-        self.frozen_stages = stages
-        frozen = self._frozen()
-        for module in self._modules_of(range(1 + STAGES)):
-            module.requires_grad_(module not in frozen)
-            if module in frozen:
-                module.zero_grad()  # or an optimizer would take one more step with it
-        self.train(self.training)
-
-    def freeze_statistics(self, frozen: bool = True) -> None:
-        """Make the norms use their running statistics in training too, and not change them.
-
-        Scales, biases and gates are still trained. It is for batches that are too small for the
-        statistics of BN. Group norm has no running statistics, so nothing changes for it.
-        """
-        self.frozen_statistics = frozen
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode as ``nn.Module.train`` does, except for what is frozen."""
-        super().train(mode)
-        frozen = self._frozen()
-        if self.frozen_statistics:
-            frozen += [m for m in self.modules() if isinstance(m, (SwitchNorm, BatchNorm))]
-        for module in frozen:
-            module.eval()
-        return self
-
-    def _frozen(self) -> list[nn.Module]:
-        return [] if self.frozen_stages is None else self._modules_of(range(1 + self.frozen_stages))
-
-    def layers(self) -> Iterator[list[nn.Module]]:
-        """Yield the modules of each layer from the input: the stem, each block, v2's last norm."""
-        yield self._modules_of([0])
-        for module in self._modules_of(range(1, 1 + STAGES)):
-            if isinstance(module, nn.Sequential):
-                yield from ([block] for block in module)
-            elif not isinstance(module, nn.ReLU):
-                yield [module]
-
-    def _modules_of(self, levels: Iterable[int]) -> list[nn.Module]:
-        return [self.get_submodule(name) for name in self.module_names(levels)]
-
-    def module_names(self, levels: Iterable[int]) -> list[str]:
-        """Return the names of the submodules that compute each level, without missing ones."""
-        ends = {
-            0: ["conv1", f"{self.prefix}1", "relu1"],
-            STAGES: [f"layer{STAGES}", f"{self.prefix}_out", "relu_out"],
-        }
-        names = [name for level in levels for name in ends.get(level, [f"layer{level}"])]
-        return [name for name in names if hasattr(self, name)]
 
 
 class ResNet(Backbone):
@@ -191,7 +52,9 @@ class ResNet(Backbone):
         stem_pool: StemPool = "padded",
         **block_options: Any,
     ) -> None:
-        super().__init__(version, norm.prefix, stem_pool=stem_pool)
+        padded = stem_pool == "padded"
+        pool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded)
+        super().__init__(norm.prefix, pool=pool)
         block: Callable[..., Block] = partial(
             BlockV1 if version == 1 else BlockV2,
             bottleneck=bottleneck,
@@ -215,16 +78,10 @@ class ResNet(Backbone):
             self.add_norm("_out", norm.make(channels))
             levels[-1]["module"] = "relu_out"
         self.feature_info = tuple(levels)
-        self._initialize()
+        initialize_convs(self)
         self.drop = nn.Dropout(drop_rate)
         self.fc: nn.Module
         self.reset_classifier(num_classes)
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            # On "meta" there is nothing to fill, and trying would import torch's compiler.
-            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @property
     def num_features(self) -> int:
@@ -259,15 +116,6 @@ class ResNet(Backbone):
             else nn.Identity()
         )
 
-    def reset_input(self, in_chans: int) -> None:
-        """Adapt the stem's weights to another number of input channels.
-
-        See :func:`snzoo.models.stem.adapt_input`.
-        """
-        weight = adapt_input(self.conv1.weight.detach(), in_chans)
-        self.conv1.weight = nn.Parameter(weight, self.conv1.weight.requires_grad)
-        self.conv1.in_channels = in_chans
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map, (N, num_features, ⌈H/32⌉, ⌈W/32⌉), of images (N, in_chans, H, W)."""
         return self.forward_levels(x, [STAGES])[0]
@@ -287,19 +135,6 @@ class ResNet(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, num_classes) of normalized images (N, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
-
-
-def check_sizes(*, least: int = 1, **sizes: int) -> None:
-    """Raise an ArgumentError for a size that is no whole number from ``least`` to ``LARGEST``."""
-    for name, size in sizes.items():
-        if not (_is_whole(size) and least <= size <= LARGEST):
-            raise ArgumentError(
-                f"{name} must be a whole number from {least} to {LARGEST:,}, got {size!r}"
-            )
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _sampling(

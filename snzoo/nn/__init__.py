@@ -2,6 +2,7 @@
 
 from snzoo.nn.convert import convert_to_batchnorm, convert_to_switchnorm
 from snzoo.nn.fused import norm_relu
+from snzoo.nn.hard import harden_gates
 from snzoo.nn.locked import simplify
 from snzoo.nn.sparse import SparseSwitchNorm2d, set_radius
 from snzoo.nn.statistics import disable_running_stats_, update_bn_statistics
@@ -26,6 +27,7 @@ __all__ = [
     "convert_to_batchnorm",
     "convert_to_switchnorm",
     "disable_running_stats_",
+    "harden_gates",
     "norm_relu",
     "revert_sync_switchnorm",
     "set_radius",

@@ -19,7 +19,7 @@ from snzoo.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from snzoo.data.samples import Samples
-    from snzoo.models.resnet import ResNet
+    from snzoo.models.build import AnyResNet
 
 
 # Values of a recipe that concern the gates or the statistics of SN, and what leaves them alone.
@@ -57,7 +57,7 @@ class Plan:
         """The number of optimizer steps of the whole run."""
         return self.recipe.epochs * self.steps_per_epoch
 
-    def create_network(self, *, load: bool = True) -> ResNet:
+    def create_network(self, *, load: bool = True) -> AnyResNet:
         """Return the network at the start of the run, on the CPU, in training mode.
 
         Args:
@@ -92,7 +92,7 @@ class Plan:
             options["last_gamma"] = self.recipe.last_gamma
         return options
 
-    def _adapt(self, model: ResNet) -> None:
+    def _adapt(self, model: AnyResNet) -> None:
         """Set what the recipe says about the layers of a network."""
         from snzoo.nn.switchnorm import SwitchNorm
 
@@ -125,7 +125,7 @@ class Plan:
         if model.spec is not None:
             model.spec = dataclasses.replace(self.spec, arguments=model.spec.arguments)
 
-    def _freeze_statistics(self, model: ResNet) -> None:
+    def _freeze_statistics(self, model: AnyResNet) -> None:
         if not self.has_weights:
             raise ArgumentError("statistics=frozen needs weights: --pretrained, or --weights FILE")
         if not any(name.endswith("running_mean") for name, _ in model.named_buffers()):

@@ -19,7 +19,7 @@ from snzoo.data.training_batches import TrainingBatch
 from snzoo.errors import DeviceError
 from snzoo.finetune import parameter_groups
 from snzoo.inference.network import HALF, compile_network
-from snzoo.models.resnet import ResNet
+from snzoo.models.build import AnyResNet
 from snzoo.nn import SyncSwitchNorm2d
 from snzoo.nn.switchnorm import SwitchNorm
 from snzoo.processes import Processes, split_evenly
@@ -63,7 +63,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: ResNet,
+        model: AnyResNet,
         recipe: Recipe,
         config: TrainingConfig,
         device: torch.device,
