@@ -14,13 +14,14 @@ from snzoo.errors import ArgumentError, ManifestError, suggest
 from snzoo.typed_json import convert
 
 _GROUPS = {"optimizer": "optimization", "freeze": "network", "resize": "images"}  # first fields
-_POSITIVE = "lr step_factor clip_norm gate_clip_norm ratio"
+_POSITIVE = "lr step_factor clip_norm gate_clip_norm head_scale ratio"
 _NOT_NEGATIVE = (
     "final_lr power warmup_epochs warmup_lr weight_decay gate_lr_factor color_jitter lighting_std "
-    "center_crop_epochs random_crop_epochs mixup"
+    "center_crop_epochs random_crop_epochs mixup head_margin"
 )
 _COUNTS = (
-    "batch_size images_per_gpu epochs steps statistics_batches statistics_batch_size resize crop"
+    "batch_size images_per_gpu epochs epochs_per_pass steps statistics_batches "
+    "statistics_batch_size resize crop"
 )
 _RANGES: list[tuple[str, str, Callable[[float], bool]]] = [
     (_POSITIVE, "greater than 0", lambda value: 0 < value < math.inf),
@@ -53,6 +54,8 @@ class Recipe:
         images_per_gpu: the images in one forward pass of a process, over which BN and SN compute
             their statistics. If None, the process's whole share of the step.
         epochs: the number of epochs.
+        epochs_per_pass: the number of epochs in which each photo is shown once. The published
+            training of face networks has 2: its epochs are half epochs.
         schedule: how the learning rate falls after the warm-up.
         final_lr: the learning rate at the end of ``cosine`` and ``poly``.
         steps: the epochs, from 0, at whose start ``step`` multiplies the rate by ``step_factor``.
@@ -79,7 +82,13 @@ class Recipe:
             see :func:`snzoo.training.step.mix_images`. 0 means none.
         ema_decay: the share of the averaged weights that a step keeps.
         freeze: the number of stages that are frozen, with the stem before them.
-        drop_rate: the dropout before ``fc``.
+        head: what makes logits of the network's output. It is ``linear`` for classifiers. For face
+            networks it is ``arcface``, ``cosface``, or ``arcface_published``, which has the
+            threshold of the published code; see :mod:`snzoo.faces.heads`.
+        head_scale: the factor of the cosines in the heads of face networks.
+        head_margin: the margin of these heads: an angle in radians for ArcFace, and a difference
+            of cosines for CosFace.
+        drop_rate: the dropout before the last linear layer.
         last_gamma: whether the scale of the last norm of each block starts at 0.
         norm_momentum: the share of SN's running statistics that a step keeps.
         final_radius: the radius of sparse SN at the end, to which it rises from 0 in proportion to
@@ -108,6 +117,7 @@ class Recipe:
     batch_size: int
     images_per_gpu: int | None
     epochs: int
+    epochs_per_pass: int = field(default=1, kw_only=True)
     schedule: Literal["cosine", "step", "poly"]
     final_lr: float
     steps: tuple[int, ...]
@@ -131,6 +141,11 @@ class Recipe:
     ema_decay: float | None
 
     freeze: int | None
+    head: Literal["linear", "arcface", "cosface", "arcface_published"] = field(
+        default="linear", kw_only=True
+    )
+    head_scale: float = field(default=64.0, kw_only=True)
+    head_margin: float = field(default=0.5, kw_only=True)
     drop_rate: float | None
     last_gamma: bool | None
     norm_momentum: float | None
@@ -186,6 +201,8 @@ class Recipe:
             "warmup warmup_limit warmup_lr warmup_first_step": not self.warmup_epochs,
             "statistics_batches statistics_batch_size": self.statistics != "batch",
             "norm_momentum": self.statistics == "frozen",
+            "head head_scale head_margin": self.head == "linear",
+            "epochs_per_pass": self.epochs_per_pass == 1,
             "lighting_std": self.lighting == "none",
         }
         left_out = {name for names, is_idle in idle.items() if is_idle for name in names.split()}

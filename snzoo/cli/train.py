@@ -43,7 +43,12 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     about = "folder with the training photos (train/, ...) and the validation photos (val/, ...)"
     add("data", type=path, nargs="?", metavar="DATA", help=about)
     add("--imagenet", type=path, metavar="PATH", help="as DATA, with the 1,000 classes of ImageNet")
-    add("--validation", type=path, metavar="PATH", help="validation photos, if not in DATA")
+    add(
+        "--validation",
+        type=path,
+        metavar="PATH",
+        help="validation photos (of face networks: pairs), if not in DATA",
+    )
     about = "text file with the names of the classes, one a line, in the order of the labels"
     add("--classes", type=path, metavar="FILE", help=about)
     add("--model", metavar="NAME", help=f"{MODEL} (default: the network of the recipe)")
@@ -144,7 +149,8 @@ def run(args: argparse.Namespace) -> int:
         config, show=show, warn=warn, progress=True, prepare=prepare, command=command
     )
     if result and os.environ.get("RANK", "0") == "0":
-        share = f"{result.correct}/{result.images} ({result.top1:.2f} %)"
+        kind = " pairs" if result.pairs else ""
+        share = f"{result.correct}/{result.images}{kind} ({result.top1:.2f} %)"
         show(f"best: epoch {result.epoch}, validation {share}, kept in {result.best}")
     return 0
 
@@ -190,7 +196,8 @@ def describe_plan(plan: Plan, config: TrainingConfig) -> Iterator[str]:
     """Yield the lines that say what a run does."""
     recipe, names = plan.recipe, " ".join(config.overrides)
     start = "the zoo's weights" if config.pretrained else plan.spec.weights or "random weights"
-    yield f"network     {plan.name}, {plan.spec.num_classes:,} classes, from {start}"
+    kind = "people" if plan.spec.network.is_face else "classes"
+    yield f"network     {plan.name}, {plan.num_classes:,} {kind}, from {start}"
     yield f"training    {plan.train.description}"
     yield f"validation  {plan.validation.description}"
     yield f"recipe      {plan.recipe_name}{f', except {names}' if names else ''}"

@@ -81,10 +81,38 @@ class Validation:
     top5: int
     loss: float
 
+    noun = "images"
+
+    @property
+    def score(self) -> tuple[int, int]:
+        """The number of right images, and of all images."""
+        return self.top1, self.images
+
     def __post_init__(self) -> None:
         counts = (0, self.top1, self.top5, self.images, MOST)
         _check(list(counts) == sorted(counts), "0 <= top1 <= top5 <= images <= 1e12")
         _check(self.images >= 1 and 0 <= self.loss < 1e39, "images >= 1, 0 <= loss < 1e39")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The counts of all pairs of faces and of the right ones; the rate is from 0 to 1."""
+
+    pairs: int
+    correct: int
+    equal_error_rate: float
+
+    noun = "pairs"
+
+    @property
+    def score(self) -> tuple[int, int]:
+        """The number of right pairs, and of all pairs."""
+        return self.correct, self.pairs
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.correct <= self.pairs <= MOST, "0 <= correct <= pairs <= 1e12")
+        _check(self.pairs >= 1, "pairs >= 1")
+        _check(0 <= self.equal_error_rate <= 1, "0 <= equal_error_rate <= 1")
 
 
 @dataclass(frozen=True)
@@ -98,6 +126,12 @@ class Epoch:
     seconds: float
     best: bool
     validation: Validation | None = None
+    pairs: Pairs | None = None
+
+    @property
+    def found(self) -> Validation | Pairs | None:
+        """The figures of the validation."""
+        return self.validation or self.pairs
 
     def __post_init__(self) -> None:
         _check(0 <= self.step <= MOST and 0 <= self.epoch <= MOST, "0 <= step, epoch <= 1e12")
@@ -152,7 +186,7 @@ class Run:
     @property
     def best(self) -> Epoch | None:
         """The best validated epoch, or None."""
-        found = [epoch for epoch in self.epochs if epoch.best and epoch.validation]
+        found = [epoch for epoch in self.epochs if epoch.best and epoch.found]
         return found[-1] if found else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 from snzoo.evaluation.results import Accuracy
@@ -18,7 +18,7 @@ from snzoo.report.markup import (
     messages,
     scrolling,
 )
-from snzoo.report.run_log import Epoch, Run, Validation
+from snzoo.report.run_log import Epoch, Pairs, Run, Validation
 
 MOST_ROWS = 200  # the number of epochs that a table lists
 LONGEST = 300  # the number of characters of a setting that are shown
@@ -75,8 +75,8 @@ def _curves(runs: Runs) -> str:
         Curve(i, [(e.epoch, e.train_top1) for e in run.epochs]) for i, (_, run) in enumerate(runs)
     ]
     figures = [
-        _figure("Loss over epochs", loss + _validation(runs, lambda v: v.loss)),
-        _figure("Top-1 over epochs, %", train + _validation(runs, _percent)),
+        _figure("Loss over epochs", loss + _losses(runs)),
+        _figure(f"{_name_of_share(runs)} over epochs, %", train + _shares(runs)),
         _figure("Learning rate over epochs", rates, zero=True),
     ]
     legend = (
@@ -93,15 +93,34 @@ def _curves(runs: Runs) -> str:
     )
 
 
-def _validation(runs: Runs, figure: Callable[[Validation], float]) -> list[Curve]:
+def _name_of_share(runs: Runs) -> str:
+    kinds = {e.found.noun for _, run in runs for e in run.epochs if e.found}
+    return (
+        " and ".join(
+            name for noun, name in (("images", "Top-1"), ("pairs", "Right pairs")) if noun in kinds
+        )
+        or "Top-1"
+    )
+
+
+def _losses(runs: Runs) -> list[Curve]:
+    """Return the validation losses of classifiers; pairs have none."""
     return [
-        Curve(i, [(e.epoch, figure(e.validation)) for e in run.epochs if e.validation], strong=True)
+        Curve(i, [(e.epoch, e.validation.loss) for e in run.epochs if e.validation], strong=True)
         for i, (_, run) in enumerate(runs)
     ]
 
 
-def _percent(validation: Validation) -> float:
-    return 100 * validation.top1 / validation.images
+def _shares(runs: Runs) -> list[Curve]:
+    return [
+        Curve(i, [(e.epoch, _percent(e.found)) for e in run.epochs if e.found], strong=True)
+        for i, (_, run) in enumerate(runs)
+    ]
+
+
+def _percent(found: Validation | Pairs) -> float:
+    correct, cases = found.score
+    return 100 * correct / cases
 
 
 def _figure(caption: str, curves: Sequence[Curve], *, zero: bool = False) -> str:
@@ -117,7 +136,16 @@ def _legend(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def _summary(runs: Runs) -> str:
-    heads = ("Run", "Images", "Epochs", "Best epoch", "Correct", "Top-1, %", "Time", "Images/s")
+    heads = (
+        "Run",
+        "Images",
+        "Epochs",
+        "Best epoch",
+        "Correct",
+        f"{_name_of_share(runs)}, %",
+        "Time",
+        "Images/s",
+    )
     rows = [_summary_row(name, run, i) for i, (name, run) in enumerate(runs, 1)]
     return (
         f'<section id="best">\n<h2>Best epochs</h2>\n{_table(heads, rows, "Best epochs")}'
@@ -134,12 +162,13 @@ def _table(heads: Iterable[str], rows: Iterable[str], label: str) -> str:
 
 def _summary_row(name: str, run: Run, number: int) -> str:
     best = ["–", "–", "–"]
-    if run.best and (v := run.best.validation):
-        low, high = Accuracy.count(v.top1, v.images).interval95
+    if run.best and (v := run.best.found):
+        correct, cases = v.score
+        low, high = Accuracy.count(correct, cases).interval95
         interval = f"<small>{low:.2f} to {high:.2f}</small>"
         best = [
             f"{run.best.epoch:,}",
-            f"{v.top1:,} of {v.images:,}",
+            f"{correct:,} of {cases:,}",
             f"{_percent(v):.2f}{interval}",
         ]
     link = f'<a href="#run-{number}">{escape(name)}</a>'
@@ -239,13 +268,18 @@ def _about(run: Run) -> list[tuple[str, str]]:
 
 
 def _best(epoch: Epoch | None) -> str:
-    if epoch is None or epoch.validation is None:
+    if epoch is None or (found := epoch.found) is None:
         return "none is validated yet"
-    v = epoch.validation
-    low, high = Accuracy.count(v.top1, v.images).interval95
+    correct, cases = found.score
+    low, high = Accuracy.count(correct, cases).interval95
+    also = (
+        f"equal error rate {100 * found.equal_error_rate:.2f}"
+        if isinstance(found, Pairs)
+        else f"top-5 {100 * found.top5 / cases:.2f}"
+    )
     return (
-        f"{epoch.epoch:,}: {v.top1:,} of {v.images:,} images right, {_percent(v):.2f}{NBSP}% "
-        f"(95{NBSP}% interval {low:.2f} to {high:.2f}); top-5 {100 * v.top5 / v.images:.2f}{NBSP}%"
+        f"{epoch.epoch:,}: {correct:,} of {cases:,} {found.noun} right, {_percent(found):.2f}"
+        f"{NBSP}% (95{NBSP}% interval {low:.2f} to {high:.2f}); {also}{NBSP}%"
     )
 
 
@@ -257,8 +291,10 @@ def _epochs(epochs: Sequence[Epoch]) -> str:
     rows = []
     for e in epochs[-MOST_ROWS:]:
         cells = [f"{e.train_loss:.4g}", f"{e.train_top1:.2f}", "–", "–", "–"]
-        if v := e.validation:
-            cells[2:] = [f"{v.loss:.4g}", f"{_percent(v):.2f}", f"{v.top1:,} of {v.images:,}"]
+        if v := e.found:
+            correct, cases = v.score
+            loss = f"{v.loss:.4g}" if isinstance(v, Validation) else "–"
+            cells[2:] = [loss, f"{_percent(v):.2f}", f"{correct:,} of {cases:,}"]
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{e.epoch:,}</th>{row}</tr>\n')
     label = f"All {len(epochs):,} epochs"

@@ -85,10 +85,15 @@ def _scalars(event: str, values: dict[str, Any]) -> list[tuple[str, float]]:
         return [("learning_rate", values["lr"]), ("train/loss", values["loss"])]
     if event != "epoch":
         return []
+    train = ("train/top1", values["train_top1"])
+    if pairs := values.get("pairs"):
+        accuracy = 100 * pairs["correct"] / pairs["pairs"]
+        rate = 100 * pairs["equal_error_rate"]
+        return [train, ("pairs/accuracy", accuracy), ("pairs/equal_error_rate", rate)]
     found = values["validation"]
     share = {k: 100 * found[k] / max(1, found["images"]) for k in ("top1", "top5")}
     return [
-        ("train/top1", values["train_top1"]),
+        train,
         ("validation/loss", found["loss"]),
         *((f"validation/{k}", value) for k, value in share.items()),
     ]

@@ -19,6 +19,7 @@ from snzoo.processes import Processes
 from snzoo.recipes import learning_rate, sparse_radius
 from snzoo.share import save_pretrained
 from snzoo.training.config import TrainingConfig
+from snzoo.training.face_validation import FaceValidation, validate_faces
 from snzoo.training.log import RunLog
 from snzoo.training.plan import Plan
 from snzoo.training.progress import Progress
@@ -104,7 +105,7 @@ class Loop:
     def _train_epoch(self) -> None:
         """Run the steps of the current epoch that are left."""
         recipe, epoch, steps = self.plan.recipe, self.position.validated, self.plan.steps_per_epoch
-        order = shuffle(len(self.plan.train), seed=self.plan.seed, epoch=epoch).tolist()
+        order = self._choose_images(epoch)
         size = recipe.batch_size
         first = self.position.step - epoch * steps
         if first == 0:
@@ -142,6 +143,13 @@ class Loop:
         if not self.position.meter.images:
             raise DataError(f"no training photo can be read: {self.plan.train.description}")
 
+    def _choose_images(self, epoch: int) -> list[int]:
+        """Return the images of an epoch in their order: all, or a part of those of a pass."""
+        passed, part = divmod(epoch, self.plan.recipe.epochs_per_pass)
+        count = self.plan.images_per_epoch
+        order = shuffle(len(self.plan.train), seed=self.plan.seed, epoch=passed)
+        return order[part * count : (part + 1) * count].tolist()
+
     def _drop_errors(
         self, batches: Generator[TrainingBatch, None, None]
     ) -> Generator[TrainingBatch, None, None]:
@@ -175,10 +183,10 @@ class Loop:
         """Validate after an epoch, and save the best network and the state."""
         self._save()
         with self._signals.immediate():
-            average = self.stepper.average
-            network = self.stepper.model if average is None else average.module
+            network = self.stepper.averaged_network
             self._set_statistics(network)
-            found = validate(
+            check = validate_faces if self.plan.spec.network.is_face else validate
+            found = check(
                 network,
                 self.plan,
                 self.stepper.device,
@@ -187,7 +195,7 @@ class Loop:
                 channels_last=self.config.channels_last,
                 on_error=self._handle_error,
             )
-            best = found.top1 >= self.position.best and self._save_best(network.state_dict())
+            best = found.correct >= self.position.best and self._save_best(network.state_dict())
         self._report_epoch(found, best=best)
         self._save()
 
@@ -203,12 +211,12 @@ class Loop:
                 on_error=self._handle_error,
             )
 
-    def _report_epoch(self, found: Validation, *, best: bool) -> None:
+    def _report_epoch(self, found: Validation | FaceValidation, *, best: bool) -> None:
         """Log an epoch, and move the position behind it."""
         position, meter = self.position, self.position.meter
         position.validated += 1
         if best:
-            position.best, position.best_images = found.top1, found.images
+            position.best, position.best_images = found.correct, found.cases
             position.best_epoch = position.validated
         self.log.write(
             "epoch",
@@ -216,7 +224,7 @@ class Loop:
             epoch=position.validated,
             train_loss=meter.mean_loss,
             train_top1=meter.top1,
-            validation=found._asdict(),
+            **found.log(),
             best=best,
             seconds=self._seconds(),
         )
@@ -236,7 +244,7 @@ class Loop:
             tensors = {k: v.half() if v.numel() > LARGE else v for k, v in tensors.items()}
         best, recipe = self.folder / "best.safetensors", self.plan.recipe
         try:
-            save_pretrained(self.stepper.model, best, state_dict=tensors, recipe=recipe)
+            save_pretrained(self.stepper.network, best, state_dict=tensors, recipe=recipe)
         except (OSError, SnzooError) as error:
             self._go_on(error)
             return False

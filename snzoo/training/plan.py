@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snzoo.data.sources import Files
-from snzoo.data.splits import find_classes, find_splits
+from snzoo.data.splits import find_classes, find_split, find_splits
 from snzoo.errors import ArgumentError, CheckpointError, suggest
 from snzoo.manifest import load_manifest
 from snzoo.recipes import Recipe
 from snzoo.spec import ModelSpec
 from snzoo.training.config import TrainingConfig
+from snzoo.training.face_pairs import find_pairs
 
 if TYPE_CHECKING:
     from snzoo.data.samples import Samples
+    from snzoo.faces.pairs import FacePairs
     from snzoo.models.build import AnyResNet
 
 
@@ -35,8 +37,10 @@ class Plan:
         has_weights: Whether the run starts from weights, not from random numbers.
         recipe: The recipe, in which ``crop`` and ``resize`` are numbers.
         recipe_name: The name of the recipe before values were replaced.
-        train, validation: The photos.
+        train: The photos to train with.
+        validation: The photos to validate with; for a face network, pairs of photos.
         seed: The seed of all random numbers.
+        classes: The classes of the training photos. A face network has none itself.
     """
 
     spec: ModelSpec
@@ -44,12 +48,21 @@ class Plan:
     recipe: Recipe
     recipe_name: str
     train: Samples
-    validation: Samples
+    validation: Samples | FacePairs
     seed: int
+    classes: str | tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return 1000 if isinstance(self.classes, str) else len(self.classes)
+
+    @property
+    def images_per_epoch(self) -> int:
+        return len(self.train) // self.recipe.epochs_per_pass
 
     @property
     def steps_per_epoch(self) -> int:
-        images, size = len(self.train), self.recipe.batch_size
+        images, size = self.images_per_epoch, self.recipe.batch_size
         return images // size if self.recipe.drop_last else -(-images // size)
 
     @property
@@ -85,7 +98,9 @@ class Plan:
 
     def _options(self) -> dict[str, Any]:
         """Return the options of the network that the recipe sets."""
-        options: dict[str, Any] = {"num_classes": self.spec.num_classes}
+        options: dict[str, Any] = {}
+        if not self.spec.network.is_face:
+            options["num_classes"] = self.spec.num_classes
         if self.recipe.drop_rate is not None:
             options["drop_rate"] = self.recipe.drop_rate
         if self.recipe.last_gamma is not None and not self.has_weights:  # it concerns the start
@@ -95,8 +110,10 @@ class Plan:
     def _adapt(self, model: AnyResNet) -> None:
         """Set what the recipe says about the layers of a network."""
         from snzoo.nn.switchnorm import SwitchNorm
+        from snzoo.training.face_classifier import check_head
 
         recipe = self.recipe
+        check_head(self.spec.network, recipe)
         layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
         for name, default in NEEDS_SN.items():
             if getattr(recipe, name) != default and not layers:
@@ -144,9 +161,9 @@ class Plan:
             "arguments": dict(self.spec.arguments),
             "seed": self.seed,
             **{f"recipe.{name}": value for name, value in dataclasses.asdict(self.recipe).items()},
-            "classes": _digest(self.spec.classes),
+            "classes": _digest(self.classes),
             "training photos": _digest_photos(self.train),
-            "validation photos": _digest_photos(self.validation),
+            "validation photos": _digest_validation(self.validation),
         }
 
 
@@ -172,20 +189,29 @@ def make_plan(config: TrainingConfig) -> Plan:
     )
     recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
     classes: Any = find_classes(config.data) if config.classes is None else config.classes
-    train, validation = find_splits(config.data, classes, validation=config.validation)
-    if recipe.batch_size > len(train):
+    is_face = spec.network.is_face
+    train: Samples
+    validation: Samples | FacePairs
+    if is_face:
+        train = find_split(config.data, "train", classes)
+        validation = find_pairs(config.data, config.validation)
+    else:
+        train, validation = find_splits(config.data, classes, validation=config.validation)
+    images = len(train) // recipe.epochs_per_pass
+    if recipe.batch_size > images:
+        where = "training set" if images == len(train) else "part of the training set in an epoch,"
         raise ArgumentError(
-            f"batch_size {recipe.batch_size} is larger than the training set of {len(train)} "
-            f"photos; choose at most {len(train)}: --batch-size"
+            f"batch_size {recipe.batch_size} is larger than the {where} of {images} "
+            f"photos; choose at most {images}: --batch-size"
         )
     spec = dataclasses.replace(
         spec,
-        classes=classes,
+        classes=() if is_face else classes,
         preprocessing=preprocessing,
         recipe=recipe,
         published=(),
     )
-    plan = Plan(spec, has_weights, recipe, recipe_name, train, validation, config.seed)
+    plan = Plan(spec, has_weights, recipe, recipe_name, train, validation, config.seed, classes)
     plan.check_network()
     return plan
 
@@ -224,7 +250,8 @@ def _choose_recipe(
     manifest = load_manifest()
     recipes = {name: model.recipe for name, model in manifest.models.items() if model.recipe}
     recipes |= manifest.recipes
-    own = spec.name if spec.name in recipes and not has_weights else "finetune"
+    usual = "arcface" if spec.network.is_face else "finetune"
+    own = spec.name if spec.name in recipes and not has_weights else usual
     name = own if config.recipe is None else config.recipe
     if name not in recipes:
         hint = suggest(name, recipes, otherwise="there are")
@@ -252,6 +279,15 @@ def _digest_photos(samples: Samples) -> str:
     if isinstance(source, Files):
         sizes = tuple(os.stat(source.root / name).st_size for name in source.names)
     return _digest((tuple(samples.names), samples.labels, sizes))
+
+
+def _digest_validation(photos: Samples | FacePairs) -> str:
+    if isinstance(photos, Samples):
+        return _digest_photos(photos)
+    names = [photos.photos.locate(i) for i in range(len(photos.photos))]
+    return _digest(
+        (names, *(column.tolist() for column in (photos.first, photos.second, photos.same)))
+    )
 
 
 def _digest(value: Any) -> str:

@@ -16,10 +16,12 @@ from snzoo.data.photos import check_photos
 from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError, suggest
 from snzoo.evaluation.summary import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
+from snzoo.models.face_resnet import FaceResNet
 from snzoo.nn import convert_sync_switchnorm
 from snzoo.processes import Processes, join, local_device
 from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
+from snzoo.training.face_classifier import add_head
 from snzoo.training.folder import check_folder, lock_folder, open_log
 from snzoo.training.log import RunLog
 from snzoo.training.loop import Loop, Report
@@ -40,6 +42,7 @@ class TrainingResult:
         correct: Their number.
         images: The number of validation photos.
         epoch: The epoch after which it was saved, from 1.
+        pairs: Whether it is a face network. The three values are then those of pairs of photos.
     """
 
     best: Path
@@ -47,6 +50,7 @@ class TrainingResult:
     correct: int
     images: int
     epoch: int
+    pairs: bool = False
 
 
 def train(data: str | Path, **options: Any) -> TrainingResult:
@@ -149,6 +153,7 @@ def run_training(
         correct=position.best,
         images=position.best_images,
         epoch=position.best_epoch,
+        pairs=plan.spec.network.is_face,
     )
 
 
@@ -173,8 +178,8 @@ def _start(
     torch.default_generator.manual_seed(plan.seed)
     model: Any = plan.create_network(load=state is None)
     if config.sync_norm and processes.count > 1:
-        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
-        model = convert(convert_sync_switchnorm(model))
+        model = _synchronize_norms(model)
+    model = add_head(model, plan.recipe, plan.num_classes)
     stepper = Stepper(model, plan.recipe, config, device, processes)
     if not state:
         return stepper, Position()
@@ -187,10 +192,23 @@ def _start(
     return stepper, position
 
 
+def _synchronize_norms(model: Any) -> Any:
+    """Return the network with synchronized norms. The norm of embeddings stays as it is."""
+    if isinstance(model, FaceResNet):
+        last, model.output_layer[-1] = model.output_layer[-1], torch.nn.Identity()
+    convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+    model = convert(convert_sync_switchnorm(model))
+    if isinstance(model, FaceResNet):
+        model.output_layer[-1] = last
+    return model
+
+
 def _check_photos(plan: Plan, *, workers: int) -> None:
     """Raise an error if photos of a set that is not large are damaged."""
     try:
-        for photos in (plan.train, plan.validation):
+        validation = plan.validation
+        pairs = None if isinstance(validation, Samples) else validation.photos
+        for photos in (plan.train, pairs or validation):
             if len(photos) <= CHECKED:
                 check_photos(photos, workers=workers)
     except DataError as error:
@@ -238,7 +256,7 @@ def describe_run(
         "processes": processes.count,
         "precision": config.precision,
         "sync_norm": config.sync_norm,
-        "classes": plan.spec.classes,
+        "classes": plan.classes,
         "train": {"description": plan.train.description, "images": len(plan.train)},
         "validation": {
             "description": plan.validation.description,

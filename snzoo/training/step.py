@@ -17,15 +17,15 @@ from snzoo.data.augment import apply_noise
 from snzoo.data.pixels import normalize
 from snzoo.data.training_batches import TrainingBatch
 from snzoo.errors import DeviceError
-from snzoo.finetune import parameter_groups
 from snzoo.inference.network import HALF, compile_network
 from snzoo.models.build import AnyResNet
 from snzoo.nn import SyncSwitchNorm2d
-from snzoo.nn.switchnorm import SwitchNorm
 from snzoo.processes import Processes, split_evenly
 from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import Figures, copy_to, is_out_of_memory, seed_generators
+from snzoo.training.face_classifier import FaceClassifier, network_of
+from snzoo.training.optimizer import find_gates, make_optimizer
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Stepper:
     processes and of forward passes per step.
 
     Attributes:
-        model: The network.
+        model: The network, with the head of its loss if it is a face network.
         optimizer: SGD over the parameter groups. ``group["factor"]`` is the rate of a group over
             that of the schedule.
         scaler: The gradient scaler, which is active with fp16 only.
@@ -63,7 +63,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: AnyResNet,
+        model: AnyResNet | FaceClassifier,
         recipe: Recipe,
         config: TrainingConfig,
         device: torch.device,
@@ -77,12 +77,16 @@ class Stepper:
             torch.channels_last if config.channels_last else torch.contiguous_format
         )
         self.model = model.to(device, self.dtype).to(memory_format=self.memory_format)
-        self.synchronized = config.sync_norm and processes.count > 1
+        self.synchronized = processes.count > 1 and any(
+            isinstance(module, (SyncSwitchNorm2d, nn.SyncBatchNorm)) for module in model.modules()
+        )
         self.average = None
         if recipe.ema_decay is not None:
             average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = make_optimizer(model, recipe)
+        self._has_margin = isinstance(model, FaceClassifier)
+        self._fewest = 2 if self._has_margin else 1  # images that BatchNorm1d can normalize
         self._gates = find_gates(model)
         self._counters = find_counters(model, self.average)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -91,6 +95,16 @@ class Stepper:
             self._module = wrap_in_ddp(model, device)
         if config.compile:
             self._module = compile_network(self._module)
+
+    @property
+    def network(self) -> AnyResNet:
+        """The network without the head of a face network, as it is validated and saved."""
+        return network_of(self.model)
+
+    @property
+    def averaged_network(self) -> AnyResNet:
+        """The network with the averaged weights if there are any, else the network."""
+        return self.network if self.average is None else network_of(self.average.module)
 
     def run(
         self,
@@ -142,8 +156,8 @@ class Stepper:
 
     def _prepare(self, batch: TrainingBatch) -> Tensor:
         """Return the normalized images of a batch on the device."""
-        assert self.model.spec is not None
-        preprocessing = self.model.spec.preprocessing
+        assert self.network.spec is not None
+        preprocessing = self.network.spec.preprocessing
         x = normalize(
             copy_to(self.device, batch.pixels), preprocessing, memory_format=self.memory_format
         )
@@ -152,13 +166,13 @@ class Stepper:
         return x.to(self.dtype)
 
     def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        if not len(x) and not self._takes_empty_batches():
+        if len(x) < self._fewest and not self.synchronized:
             return self._run_nothing(x)
         others, share = y, 1.0
         if self.recipe.mixup:
             x, others, share = mix_images(x, y, self.recipe.mixup)
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-            logits = self._module(x)
+            logits = self._compute_logits(self._module, x, y)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         smoothing = self.recipe.label_smoothing
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="sum")
@@ -169,23 +183,25 @@ class Stepper:
         self._backward(loss * (self.processes.count / images))
         return loss.detach(), (logits.detach().argmax(1) == y).sum()
 
+    def _compute_logits(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
+        logits: Tensor = module(x, y) if self._has_margin else module(x)
+        return logits
+
     def _run_nothing(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take part in the collective operations of a pass without images."""
         if self.processes.count > 1:
             self.model.eval()  # the running statistics must not see the blank image
-            self._backward(0 * self._module(x.new_zeros(1, *x.shape[1:])).sum())
+            blank, label = (
+                x.new_zeros(1, *x.shape[1:]),
+                torch.zeros(1, dtype=torch.int64, device=x.device),
+            )
+            self._backward(0 * self._compute_logits(self._module, blank, label).sum())
             self.model.train()
         return x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
 
     def _backward(self, loss: Tensor) -> None:
         scaled: Any = self.scaler.scale(loss)
         scaled.backward()
-
-    def _takes_empty_batches(self) -> bool:
-        return self.synchronized and any(
-            isinstance(module, (SyncSwitchNorm2d, nn.SyncBatchNorm))
-            for module in self.model.modules()
-        )
 
     def _synchronize(self, *, last: bool) -> AbstractContextManager[None]:
         """Return a context that adds up gradients over the processes in the last pass only."""
@@ -236,8 +252,10 @@ class Stepper:
         crop = self.recipe.crop or 224
         try:
             x = torch.zeros(images, 3, crop, crop, dtype=self.dtype, device=self.device)
+            labels = torch.zeros(images, dtype=torch.int64, device=self.device)
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                self.model(x.contiguous(memory_format=self.memory_format)).sum().backward()
+                x = x.contiguous(memory_format=self.memory_format)
+                self._compute_logits(self.model, x, labels).sum().backward()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return False
@@ -288,42 +306,9 @@ def mark_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
         yield item, True
 
 
-def find_gates(model: nn.Module) -> list[nn.Parameter]:
-    """Return the gates of SN that learn."""
-    layers = [layer for layer in model.modules() if isinstance(layer, SwitchNorm)]
-    gates = [gate for layer in layers for gate in (layer.mean_weight, layer.var_weight)]
-    return [gate for gate in gates if gate.requires_grad]
-
-
 def find_counters(model: nn.Module, average: AveragedModel | None) -> list[tuple[Tensor, Tensor]]:
     """Return the integer buffers of a model and of its average, which PyTorch would truncate."""
     if average is None:
         return []
     pairs = zip(model.buffers(), average.module.buffers(), strict=True)
     return [(own, other) for own, other in pairs if not own.is_floating_point()]
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Return the optimizer of a recipe, whose groups have their ``factor`` of the rate."""
-    if recipe.decay == "all":  # as published: one group
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        groups = [{"params": parameters, "lr": 1.0, "weight_decay": recipe.weight_decay}]
-    elif recipe.decay == "not_gates":
-        gates = find_gates(model)
-        known = set(gates)
-        others = [p for p in model.parameters() if p.requires_grad and p not in known]
-        groups = [
-            {"params": others, "lr": 1.0, "weight_decay": recipe.weight_decay},
-            {"params": gates, "lr": recipe.gate_lr_factor, "weight_decay": 0.0},
-        ]
-    else:
-        groups = parameter_groups(
-            model,
-            lr=1.0,
-            weight_decay=recipe.weight_decay,
-            gate_lr=None if recipe.gate_lr_factor == 1 else recipe.gate_lr_factor,
-            layer_decay=recipe.layer_decay,
-        )
-    for group in groups:
-        group["factor"] = group["lr"]
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from snzoo.data.augment import Augmentation
 from snzoo.data.batches import count_batches, read_batches
 from snzoo.data.pixels import normalize
+from snzoo.data.samples import Samples
 from snzoo.data.training_batches import read_training_batches, shuffle
 from snzoo.errors import DataError, NonFiniteError, SnzooError
 from snzoo.inference.network import Network, default_batch_size, resize_device
@@ -31,6 +32,18 @@ class Validation(NamedTuple):
     top1: int
     top5: int
     loss: float
+
+    @property
+    def correct(self) -> int:
+        return self.top1
+
+    @property
+    def cases(self) -> int:
+        return self.images
+
+    def log(self) -> dict[str, Any]:
+        """Return what an epoch's line of the log says of it."""
+        return {"validation": self._asdict()}
 
     def __str__(self) -> str:
         return f"{self.top1}/{self.images} ({100 * self.top1 / self.images:.2f} %)"
@@ -58,6 +71,7 @@ def validate(
         NonFiniteError: the logits are not finite.
         DataError: no photo can be read.
     """
+    assert isinstance(plan.validation, Samples)
     preprocessing = plan.spec.preprocessing
     network = Network(
         model, preprocessing, name=plan.name, device=device, channels_last=channels_last

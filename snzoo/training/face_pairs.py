@@ -1,0 +1,38 @@
+"""Find the pairs of photos that a face network is validated with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from snzoo.errors import DataError
+
+if TYPE_CHECKING:
+    from snzoo.faces.pairs import FacePairs
+
+# What a data set may hold, in the order of preference: those of insightface have several sets.
+PLACES = ("val", "validation", "lfw.bin", "agedb_30.bin", "cfp_fp.bin", "lfw")
+
+
+def find_pairs(data: str | Path, validation: str | Path | None) -> FacePairs:
+    """Return the pairs of a verification set; see :func:`snzoo.faces.read_pairs`.
+
+    Args:
+        data: The path of the training photos, or of the data set that has both.
+        validation: The path of the verification set. Default: it is searched in ``data``.
+
+    Raises:
+        DataError: there is no set, or it cannot be read.
+    """
+    from snzoo.faces.pairs import read_pairs
+
+    if validation is not None:
+        return read_pairs(validation)
+    places = [Path(data) / place for place in PLACES]
+    found = [place for place in places if place.exists()]
+    if not found:
+        raise DataError(
+            f"{data} holds no pairs of faces to validate with ({', '.join(PLACES)}); name a "
+            "verification set: --validation PATH"
+        )
+    return read_pairs(found[0])
