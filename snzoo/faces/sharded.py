@@ -83,7 +83,7 @@ class ShardedHead(nn.Module):
         self.rank = dist.get_rank(process_group) if exists else 0
         self.world_size = dist.get_world_size(process_group) if exists else 1
         if classes < self.world_size:
-            raise ArgumentError(f"{self.world_size} processes can't share {classes} classes")
+            raise ArgumentError(f"{self.world_size} processes need as many classes, got {classes}")
         if not 0 < sample_rate <= 1:
             raise ArgumentError(f"sample_rate must be above 0 and up to 1, got {sample_rate}")
         self.classes, self.sample_rate = classes, sample_rate
@@ -111,6 +111,7 @@ class ShardedHead(nn.Module):
             weight = weight[rows]
         logits = self.head.compute_logits(embeddings, weight, labels)
         target = logits.gather(1, labels.clamp_min(0)[:, None])[:, 0]
+        # A label in no process, which devices do not check, makes the loss infinite.
         target = torch.where(labels >= 0, target, -torch.inf)
         summary = [torch.stack([logits.logsumexp(1), target])]
         if self.world_size > 1:
