@@ -1,0 +1,33 @@
+"""Face recognition: heads with margins for training.
+
+``import snzoo.faces`` is cheap: each name below is imported when it is first used.
+"""
+
+import typing as _typing
+from importlib import import_module as _import_module
+
+if _typing.TYPE_CHECKING:
+    from snzoo.faces.heads import ArcFace as ArcFace
+    from snzoo.faces.heads import CosFace as CosFace
+    from snzoo.faces.sharded import ShardedHead as ShardedHead
+
+_MODULES = {
+    "ArcFace": "heads",
+    "CosFace": "heads",
+    "ShardedHead": "sharded",
+}
+__all__ = [*_MODULES]
+
+
+if not _typing.TYPE_CHECKING:  # or no misspelled name would be an error for type checkers
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'snzoo.faces' has no attribute {name!r}")
+        value = getattr(_import_module(f"snzoo.faces.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,307 @@
+"""Two processes with parts of the classes and of a batch against the whole head in one process.
+
+The processes are this file, run as a script: they run all of :data:`WORK` and save what they had.
+"""
+
+import copy
+import subprocess
+import sys
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from snzoo.errors import ArgumentError
+from snzoo.faces import ArcFace, CosFace, ShardedHead
+
+HEADS = {
+    "arcface": (ArcFace, {}),
+    "published": (ArcFace, {"published": True, "scale": 16.0}),
+    "cosface": (CosFace, {"margin": 0.3, "scale": 30.0}),
+}
+CLASSES = [7, 8, 2]
+SPLITS = [3, 5, 0]  # images of the first process, of five
+CASES = [*product(HEADS, CLASSES, SPLITS)]
+MANY, RATE = 40, 0.4
+
+
+def make_batch(classes, *, dtype=torch.float64):
+    """Return five embeddings, their labels, and all class centers."""
+    generator = torch.Generator().manual_seed(classes)
+    embeddings = torch.randn(5, 6, dtype=torch.float64, generator=generator)
+    labels = torch.randint(classes, (5,), generator=generator)
+    weight = torch.randn(classes, 6, dtype=torch.float64, generator=generator)
+    return embeddings.to(dtype), labels, weight.to(dtype)
+
+
+def part(x, split, rank):
+    return x[:split] if rank == 0 else x[split:]
+
+
+def run_head(head, embeddings, labels):
+    """Return the loss and its gradients, those of the class centers by ``head``'s own rows."""
+    embeddings = embeddings.clone().requires_grad_()
+    head.zero_grad()
+    loss = head(embeddings, labels)
+    loss.backward()
+    weight = head.head.weight
+    return {"loss": loss.detach(), "embeddings": embeddings.grad, "weight": weight.grad.clone()}
+
+
+def make_head(name, classes, **more):
+    kind, options = HEADS[name]
+    head = ShardedHead(kind, 6, classes, **options, **more).double()
+    head.load_weight(make_batch(classes)[2])
+    return head
+
+
+def run_split(rank, name, classes, split):
+    embeddings, labels, _ = make_batch(classes)
+    head = make_head(name, classes)
+    found = run_head(head, part(embeddings, split, rank), part(labels, split, rank))
+    return found | {"rows": len(head.head.weight), "whole": head.gather_weight()}
+
+
+def run_alone(rank):
+    """Run a group of one process, which needs nobody else."""
+    group = [dist.new_group([r]) for r in (0, 1)][rank]
+    embeddings, labels, _ = make_batch(7)
+    head = make_head("arcface", 7, process_group=group)
+    found = run_head(head, embeddings[rank:], labels[rank:])
+    return found | {"whole": head.gather_weight()}
+
+
+def run_behind_ddp(rank):
+    embeddings, labels, _ = make_batch(7)
+    network = DistributedDataParallel(make_network())
+    head = make_head("arcface", 7, data_parallel=True)
+    head(network(part(embeddings, 3, rank)), part(labels, 3, rank)).backward()
+    return {"network": network.module.weight.grad, "weight": head.head.weight.grad}
+
+
+def make_network():
+    torch.manual_seed(0)
+    return nn.Linear(6, 6, bias=False).double()
+
+
+def run_samples(rank):
+    """Return two training steps of a sampled head, and a pass in evaluation mode."""
+    embeddings, labels, _ = make_batch(MANY)
+    head = make_head("arcface", MANY, sample_rate=RATE)
+    batch = part(embeddings, 3, rank), part(labels, 3, rank)
+    state = torch.get_rng_state()
+    steps = [run_head(head, *batch) for _ in range(2)]
+    untouched = torch.equal(torch.get_rng_state(), state)
+    again = copy.deepcopy(head)
+    again.step = 1
+    steps.append(run_head(again, *batch))
+    return {"steps": steps, "untouched": untouched, "all": run_head(head.eval(), *batch)}
+
+
+def run_half(rank, dtype):
+    embeddings, labels, weight = make_batch(7, dtype=dtype)
+    head = ShardedHead(ArcFace, 6, 7, dtype=dtype)
+    head.load_weight(weight)
+    return run_head(head, part(embeddings, 3, rank), part(labels, 3, rank))
+
+
+def run_first_centers(rank):
+    torch.manual_seed(0)
+    return [ShardedHead(ArcFace, 6, 8, seed=seed).head.weight.detach() for seed in (0, 0, 1)]
+
+
+def run_too_few_classes(rank):
+    try:
+        ShardedHead(ArcFace, 6, 1)
+    except ArgumentError as error:
+        return str(error)
+
+
+WORK = [(run_split, case) for case in CASES]
+WORK += [(run_half, (dtype,)) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+WORK += [(run_alone, ()), (run_behind_ddp, ()), (run_samples, ()), (run_first_centers, ())]
+WORK += [(run_too_few_classes, ())]
+
+
+def work(rank, folder):
+    where = (folder / "rendezvous").as_uri()
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=patience)
+    torch.save([function(rank, *case) for function, case in WORK], folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Return a function that gives the results of a piece of work in the two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in (0, 1)]
+    logs = [(folder / f"{rank}.log").open("w+") for rank in (0, 1)]
+    processes = [
+        subprocess.Popen(command, stdout=log, stderr=log)
+        for command, log in zip(commands, logs, strict=True)
+    ]
+    try:
+        codes = [process.wait(120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    written = [(folder / f"{rank}.log").read_text() for rank in (0, 1)]
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in written)
+    both = zip(*(torch.load(folder / f"{rank}.pt") for rank in (0, 1)), strict=True)
+    results = {(function, *case): pair for (function, case), pair in zip(WORK, both, strict=True)}
+    return lambda *piece: results[piece]
+
+
+def run_whole(name, embeddings, labels, weight):
+    """Return what the unsplit head and PyTorch's cross entropy give in one process."""
+    kind, options = HEADS[name]
+    head = kind(6, len(weight), **options).double()
+    head.load_state_dict({"weight": weight})
+    embeddings = embeddings.clone().requires_grad_()
+    loss = F.cross_entropy(head(embeddings, labels), labels)
+    loss.backward()
+    return {"loss": loss.detach(), "embeddings": embeddings.grad, "weight": head.weight.grad}
+
+
+def assert_near(actual, expected, error=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=error)
+
+
+def assert_is_the_whole(parts, whole, **error):
+    for process in parts:
+        assert_near(process["loss"].to(whole["loss"].dtype), whole["loss"], **error)
+        assert torch.equal(process["loss"], parts[0]["loss"])
+    for key in ("embeddings", "weight"):
+        joined = torch.cat([process[key] for process in parts])
+        assert_near(joined.to(whole[key].dtype), whole[key], **error)
+
+
+@pytest.mark.parametrize("name, classes, split", CASES)
+def test_loss_and_gradients_are_those_of_the_whole_head(found, name, classes, split):
+    parts = found(run_split, name, classes, split)
+    embeddings, labels, weight = make_batch(classes)
+    assert_is_the_whole(parts, run_whole(name, embeddings, labels, weight))
+    assert [process["rows"] for process in parts] == [classes // 2, -(-classes // 2)]
+    assert torch.equal(parts[0]["whole"], weight) and parts[1]["whole"] is None
+
+
+@pytest.mark.parametrize(
+    "dtype, error", [(torch.float32, 1e-4), (torch.float16, 0.1), (torch.bfloat16, 0.8)]
+)
+def test_other_dtypes_are_near(found, dtype, error):
+    embeddings, labels, weight = make_batch(7, dtype=dtype)
+    whole = run_whole("arcface", embeddings.double(), labels, weight.double())
+    assert whole["loss"] > 10 and whole["weight"].abs().max() > 2
+    assert_is_the_whole(found(run_half, dtype), whole, error=error)
+
+
+def test_a_group_of_one_process_needs_nobody_else(found):
+    embeddings, labels, weight = make_batch(7)
+    for rank, process in enumerate(found(run_alone)):
+        whole = run_whole("arcface", embeddings[rank:], labels[rank:], weight)
+        assert_is_the_whole([process], whole)
+        assert torch.equal(process["whole"], weight)
+
+
+def test_averages_of_ddp_are_the_gradients_of_the_loss(found):
+    embeddings, labels, weight = make_batch(7)
+    network = make_network()
+    head = ArcFace(6, 7).double()
+    head.load_state_dict({"weight": weight})
+    F.cross_entropy(head(network(embeddings), labels), labels).backward()
+    parts = found(run_behind_ddp)
+    assert_near(torch.cat([process["weight"] for process in parts]), head.weight.grad)
+    for process in parts:
+        assert_near(process["network"], network.weight.grad)
+
+
+def test_the_same_seed_gives_each_process_other_centers(found):
+    (first, again, other), (second, *_) = found(run_first_centers)
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, second).any() and not torch.isclose(first, other).any()
+
+
+def test_each_process_needs_a_class(found):
+    assert found(run_too_few_classes) == ("2 processes need as many classes, got 1",) * 2
+
+
+def assert_is_a_sample(parts, *, rows):
+    """Check a sampled step, and return the classes of the sample."""
+    embeddings, labels, weight = make_batch(MANY)
+    gradient = torch.cat([process["weight"] for process in parts])
+    sample = gradient.any(1).nonzero()[:, 0]
+    assert set(labels.tolist()) < set(sample.tolist()) and len(sample) == rows
+    places = torch.searchsorted(sample, labels)
+    whole = run_whole("arcface", embeddings, places, weight[sample])
+    whole["weight"] = torch.zeros_like(weight).index_copy(0, sample, whole["weight"])
+    assert_is_the_whole(parts, whole)
+    return sample.tolist()
+
+
+def test_a_sampled_step_is_the_whole_head_of_the_sampled_classes(found):
+    parts = found(run_samples)
+    first, second, again = (
+        assert_is_a_sample([process["steps"][i] for process in parts], rows=16) for i in range(3)
+    )
+    assert first != second == again
+    assert all(process["untouched"] for process in parts)
+    assert sum(row < 20 for row in first) == 8
+    assert [row for row in first if row < 20] != [row - 20 for row in first if row >= 20]
+    whole = run_whole("arcface", *make_batch(MANY))
+    assert_is_the_whole([process["all"] for process in parts], whole)
+
+
+@pytest.mark.parametrize("rate, rows", [(0.5, 20), (0.2, 8), (0.01, 5), (0.999, 40)])
+def test_one_process_samples_too(rate, rows):
+    embeddings, labels, _ = make_batch(MANY)
+    labels[:2] = labels[3]  # fewer labels than images
+    head = make_head("arcface", MANY, sample_rate=rate)
+    found = run_head(head, embeddings, labels)
+    sample = found["weight"].any(1)
+    assert sample.sum() == rows and sample[labels].all()
+
+
+def test_every_class_is_sampled_in_turn():
+    embeddings, labels, _ = make_batch(MANY)
+    head = make_head("cosface", MANY, sample_rate=0.25)
+    steps = [run_head(head, embeddings, labels)["weight"].any(1) for _ in range(400)]
+    shares = torch.stack(steps).double().mean(0)
+    negatives = torch.ones(MANY).index_fill(0, labels, 0).bool()
+    expected = (10 - (~negatives).sum()) / negatives.sum()
+    assert (shares[~negatives] == 1).all()
+    assert ((shares[negatives] - expected).abs() < 0.1).all()  # 5 standard deviations
+
+
+@pytest.mark.parametrize("name, classes", list(product(HEADS, CLASSES)))
+def test_one_process_needs_no_process_group(name, classes):
+    embeddings, labels, weight = make_batch(classes)
+    head = make_head(name, classes)
+    found = run_head(head, embeddings, labels)
+    assert_is_the_whole([found], run_whole(name, embeddings, labels, weight))
+    assert torch.equal(head.gather_weight(), weight)
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan")])
+def test_a_wrong_rate_is_refused(rate):
+    with pytest.raises(ArgumentError, match="sample_rate must be above 0 and up to 1, got"):
+        ShardedHead(ArcFace, 6, 7, sample_rate=rate)
+
+
+def test_wrong_labels_and_centers_are_refused():
+    head = ShardedHead(ArcFace, 6, 7)
+    with pytest.raises(ArgumentError, match="labels must be from 0 to 6, got 7"):
+        head(torch.ones(1, 6), torch.tensor([7]))
+    with pytest.raises(ArgumentError, match=r"must have shape \(7, 6\), got \(6, 7\)"):
+        head.load_weight(torch.ones(6, 7))
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))
