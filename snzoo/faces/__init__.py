@@ -1,0 +1,35 @@
+"""Face recognition: alignment and embeddings of photos, heads for training, and figures.
+
+``import snzoo.faces`` is cheap: each name below is imported when it is first used.
+"""
+
+import typing as _typing
+from importlib import import_module as _import_module
+
+if _typing.TYPE_CHECKING:
+    from snzoo.faces.align import align as align
+    from snzoo.faces.align import similarity_transform as similarity_transform
+    from snzoo.faces.embedding import embed as embed
+    from snzoo.faces.embedding import similarity as similarity
+
+_MODULES = {
+    "align": "align",
+    "embed": "embedding",
+    "similarity": "embedding",
+    "similarity_transform": "align",
+}
+__all__ = [*_MODULES]
+
+
+if not _typing.TYPE_CHECKING:  # or no misspelled name would be an error for type checkers
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'snzoo.faces' has no attribute {name!r}")
+        value = getattr(_import_module(f"snzoo.faces.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
