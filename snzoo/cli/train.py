@@ -43,12 +43,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     about = "folder with the training photos (train/, ...) and the validation photos (val/, ...)"
     add("data", type=path, nargs="?", metavar="DATA", help=about)
     add("--imagenet", type=path, metavar="PATH", help="as DATA, with the 1,000 classes of ImageNet")
-    add(
-        "--validation",
-        type=path,
-        metavar="PATH",
-        help="validation photos (of face networks: pairs), if not in DATA",
-    )
+    about = "validation photos (for face networks: a verification set), if not in DATA"
+    add("--validation", type=path, metavar="PATH", help=about)
     about = "text file with the names of the classes, one a line, in the order of the labels"
     add("--classes", type=path, metavar="FILE", help=about)
     add("--model", metavar="NAME", help=f"{MODEL} (default: the network of the recipe)")

@@ -1,4 +1,4 @@
-"""Face recognition: heads with margins for training.
+"""Face recognition: alignment and embeddings of photos, heads for training, and figures.
 
 ``import snzoo.faces`` is cheap: each name below is imported when it is first used.
 """
@@ -7,6 +7,10 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
+    from snzoo.faces.align import align as align
+    from snzoo.faces.align import similarity_transform as similarity_transform
+    from snzoo.faces.embedding import embed as embed
+    from snzoo.faces.embedding import similarity as similarity
     from snzoo.faces.heads import ArcFace as ArcFace
     from snzoo.faces.heads import CosFace as CosFace
     from snzoo.faces.sharded import ShardedHead as ShardedHead
@@ -15,6 +19,10 @@ _MODULES = {
     "ArcFace": "heads",
     "CosFace": "heads",
     "ShardedHead": "sharded",
+    "align": "align",
+    "embed": "embedding",
+    "similarity": "embedding",
+    "similarity_transform": "align",
 }
 __all__ = [*_MODULES]
 

@@ -130,7 +130,7 @@ def iter_predictions(
     photos = PhotoList(list_photos(images))
     spec = find_spec(model)
     check_classifies_photos(spec, model)
-    with _prepare(model, spec, device) as network:
+    with prepare_network(model, spec, device) as network:
         names = names_of(spec.classes)
 
         def rank(pixels: Tensor) -> list[TopK]:
@@ -196,7 +196,9 @@ def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
 
 
 @contextmanager
-def _prepare(model: Model, spec: ModelSpec, device: str | torch.device | None) -> Iterator[Network]:
+def prepare_network(
+    model: Model, spec: ModelSpec, device: str | torch.device | None
+) -> Iterator[Network]:
     """Yield the network, loaded by its name; restore the mode and device of a given network."""
     if isinstance(model, nn.Module):
         with borrow(model, device) as there:

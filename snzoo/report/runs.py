@@ -136,16 +136,8 @@ def _legend(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def _summary(runs: Runs) -> str:
-    heads = (
-        "Run",
-        "Images",
-        "Epochs",
-        "Best epoch",
-        "Correct",
-        f"{_name_of_share(runs)}, %",
-        "Time",
-        "Images/s",
-    )
+    share = f"{_name_of_share(runs)}, %"
+    heads = ("Run", "Images", "Epochs", "Best epoch", "Correct", share, "Time", "Images/s")
     rows = [_summary_row(name, run, i) for i, (name, run) in enumerate(runs, 1)]
     return (
         f'<section id="best">\n<h2>Best epochs</h2>\n{_table(heads, rows, "Best epochs")}'

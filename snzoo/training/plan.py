@@ -282,12 +282,13 @@ def _digest_photos(samples: Samples) -> str:
 
 
 def _digest_validation(photos: Samples | FacePairs) -> str:
+    from snzoo.data.samples import Samples
+
     if isinstance(photos, Samples):
         return _digest_photos(photos)
     names = [photos.photos.locate(i) for i in range(len(photos.photos))]
-    return _digest(
-        (names, *(column.tolist() for column in (photos.first, photos.second, photos.same)))
-    )
+    columns = photos.first, photos.second, photos.same
+    return _digest((names, *(column.tolist() for column in columns)))
 
 
 def _digest(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from snzoo.data.photos import check_photos
+from snzoo.data.samples import Samples
 from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError, suggest
 from snzoo.evaluation.summary import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
@@ -206,9 +207,8 @@ def _synchronize_norms(model: Any) -> Any:
 def _check_photos(plan: Plan, *, workers: int) -> None:
     """Raise an error if photos of a set that is not large are damaged."""
     try:
-        validation = plan.validation
-        pairs = None if isinstance(validation, Samples) else validation.photos
-        for photos in (plan.train, pairs or validation):
+        found = plan.validation
+        for photos in (plan.train, found if isinstance(found, Samples) else found.photos):
             if len(photos) <= CHECKED:
                 check_photos(photos, workers=workers)
     except DataError as error:

@@ -99,12 +99,15 @@ class Stepper:
     @property
     def network(self) -> AnyResNet:
         """The network without the head of a face network, as it is validated and saved."""
-        return network_of(self.model)
+        network: AnyResNet = network_of(self.model)
+        return network
 
     @property
     def averaged_network(self) -> AnyResNet:
         """The network with the averaged weights if there are any, else the network."""
-        return self.network if self.average is None else network_of(self.average.module)
+        model = self.model if self.average is None else self.average.module
+        network: AnyResNet = network_of(model)
+        return network
 
     def run(
         self,
@@ -167,7 +170,7 @@ class Stepper:
 
     def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
         if len(x) < self._fewest and not self.synchronized:
-            return self._run_nothing(x)
+            return self._run_nothing(x, y)
         others, share = y, 1.0
         if self.recipe.mixup:
             x, others, share = mix_images(x, y, self.recipe.mixup)
@@ -187,14 +190,11 @@ class Stepper:
         logits: Tensor = module(x, y) if self._has_margin else module(x)
         return logits
 
-    def _run_nothing(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_nothing(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Take part in the collective operations of a pass without images."""
         if self.processes.count > 1:
             self.model.eval()  # the running statistics must not see the blank image
-            blank, label = (
-                x.new_zeros(1, *x.shape[1:]),
-                torch.zeros(1, dtype=torch.int64, device=x.device),
-            )
+            blank, label = x.new_zeros(1, *x.shape[1:]), y.new_zeros(1)
             self._backward(0 * self._compute_logits(self._module, blank, label).sum())
             self.model.train()
         return x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
