@@ -17,6 +17,7 @@ FLOORS = [
     {"spec"},
     {"registry"},
     {"inference"},
+    {"faces"},
     {"evaluation"},
     {"report"},
     {"gates"},

@@ -1,0 +1,41 @@
+"""Face recognition: alignment and embeddings of photos, heads for training, and figures.
+
+``import snzoo.faces`` is cheap: each name below is imported when it is first used.
+"""
+
+import typing as _typing
+from importlib import import_module as _import_module
+
+if _typing.TYPE_CHECKING:
+    from snzoo.faces.megaface import append_noise_mark as append_noise_mark
+    from snzoo.faces.megaface import read_features as read_features
+    from snzoo.faces.megaface import read_matrices as read_matrices
+    from snzoo.faces.megaface import write_features as write_features
+    from snzoo.faces.pairs import FacePairs as FacePairs
+    from snzoo.faces.pairs import balance as balance
+    from snzoo.faces.pairs import read_pairs as read_pairs
+
+_MODULES = {
+    "FacePairs": "pairs",
+    "append_noise_mark": "megaface",
+    "balance": "pairs",
+    "read_features": "megaface",
+    "read_matrices": "megaface",
+    "read_pairs": "pairs",
+    "write_features": "megaface",
+}
+__all__ = [*_MODULES]
+
+
+if not _typing.TYPE_CHECKING:  # or no misspelled name would be an error for type checkers
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'snzoo.faces' has no attribute {name!r}")
+        value = getattr(_import_module(f"snzoo.faces.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
