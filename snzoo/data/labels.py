@@ -22,7 +22,7 @@ from snzoo.errors import DataError
 LONGEST_LABEL = 64  # bytes that are read of a .cls file
 ACCEPTED = (
     "snzoo takes class folders, flat ILSVRC2012_val_*.JPEG or WNID_*.JPEG files, a tar or "
-    "zip of either, webdataset or parquet shards, LOC_val_solution.csv, a text file of "
+    "zip of either, webdataset or parquet shards, RecordIO, LOC_val_solution.csv, a text file of "
     "'path index' lines, or a csv of 'path,label'"
 )
 

@@ -1,4 +1,4 @@
-"""Find out how the photos at a path are stored: in folders, archives, parquet files or a list.
+"""Find out how the photos at a path are stored: in folders, archives, other files or a list.
 
 This module looks at the names of files and folders only. ``labels`` determines the classes.
 """
@@ -32,7 +32,7 @@ SHARD = re.compile(r"(?:(.*?)[-_.])?\d+(?:-of-(\d+))?(?:-[0-9a-f]{8,})?\.(?:parq
 RANGE = re.compile(r"(.*)\{(\d{1,9})\.\.(\d{1,9})\}(.*)", re.ASCII)
 MOST_SHARDS = 100_000
 
-Kind = Literal["folder", "archives", "parquet", "text"]
+Kind = Literal["folder", "archives", "parquet", "recordio", "text"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Layout:
 
     Attributes:
         kind: how the photos are stored.
-        paths: one folder, one text file, or one or several archives or parquet files.
+        paths: one folder, one text or RecordIO file, or one or several archives or parquet files.
         found: the part of the path that the user did not name, e.g. ``val/``, for descriptions.
     """
 
@@ -78,7 +78,7 @@ def find_layout(path: Path, classes: Classes) -> Layout:
         raise unreadable(path, "not a regular file")
     paths = _expand_pattern(path)
     kinds = {_kind_of(path.name) for path in paths}
-    if len(kinds) > 1 or "text" in kinds:
+    if len(kinds) > 1 or kinds & {"recordio", "text"}:
         raise DataError(f"{path} must stand for tar files or for parquet files only")
     return Layout(kinds.pop(), paths, f"{len(paths)} shards")
 
@@ -94,6 +94,8 @@ def solution_folder(path: Path) -> Path | None:
 def _kind_of(name: str) -> Kind:
     if name.endswith(".parquet"):
         return "parquet"
+    if name.endswith(".rec"):
+        return "recordio"
     return "archives" if ARCHIVE.search(name) else "text"
 
 

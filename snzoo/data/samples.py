@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snzoo.data.archives import Archived, list_members
-from snzoo.data.imagenet import check_ground_truth, check_published
+from snzoo.data.imagenet import check_ground_truth, check_published, is_number
 from snzoo.data.labels import (
     ACCEPTED,
     Classes,
@@ -28,6 +28,7 @@ from snzoo.data.layouts import (
 from snzoo.data.nested import is_nested, list_photos
 from snzoo.data.parquet import Parquet
 from snzoo.data.photos import is_image, list_names
+from snzoo.data.recordio import RecordIO
 from snzoo.data.sources import Files, Source, unreadable
 from snzoo.data.tables import is_solution, number_lines, read_table
 from snzoo.errors import DataError, printable
@@ -85,6 +86,8 @@ def find_samples(path: str | Path, classes: Classes = "imagenet-1k") -> Samples:
     - webdataset shards (tars with a ``KEY.cls`` next to each ``KEY.jpg``): a folder, one file, or
       several files as ``NAME-{0000..0063}.tar`` or ``NAME-*.tar``;
     - parquet files with the columns of Hugging Face: a folder, one file, or several files as above;
+    - a RecordIO file of MXNet, ``NAME.rec`` with ``NAME.idx`` beside it, in which a label is the
+      name of a class if all names are numbers, and else a class index;
     - a list of ``path index`` lines, or a csv with the columns ``path`` and ``label``, where
       paths are relative to the file's folder;
     - Kaggle's ``LOC_val_solution.csv``, or the folder that holds it;
@@ -126,6 +129,7 @@ def read_layout(layout: Layout, classes: Classes) -> Samples:
         "folder": _read_folder,
         "archives": _read_archives,
         "parquet": _read_parquet,
+        "recordio": _read_recordio,
         "text": _read_text,
     }
     source, labeled = read[layout.kind](layout, classes)
@@ -175,6 +179,19 @@ def _read_parquet(layout: Layout, classes: Classes) -> tuple[Source, LabeledName
         raise DataError(f"{first} holds no image")
     description = f"{len(labels):,} images in {layout.found}"
     return source, LabeledNames(source.paths, tuple(labels), description)
+
+
+def _read_recordio(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:
+    source, index = RecordIO(layout.where), class_indices(classes)
+    by_name = all(map(is_number, index))
+    positions = {int(name) if by_name else i: i for name, i in index.items()}
+    labels = []
+    for i, label in enumerate(source.labels.tolist()):
+        if label not in positions:
+            raise DataError(f"{source.locate(i)}: label {label} is none of {len(index):,} classes")
+        labels.append(positions[label])
+    description = f"{len(labels):,} images in {layout.found}"
+    return source, LabeledNames(tuple(source.names), tuple(labels), description)
 
 
 def _read_text(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:

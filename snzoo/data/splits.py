@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+
 from snzoo.data.archives import list_members
 from snzoo.data.imagenet import is_number
 from snzoo.data.labels import Classes, label_members
@@ -24,11 +26,12 @@ from snzoo.data.layouts import (
 from snzoo.data.nested import is_nested, list_class_tars
 from snzoo.data.parquet import read_class_names
 from snzoo.data.photos import list_names
+from snzoo.data.recordio import RecordIO
 from snzoo.data.samples import Samples, printable_errors, read_layout
 from snzoo.data.tables import read_rows
 from snzoo.errors import DataError
 
-SUFFIXES = (".tar", ".zip", ".csv", ".txt", ".parquet")
+SUFFIXES = (".tar", ".zip", ".csv", ".txt", ".parquet", ".rec")
 TARS: dict[Split, str] = {"train": TRAINING_TAR, "validation": VALIDATION_TAR}
 KAGGLE: dict[Split, str] = {"train": KAGGLE_TRAINING_FOLDER, "validation": KAGGLE_FOLDER}
 OTHER: dict[Split, Split] = {"train": "validation", "validation": "train"}
@@ -70,10 +73,10 @@ def find_split(data: str | Path, split: Split, classes: Classes) -> Samples:
     """Find and label the photos of a split.
 
     The training photos are searched in this order: in the folder ``train/``; in
-    ``ILSVRC/Data/CLS-LOC/train/`` (Kaggle); in ``train.tar``, ``.zip``, ``.csv``, ``.txt`` or
-    ``.parquet``; in shards like ``train-00000-of-00008.parquet`` or ``.tar``, which may be in
-    ``data/``; in ``ILSVRC2012_img_train.tar``. The validation photos are searched in the same way,
-    in ``val`` or ``validation`` and in Kaggle's layout.
+    ``ILSVRC/Data/CLS-LOC/train/`` (Kaggle); in ``train.tar``, ``.zip``, ``.csv``, ``.txt``,
+    ``.parquet`` or ``.rec``; in shards like ``train-00000-of-00008.parquet`` or ``.tar``, which may
+    be in ``data/``; in ``ILSVRC2012_img_train.tar``. The validation photos are searched in the same
+    way, in ``val`` or ``validation`` and in Kaggle's layout.
 
     If ``data`` holds neither split, it is itself the split, in one of the forms of
     :func:`~snzoo.data.samples.find_samples`.
@@ -93,8 +96,8 @@ def find_split(data: str | Path, split: Split, classes: Classes) -> Samples:
 def find_classes(data: str | Path) -> tuple[str, ...]:
     """Return the names of the classes of the training photos; see :func:`find_split`.
 
-    They are the sorted names of the class folders, or of the labels in a list or csv file, or the
-    names in the metadata of Hugging Face.
+    They are the sorted names of the class folders, or of the labels in a list or csv file, the
+    names in the metadata of Hugging Face, or the numbers of the labels in a RecordIO file.
 
     Raises:
         DataError: there are no names, or fewer than two.
@@ -103,6 +106,8 @@ def find_classes(data: str | Path) -> tuple[str, ...]:
         layout = _find_split(Path(data), "train", ())
         if layout.kind == "parquet":
             classes = read_class_names(layout.paths[0]) or ()
+        elif layout.kind == "recordio":
+            classes = tuple(map(str, np.unique(RecordIO(layout.where).labels).tolist()))
         else:
             read = {
                 "folder": _classes_of_folder,
@@ -131,7 +136,7 @@ def _find_split(data: Path, split: Split, classes: Classes) -> Layout:
         folders = " nor ".join(f"{name}/" for name in (*FOLDERS[split], KAGGLE[split]))
         raise DataError(
             f"{data} holds no {kind} photos: neither {folders} nor {FOLDERS[split][0]}.tar, .zip, "
-            f".csv, .txt or .parquet, nor shards of {split}, nor {TARS[split]}"
+            f".csv, .txt, .parquet or .rec, nor shards of {split}, nor {TARS[split]}"
         )
     return find_layout(data, classes)
 

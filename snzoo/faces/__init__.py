@@ -7,6 +7,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
+<<<<<<< HEAD
     from snzoo.faces.align import align as align
     from snzoo.faces.align import similarity_transform as similarity_transform
     from snzoo.faces.embedding import embed as embed
@@ -23,6 +24,24 @@ _MODULES = {
     "embed": "embedding",
     "similarity": "embedding",
     "similarity_transform": "align",
+=======
+    from snzoo.faces.megaface import append_noise_mark as append_noise_mark
+    from snzoo.faces.megaface import read_features as read_features
+    from snzoo.faces.megaface import read_matrices as read_matrices
+    from snzoo.faces.megaface import write_features as write_features
+    from snzoo.faces.pairs import FacePairs as FacePairs
+    from snzoo.faces.pairs import balance as balance
+    from snzoo.faces.pairs import read_pairs as read_pairs
+
+_MODULES = {
+    "FacePairs": "pairs",
+    "append_noise_mark": "megaface",
+    "balance": "pairs",
+    "read_features": "megaface",
+    "read_matrices": "megaface",
+    "read_pairs": "pairs",
+    "write_features": "megaface",
+>>>>>>> readers
 }
 __all__ = [*_MODULES]
 
