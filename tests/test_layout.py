@@ -10,13 +10,14 @@ import snzoo
 PACKAGE = Path(snzoo.__file__).parent
 FLOORS = [
     {"errors"},
-    {"environment", "files", "http", "processes", "typed_json"},
+    {"environment", "files", "http", "intervals", "processes", "typed_json"},
     {"preprocessing", "recipes"},
     {"manifest", "nn"},
     {"models", "weights", "data"},
     {"spec"},
     {"registry"},
     {"inference"},
+    {"faces"},
     {"evaluation"},
     {"report"},
     {"gates"},
