@@ -35,7 +35,7 @@ class DeviceError(SnzooError, RuntimeError):
 
 
 class NonFiniteError(SnzooError, ArithmeticError):
-    """A network returned logits that are not finite."""
+    """A network returned logits or embeddings that are not finite."""
 
 
 class DownloadError(SnzooError):

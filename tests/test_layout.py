@@ -10,7 +10,7 @@ import snzoo
 PACKAGE = Path(snzoo.__file__).parent
 FLOORS = [
     {"errors"},
-    {"environment", "files", "http", "processes", "typed_json"},
+    {"environment", "files", "http", "intervals", "processes", "typed_json"},
     {"preprocessing", "recipes"},
     {"manifest", "nn"},
     {"models", "weights", "data"},

@@ -7,12 +7,12 @@ length of lists is limited, so that a small file cannot lead to a huge page.
 import dataclasses
 import json
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
 from snzoo.errors import ManifestError
 from snzoo.files import read_bounded
+from snzoo.intervals import wilson_interval
 from snzoo.preprocessing import Preprocessing
 from snzoo.typed_json import convert
 
@@ -88,11 +88,9 @@ class Accuracy:
     @classmethod
     def count(cls, correct: int, images: int) -> "Accuracy":
         """Return the accuracy for ``correct`` of ``images``, rounded to four decimals."""
-        z, n, p = 1.96, images, correct / images
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = 100 * max(0.0, center - half), 100 * min(1.0, center + half)
-        return cls(correct, images, round(100 * p, 4), (round(low, 4), round(high, 4)))
+        low, high = wilson_interval(correct, images)
+        percent = round(100 * (correct / images), 4)
+        return cls(correct, images, percent, (round(low, 4), round(high, 4)))
 
     def compare(
         self, published: float | None, *, same_images: bool, tolerance: float = TOLERANCE

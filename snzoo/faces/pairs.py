@@ -47,6 +47,13 @@ class FacePairs:
     same: NDArray[np.bool_]
     folds: int = FOLDS
 
+    def __len__(self) -> int:
+        return len(self.same)
+
+    @property
+    def description(self) -> str:
+        return f"{len(self):,} pairs of {len(self.photos):,} photos ({self.name})"
+
 
 def read_pairs(path: str | Path) -> FacePairs:
     """Return the pairs of a verification set.

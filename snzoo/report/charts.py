@@ -6,7 +6,7 @@ screen. For screen readers, a chart is one image, because tables hold the same f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
@@ -122,10 +122,14 @@ def _places(axis: Sequence[float]) -> list[str]:
     return [place(tick, axis) for tick in axis]
 
 
-def labels(axis: Sequence[float], *, unit: str = f"{NBSP}%") -> str:
-    """Return the numbers below a plot; the last one has the unit."""
+def labels(
+    axis: Sequence[float], *, unit: str = f"{NBSP}%", form: Callable[[float], str] = "{:g}".format
+) -> str:
+    """Return the numbers below a plot, written by ``form``; the last one has the unit."""
     anchors = ["start", *["middle"] * (len(axis) - 2), "end"]
     marks = zip(axis, _places(axis), anchors, strict=True)
-    texts = [f'<text x="{x}" y="14" text-anchor="{at}">{tick:g}</text>' for tick, x, at in marks]
+    texts = [
+        f'<text x="{x}" y="14" text-anchor="{at}">{form(tick)}</text>' for tick, x, at in marks
+    ]
     texts[-1] = texts[-1].replace("</text>", f"{unit}</text>")
     return f'<svg class="axis">{"".join(texts)}</svg>'

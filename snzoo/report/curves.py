@@ -6,7 +6,7 @@ is drawn in a box that is stretched to the width of the page; the width of its s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -47,6 +47,26 @@ def line_chart(curves: Sequence[Curve], *, label: str, zero: bool = False) -> st
     xs, ys = ([point[i] for curve in curves for point in curve.points] for i in (0, 1))
     across = ticks([0, max(xs)], whole=True)
     up = ticks([0, max(ys)], most=5, least=1e-9) if zero else ticks(ys, most=5)
+    return draw(curves, across, up, label=label, numbers=labels(across, unit=""))
+
+
+def draw(
+    curves: Sequence[Curve],
+    across: Sequence[float],
+    up: Sequence[float],
+    *,
+    label: str,
+    numbers: str,
+) -> str:
+    """Return a chart of curves between two axes.
+
+    Args:
+        curves: the curves; each has a point.
+        across: the ticks of the horizontal axis.
+        up: the ticks of the vertical axis.
+        label: the description for screen readers, as text.
+        numbers: the numbers of the horizontal axis, as HTML.
+    """
     paths = "".join(_path(curve, across, up) for curve in curves)
     dots = "".join(_dots(curve, across, up) for curve in curves)
     box = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" height="{HEIGHT}" preserveAspectRatio="none">'
@@ -54,7 +74,7 @@ def line_chart(curves: Sequence[Curve], *, label: str, zero: bool = False) -> st
         f'<svg class="curves" height="{HEIGHT}">{levels(up, HEIGHT)}{box}{paths}</svg>{dots}</svg>'
     )
     plot = f'<div class="plot tall" role="img" aria-label="{escape(label)}">'
-    return f"{plot}{body}{labels(across, unit='')}</div>"
+    return f"{plot}{body}{numbers}</div>"
 
 
 def sample(run: int, *, strong: bool = False, plain: bool = False) -> str:
@@ -64,6 +84,12 @@ def sample(run: int, *, strong: bool = False, plain: bool = False) -> str:
     line = f'<line class="curve{width}{style}" x2="100%" y1="50%" y2="50%"/>'
     dot = f'<circle class="dot{style}" cx="50%" cy="50%" r="3"/>' if strong and plain else ""
     return f"<svg>{line}{dot}</svg>"
+
+
+def legend(entries: Iterable[tuple[str, str]]) -> str:
+    """Return a legend of samples (HTML) and what they stand for (text)."""
+    spans = (f"<span>{mark} <span>{escape(text)}</span></span>" for mark, text in entries)
+    return f'<p class="legend">{"".join(spans)}</p>\n'
 
 
 def thin(points: Sequence[Point]) -> list[Point]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from snzoo.evaluation.results import Accuracy
-from snzoo.report.curves import Curve, line_chart, sample
+from snzoo.report.curves import Curve, legend, line_chart, sample
 from snzoo.report.markup import (
     NBSP,
     breakable,
@@ -79,16 +79,14 @@ def _curves(runs: Runs) -> str:
         _figure(f"{_name_of_share(runs)} over epochs, %", train + _shares(runs)),
         _figure("Learning rate over epochs", rates, zero=True),
     ]
-    legend = (
-        "" if len(runs) == 1 else _legend((sample(i), name) for i, (name, _) in enumerate(runs))
-    )
+    names = "" if len(runs) == 1 else legend((sample(i), name) for i, (name, _) in enumerate(runs))
     kinds = [
         (sample(0, plain=True), "training"),
         (sample(0, strong=True, plain=True), "validation"),
     ]
     charts = "".join(figures)
     return (
-        f'<section id="curves">\n<h2>Curves</h2>\n{legend}{_legend(kinds)}'
+        f'<section id="curves">\n<h2>Curves</h2>\n{names}{legend(kinds)}'
         f'<div class="columns">\n{charts}</div>\n</section>\n'
     )
 
@@ -128,11 +126,6 @@ def _figure(caption: str, curves: Sequence[Curve], *, zero: bool = False) -> str
     drawn = any(curve.points for curve in curves)
     chart = line_chart(curves, label=label, zero=zero) if drawn else "<p>Nothing is logged yet.</p>"
     return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>\n"
-
-
-def _legend(entries: Iterable[tuple[str, str]]) -> str:
-    spans = (f"<span>{mark} <span>{escape(text)}</span></span>" for mark, text in entries)
-    return f'<p class="legend">{"".join(spans)}</p>\n'
 
 
 def _summary(runs: Runs) -> str:

@@ -15,7 +15,9 @@ PLACES = ("val", "validation", "lfw.bin", "agedb_30.bin", "cfp_fp.bin", "lfw")
 
 
 def find_pairs(data: str | Path, validation: str | Path | None) -> FacePairs:
-    """Return the pairs of a verification set; see :func:`snzoo.faces.read_pairs`.
+    """Return the pairs of a verification set, as many genuine as impostor ones.
+
+    See :func:`snzoo.faces.read_pairs`.
 
     Args:
         data: The path of the training photos, or of the data set that has both.
@@ -24,10 +26,10 @@ def find_pairs(data: str | Path, validation: str | Path | None) -> FacePairs:
     Raises:
         DataError: there is no set, or it cannot be read.
     """
-    from snzoo.faces.pairs import read_pairs
+    from snzoo.faces.pairs import balance, read_pairs
 
     if validation is not None:
-        return read_pairs(validation)
+        return balance(read_pairs(validation))
     places = [Path(data) / place for place in PLACES]
     found = [place for place in places if place.exists()]
     if not found:
@@ -35,4 +37,4 @@ def find_pairs(data: str | Path, validation: str | Path | None) -> FacePairs:
             f"{data} holds no pairs of faces to validate with ({', '.join(PLACES)}); name a "
             "verification set: --validation PATH"
         )
-    return read_pairs(found[0])
+    return balance(read_pairs(found[0]))
