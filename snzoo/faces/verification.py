@@ -33,8 +33,8 @@ TOLERANCE = 0.01  # of squared norms: more than the rounding of bfloat16
 class FoldAccuracy:
     """The accuracy over folds in percent: the mean and the population standard deviation.
 
-    ``correct`` is the number of pairs that are judged correctly, in all folds together. ``folds`` has the accuracy of each fold, and ``thresholds`` the squared distance it is judged
-    by.
+    ``correct`` is the number of right pairs in all folds together. ``folds`` has the accuracy of
+    each fold, and ``thresholds`` the squared distance it is judged by.
     """
 
     percent: float

@@ -255,7 +255,8 @@ class Stepper:
             labels = torch.zeros(images, dtype=torch.int64, device=self.device)
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 x = x.contiguous(memory_format=self.memory_format)
-                self._compute_logits(self.model, x, labels).sum().backward()
+                total: Any = self._compute_logits(self.model, x, labels).sum()
+                total.backward()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return False
