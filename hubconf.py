@@ -55,23 +55,21 @@ def _docstring(name: str) -> str:
         using_bn (bool): for SN only, also mix batch statistics (default: {
         spec.arguments.get("using_bn", True)
     })
-        {"\n        ".join(_options(spec))}
+        {_options(spec)}
     """
 
 
-def _options(spec: _Any) -> list[str]:
+def _options(spec: _Any) -> str:
     """Return the lines on the options that face networks and classifiers do not share."""
     if spec.is_face:
-        return [
-            "drop_rate (float): dropout before the linear layer (default: 0.4)",
-            "se (bool): add squeeze-and-excitation (default: False)",
-        ]
-    return [
-        f"num_classes (int): number of logits (default: {spec.num_classes}); another number gives "
-        "a new head",
-        "output_stride (int): 8, 16 or 32 (default); below 32, the last stages are dilated",
-        f"drop_rate (float): dropout before fc (default: {spec.arguments.get('drop_rate', 0.0)})",
-    ]
+        return """drop_rate (float): dropout before the linear layer (default: 0.4)
+        se (bool): add squeeze-and-excitation (default: False)"""
+    rate = spec.arguments.get("drop_rate", 0.0)
+    return f"""num_classes (int): number of logits (default: {
+        spec.num_classes
+    }); another number gives a new head
+        output_stride (int): 8, 16 or 32 (default); below 32, the last stages are dilated
+        drop_rate (float): dropout before fc (default: {rate})"""
 
 
 for _name in _list_models():

@@ -2,8 +2,8 @@
 
 The file holds the network in evaluation mode and float32. It maps normalized images
 (N, C, crop, crop) to logits (N, num_classes), for any N from 1; with ``dynamic_size``, also images
-of other heights and widths. A face network maps them to embeddings (N, 512) instead. The file uses only operations of the runtime, so it runs
-without snzoo.
+of other heights and widths. A face network maps them to embeddings (N, 512) instead. The file uses
+only operations of the runtime, so it runs without snzoo.
 """
 
 from __future__ import annotations
