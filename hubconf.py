@@ -26,15 +26,19 @@ def _entry_point(name: str) -> _Any:
 def _docstring(name: str) -> str:
     spec = _get_info(name)
     figures = "; ".join(
-        f"top-1 {result.top1:.2f}, top-5 {result.top5:.2f} on {result.images:,} images of "
-        f"{result.dataset}"
-        for result in spec.published
+        [
+            f"top-1 {result.top1:.2f}, top-5 {result.top5:.2f} on {result.images:,} images of "
+            f"{result.dataset}"
+            for result in spec.published
+        ]
+        + [found.describe() for found in spec.identification]
     )
     if spec.file is None:
         weights = "refused, because there are no published weights"
     else:
         weights = "load the zoo's weights, verified (default: False)"
-    return f"""{spec.architecture}, {spec.num_classes:,} classes.
+    returns = "embeddings of faces" if spec.is_face else f"{spec.num_classes:,} classes"
+    return f"""{spec.architecture}, {returns}.
 
     Published: {figures or ("no figures" if spec.file else "no weights")}.
     License of the weights: {(spec.license or "not stated") if spec.file else "no weights"}.
@@ -46,17 +50,26 @@ def _docstring(name: str) -> str:
         weights (str): load this file instead of the zoo's weights
         features_only (bool): return the maps of several stages (default: False)
         out_indices (tuple): indices of these maps; 0 is the stem (default: 1 to 4, the stages)
-        num_classes (int): number of logits (default: {
-        spec.num_classes
-    }); another number gives a new head
         in_chans (int): input channels (default: 3); weights are adapted to another number
         width (int): channels of the stem (default: {spec.arguments.get("width", 64)})
-        output_stride (int): 8, 16 or 32 (default); below 32, the last stages are dilated
-        drop_rate (float): dropout before fc (default: {spec.arguments.get("drop_rate", 0.0)})
         using_bn (bool): for SN only, also mix batch statistics (default: {
         spec.arguments.get("using_bn", True)
     })
+        {_options(spec)}
     """
+
+
+def _options(spec: _Any) -> str:
+    """Return the lines on the options that face networks and classifiers do not share."""
+    if spec.is_face:
+        return """drop_rate (float): dropout before the linear layer (default: 0.4)
+        se (bool): add squeeze-and-excitation (default: False)"""
+    rate = spec.arguments.get("drop_rate", 0.0)
+    return f"""num_classes (int): number of logits (default: {
+        spec.num_classes
+    }); another number gives a new head
+        output_stride (int): 8, 16 or 32 (default); below 32, the last stages are dilated
+        drop_rate (float): dropout before fc (default: {rate})"""
 
 
 for _name in _list_models():

@@ -2,8 +2,8 @@
 
 The file holds the network in evaluation mode and float32. It maps normalized images
 (N, C, crop, crop) to logits (N, num_classes), for any N from 1; with ``dynamic_size``, also images
-of other heights and widths. The file uses only operations of the runtime, so it runs
-without snzoo.
+of other heights and widths. A face network maps them to embeddings (N, 512) instead. The file uses
+only operations of the runtime, so it runs without snzoo.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from snzoo.data.imagenet import names_of
 from snzoo.environment import require_packages
 from snzoo.errors import ArgumentError, CheckpointError, FileError, NonFiniteError, first_line
 from snzoo.files import check_writable, write_atomically
+from snzoo.models.face_resnet import FaceResNet
 
 if TYPE_CHECKING:
-    from snzoo.manifest import Entry
+    from snzoo.entry import Entry
     from snzoo.models.build import AnyResNet
 
 Format = Literal["onnx", "pt2"]
+Output = Literal["logits", "embeddings"]
 
 BATCH_SIZES = (1, 2, 5)  # the batches that check a file
 # Pixels. At stride 32, a smaller image has a single position, which would be traced as a constant.
@@ -41,25 +43,28 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Parity:
-    """A comparison of the logits of an exported file and of the network, on random images.
+    """A comparison of the outputs of an exported file and of the network, on random images.
 
     Attributes:
         images: the number of images.
-        difference: the greatest absolute difference of two logits.
-        largest: the greatest absolute logit.
+        difference: the greatest absolute difference of two values.
+        largest: the greatest absolute value.
         same: the number of images with the same best class.
+        output: what the values are, ``logits`` or ``embeddings``.
     """
 
     images: int
     difference: float
     largest: float
     same: int
+    output: Output = "logits"
 
     def __str__(self) -> str:
-        return (
-            f"largest difference {self.difference:.1e} of logits up to {self.largest:.1f}, "
-            f"same best class in {self.same} of {self.images}"
-        )
+        values = f"{self.output} up to {self.largest:.1f}"
+        text = f"largest difference {self.difference:.1e} of {values}"
+        if self.output != "logits":
+            return f"{text}, in {self.images} images"
+        return f"{text}, same best class in {self.same} of {self.images}"
 
 
 def choose_format(path: Path, format: Format | None = None) -> Format:
@@ -104,7 +109,7 @@ def export(
 
     The file carries the model's name, class names, preprocessing and license as JSON: under the
     key ``snzoo`` of the metadata in ONNX, as the extra file ``snzoo.json`` in pt2. The input and
-    the output of ONNX are called ``images`` and ``logits``.
+    the output of ONNX are called ``images`` and ``logits``, or ``embeddings`` for a face network.
 
     Args:
         model: a network of :func:`snzoo.create_model`, described by ``model.spec``. A copy on the
@@ -118,7 +123,8 @@ def export(
 
     Raises:
         ArgumentError: see :func:`choose_format`; or the network is not the one that ``model.spec``
-            describes.
+            describes; or it is a face network, which takes one size only, and ``dynamic_size`` is
+            set.
         FileError, MissingPackageError: see :func:`check_output`.
         NonFiniteError: the logits of ``model`` are not finite.
         CheckpointError: the file gives other logits, or does not run; or this version of PyTorch
@@ -134,25 +140,28 @@ def export(
     format = choose_format(path, format)
     check_output(path, format)
     crop = spec.preprocessing.crop
+    if dynamic_size and isinstance(model, FaceResNet):
+        raise ArgumentError(f"{spec.name} is a face network, which takes {crop}×{crop} pixels only")
     if dynamic_size and crop < SMALLEST:
         raise ArgumentError(f"dynamic sizes start at {SMALLEST} pixels; {spec.name} takes {crop}")
+    output: Output = "embeddings" if isinstance(model, FaceResNet) else "logits"
     write, run = (_to_onnx, _run_onnx) if format == "onnx" else (_to_pt2, _run_pt2)
     # The caller's inference mode and autocast must not be traced.
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         model = model.to(memory_format=torch.contiguous_format)
         batches = _random_batches(model.conv1.in_channels, crop, dynamic_size=dynamic_size)
-        expected = _compute_logits(model, batches, spec)
+        expected = _compute_outputs(model, batches, spec, output)
         program = _trace(model, batches[1], dynamic_size=dynamic_size)
         with write_atomically(path) as partial:
-            partial.write_bytes(write(program, _describe(spec)))
+            partial.write_bytes(write(program, _describe(spec), output))
             try:
                 found = run(partial, batches)
             except Exception as error:  # e.g. a size that became a constant
                 raise CheckpointError(
                     f"{path} was not written, because the {format} file fails: {first_line(error)}"
                 ) from error
-            return _compare(expected, found, path, format)
+            return _compare(expected, found, path, format, output)
 
 
 def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Tensor]:
@@ -168,17 +177,19 @@ def _random_batches(channels: int, crop: int, *, dynamic_size: bool) -> list[Ten
 
 
 @torch.inference_mode()
-def _compute_logits(model: nn.Module, batches: list[Tensor], spec: Entry) -> Tensor:
-    """Return the checked logits (images, num_classes) of the network itself."""
-    logits = torch.cat([model(batch) for batch in batches])
-    if spec.num_classes and logits.shape[1] != spec.num_classes:
+def _compute_outputs(
+    model: nn.Module, batches: list[Tensor], spec: Entry, output: Output
+) -> Tensor:
+    """Return the checked logits (images, num_classes), or embeddings, of the network itself."""
+    values = torch.cat([model(batch) for batch in batches])
+    if spec.num_classes and values.shape[1] != spec.num_classes:
         raise ArgumentError(
             f"model.spec of {spec.name} has {spec.num_classes:,} classes, but the network returns "
-            f"{logits.shape[1]:,} values; set model.spec to a spec with its classes"
+            f"{values.shape[1]:,} values; set model.spec to a spec with its classes"
         )
-    if not logits.isfinite().all():
-        raise NonFiniteError(f"the logits of {spec.name} are not finite; are these its weights?")
-    return logits
+    if not values.isfinite().all():
+        raise NonFiniteError(f"the {output} of {spec.name} are not finite; are these its weights?")
+    return values
 
 
 def _describe(spec: Entry) -> str:
@@ -202,7 +213,7 @@ def _trace(model: nn.Module, example: Tensor, *, dynamic_size: bool) -> Exported
     return program
 
 
-def _to_onnx(program: ExportedProgram, description: str) -> bytes:
+def _to_onnx(program: ExportedProgram, description: str, output: Output) -> bytes:
     import onnx
 
     if any(node.target is torch.ops.aten.addcmul.default for node in program.graph.nodes):
@@ -214,7 +225,7 @@ def _to_onnx(program: ExportedProgram, description: str) -> bytes:
             exported = torch.onnx.export(
                 program,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=[output],
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -253,11 +264,11 @@ def _run_onnx(path: Path, batches: list[Tensor]) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only, no remarks on the machine
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    outputs = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
+    outputs = [session.run(None, {"images": batch.numpy()})[0] for batch in batches]
     return torch.cat([torch.from_numpy(output) for output in outputs])
 
 
-def _to_pt2(program: ExportedProgram, description: str) -> bytes:
+def _to_pt2(program: ExportedProgram, description: str, output: Output) -> bytes:
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"snzoo.json": description})
     return buffer.getvalue()
@@ -271,17 +282,18 @@ def _run_pt2(path: Path, batches: list[Tensor]) -> Tensor:
     return torch.cat([network(batch) for batch in batches])
 
 
-def _compare(expected: Tensor, found: Tensor, path: Path, format: Format) -> Parity:
-    """Return how logits differ; raise CheckpointError if they differ by more than rounding."""
+def _compare(expected: Tensor, found: Tensor, path: Path, format: Format, output: Output) -> Parity:
+    """Return how outputs differ; raise CheckpointError if they differ by more than rounding."""
     parity = Parity(
         images=len(expected),
         difference=float((found - expected).abs().max()),
         largest=float(expected.abs().max()),
         same=int((found.argmax(1) == expected.argmax(1)).sum()),
+        output=output,
     )
     if not parity.difference <= TOLERANCE * parity.largest:  # also refuses NaN
         raise CheckpointError(
-            f"{path} was not written, because the {format} file gives other logits: {parity}; "
+            f"{path} was not written, because the {format} file gives other {output}: {parity}; "
             f"at most {TOLERANCE:.0e} of the largest may differ. Try another format"
         )
     return parity

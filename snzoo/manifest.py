@@ -12,148 +12,15 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
+from snzoo.entry import Entry, check_class_names, check_hex, stays_inside
 from snzoo.errors import ArgumentError, ManifestError
 from snzoo.preprocessing import Preprocessing
 from snzoo.recipes import Recipe
 from snzoo.typed_json import convert, freeze
 
-SCHEMA_VERSION = 4
-
-
-def _check_class_names(classes: str | tuple[str, ...]) -> None:
-    seen: set[str] = set()
-    for name in () if isinstance(classes, str) else classes:
-        if not isinstance(name, str) or not name.isprintable() or name in seen:
-            raise ManifestError(f"class names must be printable and differ, got {name!r}")
-        seen.add(name)
-
-
-def _check_hex(value: str | None, digits: int) -> None:
-    if value is not None and not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
-        raise ManifestError(f"{value!r} is not {digits} lower-case hexadecimal digits")
-
-
-def _stays_inside(path: str) -> bool:
-    parts = path.split("/")
-    return all(re.fullmatch(r"[\w+(),.-]+", part) for part in parts) and ".." not in parts
-
-
-@dataclass(frozen=True)
-class File:
-    """A published weights file. A field is None if its value was never published.
-
-    Attributes:
-        name: the name of the file.
-        format: the format of the file.
-        urls: the URLs of the file.
-        pages: the web pages from which users can download the file.
-        sha256: the sha256 of the file.
-        md5: the md5 of the file.
-        size: the size of the file in bytes.
-        fingerprint: the published values of some tensors, by key.
-        bundled: the path of the file in the package, or None if it is not bundled.
-    """
-
-    name: str | None
-    format: Literal["pytorch", "safetensors", "keras", "tensorflow", "torch7"]
-    urls: tuple[str, ...]
-    pages: tuple[str, ...]
-    sha256: str | None
-    md5: str | None
-    size: int | None
-    fingerprint: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    bundled: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name is not None and ("/" in self.name or not _stays_inside(self.name)):
-            raise ManifestError(f"{self.name!r} is not a plain file name")
-        if self.bundled is not None and not _stays_inside(self.bundled):
-            raise ManifestError(f"{self.bundled!r} is not a path inside the package")
-        for url in (*self.urls, *self.pages):
-            try:
-                parts = urlsplit(url)
-            except ValueError:  # e.g. http://[
-                parts = urlsplit("")
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ManifestError(f"{url!r} is not an http(s) URL")
-        _check_hex(self.sha256, 64)
-        _check_hex(self.md5, 32)
-        if self.size is not None and self.size < 1:
-            raise ManifestError(f"size must be positive, got {self.size}")
-
-    @property
-    def has_checksum(self) -> bool:
-        """Whether a sha256 or an md5 is published. Keras publishes an md5 only."""
-        return self.sha256 is not None or self.md5 is not None
-
-
-@dataclass(frozen=True)
-class Result:
-    """A published accuracy, in percent, on ``images`` photos of ``dataset``."""
-
-    dataset: str
-    images: int
-    top1: float
-    top5: float
-    source: str
-
-    def __post_init__(self) -> None:
-        if self.images < 1 or not 0 <= self.top1 <= self.top5 <= 100:
-            raise ManifestError("images must be positive, and 0 <= top1 <= top5 <= 100")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model of the zoo, or a bare architecture if ``file`` is None.
-
-    ``recipe`` has all values of its training, and ``training`` what else is known of it.
-    """
-
-    name: str
-    architecture: str
-    arguments: dict[str, Any]
-    num_params: int | None
-    classes: Literal["imagenet-1k"] | tuple[str, ...]
-    preprocessing: Preprocessing
-    file: File | None
-    published: tuple[Result, ...]
-    training: dict[str, Any] | None
-    license: str | None
-    provenance: str
-    recipe: Recipe | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("arguments", "training"):
-            object.__setattr__(self, name, freeze(getattr(self, name)))
-        _check_class_names(self.classes)
-
-    def with_norm(self, norm: str, **arguments: Any) -> Self:
-        """Return the description of this network after its norms were converted to another kind.
-
-        Args:
-            norm: the new kind.
-            arguments: what the new architecture needs to remain the same network otherwise.
-        """
-        name = f"{self.architecture.rpartition('_')[0]}_{norm}"
-        return dataclasses.replace(
-            self,
-            name=name,
-            architecture=name,
-            arguments=self.arguments | arguments,
-            num_params=None,
-            file=None,
-            published=(),
-            training=None,
-            recipe=None,
-            provenance=f"Converted from {self.name}.",
-        )
-
-    @property
-    def num_classes(self) -> int:
-        return 1000 if isinstance(self.classes, str) else len(self.classes)
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -185,9 +52,9 @@ class Photos:
     provenance: str
 
     def __post_init__(self) -> None:
-        if not _stays_inside(self.bundled):
+        if not stays_inside(self.bundled):
             raise ManifestError(f"{self.bundled!r} is not a path inside the package")
-        _check_hex(self.sha256, 64)
+        check_hex(self.sha256, 64)
 
 
 @dataclass(frozen=True)
@@ -210,7 +77,7 @@ class Description:
         if "num_classes" in self.arguments:
             raise ManifestError("arguments.num_classes is that of classes; leave it out")
         object.__setattr__(self, "arguments", freeze(self.arguments))
-        _check_class_names(self.classes)
+        check_class_names(self.classes)
 
 
 @dataclass(frozen=True)
@@ -288,7 +155,7 @@ def parse_manifest(document: Any) -> Manifest:
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
-        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1 to 3, which are older)")
+        raise ManifestError(f"schema_version must be {SCHEMA_VERSION} (or 1 to 4, which are older)")
     if version == 1:
         document = _upgrade(document)
     known = {"schema_version", "preprocessing", "models", "recipes", "demo", "comparison"}

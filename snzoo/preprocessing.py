@@ -106,3 +106,8 @@ class Preprocessing:
             f"the center {self.crop}×{self.crop} pixels, {self.channel_order} from 0 to "
             f"{self.scale}, minus {list(self.mean)}, divided by {list(self.std)}."
         )
+
+
+HALF = (0.5, 0.5, 0.5)
+# Of aligned faces, for the architectures of face networks.
+FACES = Preprocessing(resize=112, crop=112, channel_order="RGB", scale=1, mean=HALF, std=HALF)

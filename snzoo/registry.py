@@ -29,10 +29,11 @@ def list_models(
     The models of the manifest come first, in its order, and then the bare architectures.
 
     Args:
-        filter: One or several shell wildcards, e.g. ``resnet50*_sn_*``. A name must match one of
-            them; default: all names.
+        filter: One or several shell wildcards, e.g. ``resnet50*_sn_*``, or ``face_*`` for the face
+            networks. A name must match one of them; default: all names.
         exclude_filters: One or several wildcards. A name must match none of them; default: none.
-        norm: The norm of the models, ``sn``, ``ssn`` (sparse SN), ``bn`` or ``gn``; default: any.
+        norm: The norm of the models, ``sn``, ``ssn`` (sparse SN), ``syncsn`` (synchronized SN),
+            ``bn`` or ``gn``; default: any.
         pretrained: Whether to return only models with published weights; default: False.
 
     Raises:
@@ -145,7 +146,9 @@ def create_model(
             adapted.
 
     Returns:
-        The network or feature extractor, in training mode, in float32, on the CPU.
+        The network or feature extractor, in training mode, in float32, on the CPU. A face network
+        returns embeddings (N, 512) of length 1, see
+        :class:`snzoo.models.face_resnet.FaceResNet`.
 
     Raises:
         UnknownModelError: no model has this name.

@@ -31,7 +31,7 @@ def save_pretrained(
     state_dict: Mapping[str, Tensor] | None = None,
     recipe: Recipe | None = None,
 ) -> None:
-    """Save a classifier so that ``snzoo.create_model(path)`` creates it again.
+    """Save a network so that ``snzoo.create_model(path)`` creates it again.
 
     If ``path`` ends in ``.safetensors``, one file with weights and description is written.
     Otherwise ``path`` is a folder for ``model.safetensors``, ``config.json`` and a model card
@@ -78,7 +78,7 @@ def push_to_hub(
     token: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """Save a classifier to a repository of the Hugging Face hub, as one commit.
+    """Save a network to a repository of the Hugging Face hub, as one commit.
 
     ``snzoo.create_model("hf-hub:OWNER/NAME")`` creates the network again. This function needs the
     extra ``hub``.
@@ -159,12 +159,13 @@ def _describe(
     model: nn.Module, classes: Sequence[str] | None, recipe: Recipe | None = None
 ) -> tuple[ModelSpec, dict[str, Any]]:
     """Return the spec of a network, and its description as a JSON document."""
+    from snzoo.models.face_resnet import FaceResNet
     from snzoo.models.resnet import ResNet
 
-    spec = model.spec if isinstance(model, ResNet) else None
-    if not isinstance(model, ResNet) or not isinstance(spec, ModelSpec):
+    spec = model.spec if isinstance(model, (ResNet, FaceResNet)) else None
+    if not isinstance(model, (ResNet, FaceResNet)) or not isinstance(spec, ModelSpec):
         raise UnexpectedArgumentError(
-            "pass the classifier that snzoo.create_model returned, not a wrapper such as "
+            "pass the network that snzoo.create_model returned, not a wrapper such as "
             f"DistributedDataParallel (its .module) or Sequential, got {type(model).__name__}"
         )
     if isinstance(classes, str):
@@ -176,7 +177,8 @@ def _describe(
             f"the network has {model.num_classes} classes, but {spec.num_classes} names are "
             "known; name them: classes=[...]"
         )
-    _check_head(model)
+    if isinstance(model, ResNet):
+        _check_head(model)
     description = {
         "model": spec.name,
         "arguments": spec.arguments,
@@ -250,6 +252,8 @@ def _classes_section(spec: ModelSpec) -> str:
     """Return the section of the model card on the classes."""
     if isinstance(spec.classes, str):
         return "Classes: the 1,000 of ImageNet-1k."
+    if spec.is_face:
+        return "No classes: the network returns embeddings of faces, of length 1."
     if not spec.classes:
         return "No classes: the network returns the mean of its last map."
     # Indented lines are code, so no name can be markup. Names are printable, so each is one line.

@@ -9,13 +9,14 @@ import dataclasses
 import difflib
 import os
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from snzoo.entry import Entry
 from snzoo.errors import ArgumentError, CheckpointError, UnknownModelError
-from snzoo.manifest import Entry, load_manifest, parse_description
-from snzoo.models.architectures import ARCHITECTURES, Architecture
+from snzoo.manifest import load_manifest, parse_description
+from snzoo.models.architectures import ARCHITECTURES, Architecture, clean_options
+from snzoo.preprocessing import FACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,13 +82,14 @@ class ModelSpec(Entry):
         if name in manifest.models:
             entry = manifest.models[name]
             return cls(**{field.name: getattr(entry, field.name) for field in _FIELDS})
+        is_face = ARCHITECTURES[name].is_face
         return cls(
             name=name,
             architecture=name,
             arguments={},
             num_params=None,
-            classes="imagenet-1k",
-            preprocessing=manifest.preprocessing["imagenet"],
+            classes=() if is_face else "imagenet-1k",
+            preprocessing=FACES if is_face else manifest.preprocessing["imagenet"],
             file=None,
             published=(),
             training=None,
@@ -120,6 +122,7 @@ class ModelSpec(Entry):
             classes=found.classes,
             preprocessing=found.preprocessing,
             published=(),
+            identification=(),
             provenance=f"Finetuned: {source}",
             license=base.license if origin is None else origin.license,
             recipe=found.recipe,
@@ -147,6 +150,12 @@ class ModelSpec(Entry):
                 f"{self.name}: {describe_unknown(self.architecture, ARCHITECTURES)}"
             ) from None
 
+    @property
+    def is_face(self) -> bool:
+        """Whether the network is known to return embeddings of faces instead of logits."""
+        known = ARCHITECTURES.get(self.architecture)
+        return known is not None and known.is_face
+
     def build(self, **options: Any) -> AnyResNet:
         """Return the network with random weights, in training mode, in float32, on the CPU.
 
@@ -159,7 +168,7 @@ class ModelSpec(Entry):
         """
         from snzoo.models.build import build
 
-        options = _clean_options(options)
+        options = clean_options(options)
         model = build(self.network, **{"num_classes": self.num_classes, **self.arguments} | options)
         named = options.pop("num_classes", self.num_classes) == self.num_classes
         classes = self.classes if named else ()  # the names of new classes are unknown
@@ -190,9 +199,10 @@ class ModelSpec(Entry):
         """
         import torch
 
+        from snzoo.nn import harden_gates
         from snzoo.weights import conform_state_dict, fetch_weights, read_state_dict, weights_of
 
-        options = _clean_options(options)
+        options = clean_options(options)
         with torch.device("meta"):  # no memory and no random numbers for tensors that are loaded
             wanted = self.build(**options)
         path = weights_of(self.weights) if self.weights else fetch_weights(self, self.layout)
@@ -210,6 +220,8 @@ class ModelSpec(Entry):
         model.spec = wanted.spec
         if model.conv1.in_channels != wanted.conv1.in_channels:
             model.reset_input(wanted.conv1.in_channels)
+        if (self.arguments | options).get("hard_gates"):
+            harden_gates(model)
         if out_indices is None and model.num_classes != wanted.num_classes:
             model.reset_classifier(wanted.num_classes)
         return model
@@ -263,15 +275,6 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     path = Path(text.removeprefix(LOCAL))
     best = path / "best.safetensors"  # of a run of snzoo train
     return best if best.is_file() and not (path / "config.json").exists() else path
-
-
-def _clean_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options without the values None, and with integers of NumPy as Python integers."""
-    return {
-        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-        for name, value in options.items()
-        if value is not None
-    }
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:

@@ -15,11 +15,65 @@ from snzoo.nn.switchnorm import SwitchNorm
 
 # One name for each network: several entries of the zoo differ by their weights only.
 ENTRIES = map(snzoo.get_info, reversed(snzoo.list_models()))
-NAMES = list({(e.architecture, repr(e.arguments)): e.name for e in ENTRIES}.values())
+UNIQUE = list({(e.architecture, repr(e.arguments)): e.name for e in ENTRIES}.values())
+NAMES = [name for name in UNIQUE if not snzoo.get_info(name).is_face]
+# The face networks of 18 layers, and the one with hard gates; the others differ by their depth.
+FACES = [name for name in UNIQUE if name.startswith("face_resnet18") or "argmax" in name]
 
 
 def create(name, **arguments):
     return snzoo.create_model(name, width=8, **arguments)
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_every_face_network_is_a_backbone(name):
+    model = create(name).eval()
+    x = torch.randn(2, 3, 112, 112)
+    with torch.no_grad():
+        last = model.forward_features(x)
+        assert torch.equal(model(x), model.forward_head(last))
+        extractor = create(name, features_only=True, out_indices=(0, 1, 2, 3, 4)).eval()
+        extractor.load_state_dict(
+            {key: v for key, v in model.state_dict().items() if not key.startswith("output_")}
+        )
+        maps = extractor(x)
+        assert torch.equal(maps[-1], last)
+        assert extractor.feature_info.channels() == [8, 8, 16, 32, 64]
+        assert extractor.feature_info.reduction() == [1, 2, 4, 8, 16]
+        assert [tuple(found.shape[1:]) for found in maps] == [
+            (8, 112, 112),
+            (8, 56, 56),
+            (16, 28, 28),
+            (32, 14, 14),
+            (64, 7, 7),
+        ]
+        outputs = {}
+        for module in extractor.feature_info.module_name():
+            model.get_submodule(module).register_forward_hook(
+                lambda _, __, output, module=module: outputs.setdefault(module, output)
+            )
+        model(x)
+        assert all(map(torch.equal, outputs.values(), maps))
+        assert extractor(torch.randn(1, 3, 65, 97))[-1].shape == (1, 64, 5, 7)
+    assert model.num_features == 64 and model.num_classes == 0
+    assert create(name, in_chans=1)(torch.randn(2, 1, 112, 112)).shape == (2, 512)
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_every_parameter_of_a_face_network_is_in_one_group(name):
+    model = create(name)
+    groups = snzoo.parameter_groups(model, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    found = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert len(found) == sum(len(group["params"]) for group in groups) == len(trained)
+    blocks = sum(map(len, (model.layer1, model.layer2, model.layer3, model.layer4)))
+    assert found[id(model.output_layer[3].weight)] == (1.0, 0.1)
+    assert found[id(model.output_layer[0].weight)] == (1.0, 0.0)
+    assert found[id(model.layer1[0].conv1.weight)] == (0.5**blocks, 0.1)
+    assert found[id(model.conv1.weight)] == (0.5 ** (blocks + 1), 0.1)
+    assert found[id(model.prelu.weight)] == (0.5 ** (blocks + 1), 0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,18 +119,20 @@ def test_every_name_keeps_its_resolution_where_it_is_asked_to(name):
         assert [64 // found.shape[2] for found in maps] == model.feature_info.reduction()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(name for name in FACES if "argmax" not in name)])
 def test_every_name_freezes_and_stays_frozen_through_train(name):
-    for model in (create(name, num_classes=2), create(name, features_only=True)):
+    size = 112 if name in FACES else 64
+    for model in (create(name), create(name, features_only=True)):
         for buffer in model.buffers():
             buffer.fill_(1)
         before = {key: value.clone() for key, value in model.state_dict().items()}
         model.freeze(2)
         model.train()
-        out = model(torch.randn(2, 3, 64, 64))
+        out = model(torch.randn(2, 3, size, size))
         (out if isinstance(out, torch.Tensor) else out[-1]).square().mean().backward()
         for key, value in model.state_dict(keep_vars=True).items():
-            frozen = key.startswith(("conv1", f"{model.prefix}1", "layer1", "layer2"))
+            stem = ("conv1", f"{model.prefix}1", "prelu")
+            frozen = key.startswith((*stem, "layer1", "layer2"))
             if isinstance(value, nn.Parameter):
                 assert value.requires_grad != frozen and (value.grad is None) == frozen, key
             elif frozen:

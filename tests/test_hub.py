@@ -19,15 +19,18 @@ github = {"github": "owner/snzoo:main", "skip_validation": True, "trust_repo": T
 names = torch.hub.list(**github)
 assert names == sorted(snzoo.list_models()), names
 for name in names:
-    model = torch.hub.load(".", name, source="local", trust_repo=True, width=8, num_classes=2)
-    assert model.fc.out_features == 2
+    face = name.startswith("face_")
+    options = {"source": "local", "trust_repo": True, "width": 8}
+    model = torch.hub.load(".", name, **options, **{} if face else {"num_classes": 2})
+    assert model.num_classes == (0 if face else 2)
     maps = torch.hub.load(
-        ".", name, source="local", trust_repo=True, width=8, features_only=True, output_stride=16
+        ".", name, **options, features_only=True, **{} if face else {"output_stride": 16}
     )
     assert maps.feature_info.reduction()[-1] == 16 and len(maps.out_indices) == 4
     text = torch.hub.help(model=name, **github)
     assert all(word in text for word in ("pretrained", "features_only", "License")), text
     assert all(f"{result.top1:.2f}" in text for result in snzoo.get_info(name).published), text
+    assert all(f"{r.rank1:.2f}" in text for r in snzoo.get_info(name).identification), text
     assert inspect.isfunction(getattr(hubconf, name))
 """
 

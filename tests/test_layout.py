@@ -12,6 +12,7 @@ FLOORS = [
     {"errors"},
     {"environment", "files", "http", "intervals", "processes", "typed_json"},
     {"preprocessing", "recipes"},
+    {"entry"},
     {"manifest", "nn"},
     {"models", "weights", "data"},
     {"spec"},

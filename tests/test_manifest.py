@@ -10,6 +10,7 @@ import pytest
 
 from snzoo.errors import ManifestError
 from snzoo.manifest import load_manifest, parse_manifest
+from snzoo.preprocessing import FACES
 from snzoo.registry import get_info, list_models
 
 ROOT = Path(__file__).parents[1]
@@ -36,9 +37,25 @@ def test_the_zoo_is_complete():
     assert len(list_models("resnet50v1_bn_*", pretrained=True)) == 5
 
 
+def test_the_face_networks_are_those_that_were_published():
+    faces = {name: e for name, e in load_manifest().models.items() if name.startswith("face_")}
+    assert {name: entry.identification[0].rank1 for name, entry in faces.items()} == {
+        "face_resnet100_syncsn_16x32": 98.51,
+        "face_resnet100_sn_10x52": 98.10,
+        "face_resnet100_bn_8x64": 98.29,
+        "face_resnet50_syncsn_16x32": 97.94,
+        "face_resnet50_syncsn_8x64_argmax": 98.26,
+        "face_resnet50_sn_8x64": 97.84,
+        "face_resnet50_bn_8x64": 97.59,
+    }
+    assert {entry.preprocessing for entry in faces.values()} == {FACES}
+    addresses = [url for entry in faces.values() for url in (*entry.file.urls, *entry.file.pages)]
+    assert len(addresses) == len(set(addresses)) == 6 * 3 + 1
+
+
 def test_no_checksum_is_claimed_for_files_published_without_one():
     for name, entry in load_manifest().models.items():
-        if name.startswith(("resnet50v1_sn_8x", "resnet50v2_sn_8x", "resnet101")):
+        if name.startswith(("resnet50v1_sn_8x", "resnet50v2_sn_8x", "resnet101", "face_")):
             assert (entry.file.sha256, entry.file.md5, entry.file.size) == (None, None, None)
             finetuned_elsewhere = "_8x2" in name or name.endswith(("_fpn", "_c4"))
             assert entry.license == (None if finetuned_elsewhere else "CC-BY-NC-4.0")
@@ -65,7 +82,7 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
 @pytest.mark.parametrize(
     "path, value, message",
     [
-        ("schema_version", 5, "schema_version must be 4"),
+        ("schema_version", 6, "schema_version must be 5"),
         ("models.resnet50v1_bn_msra.file.sha265", "0" * 64, "unknown field 'sha265'"),
         ("models.resnet50v1_bn_msra.file.sha256", "A" * 64, "64 lower-case"),
         ("models.resnet50v1_bn_msra.file.md5", "12", "32 lower-case"),
@@ -92,6 +109,10 @@ def test_fingerprints_and_comparison_fit_what_they_describe(name):
         ("preprocessing.msra.crop", 300, "crop 300 must be between"),
         ("models.resnet50v1_bn_msra.published.0.top1", 250, "top1"),
         ("models.resnet50v1_bn_msra.published.0.images", 0, "images must be positive"),
+        ("models.face_resnet50_sn_8x64.identification.0.rank1", 101, "rank1"),
+        ("models.face_resnet50_sn_8x64.identification.0.probes", 0, "probes must be positive"),
+        ("models.face_resnet50_sn_8x64.identification.0.distractors", -1, "distractors at least 0"),
+        ("models.face_resnet50_sn_8x64.identification", [{"dataset": "x"}], "probes is missing"),
         ("demo.sha256", "x", "64 lower-case"),
         ("demo.bundled", "../photos", "not a path inside"),
         ("demo.model", "other", "demo.model must be one of"),
@@ -122,12 +143,13 @@ def test_malformed_manifests_are_refused_with_the_field_named(path, value, messa
         assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_older_versions_are_read(version):
     document = copy.deepcopy(DOCUMENT) | {"schema_version": version}
     del document["recipes"]
     for fields in document["models"].values():
         fields.pop("recipe", None)
+        fields.pop("identification", None)
         if version == 1:
             fields["licence"] = fields.pop("license")
             fields["parameters"] = fields.pop("num_params")
@@ -136,7 +158,7 @@ def test_older_versions_are_read(version):
     old, new = parse_manifest(document), parse_manifest(DOCUMENT)
     assert old.recipes == {} and old.demo == new.demo
     for name, entry in new.models.items():
-        assert old.models[name] == dataclasses.replace(entry, recipe=None)
+        assert old.models[name] == dataclasses.replace(entry, recipe=None, identification=())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, "\xff"])

@@ -9,9 +9,9 @@ from typing import Any
 
 from snzoo.cli.common import MODEL
 from snzoo.cli.output import show, show_json
+from snzoo.entry import Entry, File
 from snzoo.errors import UnknownModelError
-from snzoo.manifest import Entry, File
-from snzoo.models.architectures import NORMS
+from snzoo.models.architectures import EMBEDDING_SIZE, NORMS
 from snzoo.registry import get_info, list_models
 from snzoo.spec import ModelSpec
 
@@ -21,6 +21,7 @@ SORT_KEYS: dict[str, Key] = {
     "name": lambda entry: entry.name,
     "top1": lambda entry: _rank(entry, "top1"),
     "top5": lambda entry: _rank(entry, "top5"),
+    "rank1": lambda entry: -entry.identification[0].rank1 if entry.identification else 0.0,
     "params": lambda entry: entry.num_params or float("inf"),
 }
 
@@ -95,9 +96,13 @@ def _describe(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     yield "arguments", _format_pairs(spec.arguments)
     yield "parameters", f"{spec.num_params:,}" if spec.num_params else ""
     yield "classes", spec.classes if isinstance(spec.classes, str) else ", ".join(spec.classes)
+    if spec.is_face:
+        yield "embeddings", f"{EMBEDDING_SIZE} values of a face, of length 1"
     for r in spec.published:
         figures = f"top-1 {r.top1:.2f}, top-5 {r.top5:.2f} on {r.images:,} images of {r.dataset}"
         yield "published", f"{figures} ({r.source})"
+    for face in spec.identification:
+        yield "published", f"{face.describe()} ({face.source})"
     yield "preprocessing", _format_pairs(asdict(spec.preprocessing))
     yield "training", _format_pairs(spec.training or {})
     for group, values in (spec.recipe.in_effect() if spec.recipe else {}).items():
@@ -117,7 +122,13 @@ def _describe(spec: ModelSpec) -> Iterable[tuple[str, str]]:
 
 
 def markdown_table(entries: Sequence[Entry]) -> list[str]:
-    """Return the lines of the table in the README."""
+    """Return the lines of the tables in the README: the classifiers, then the face networks."""
+    faces = [entry for entry in entries if entry.identification]
+    lines = _classifiers_table([entry for entry in entries if not entry.identification])
+    return [*lines, *(["", *_faces_table(faces)] if faces else [])]
+
+
+def _classifiers_table(entries: Sequence[Entry]) -> list[str]:
     lines = ["| name | parameters | top-1 | top-5 | measured on | checksum | weights' license |"]
     lines.append("| --- | ---: | ---: | ---: | --- | --- | --- |")
     for entry in entries:
@@ -129,15 +140,30 @@ def markdown_table(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
+def _faces_table(entries: Sequence[Entry]) -> list[str]:
+    lines = ["| name | parameters | rank-1 | measured on | checksum | weights' license |"]
+    lines.append("| --- | ---: | ---: | --- | --- | --- |")
+    for entry in entries:
+        row, found = _row(entry), entry.identification[0]
+        cells = [f"`{row['name']}`", f"{row['num_params']:,}" if row["num_params"] else ""]
+        measured_on = f"{found.dataset}, {found.distractors:,} distractors"
+        cells += [_figure(found.rank1), measured_on, row["checksum"] or ""]
+        lines.append(f"| {' | '.join([*cells, row['license'] or 'not stated'])} |")
+    return lines
+
+
 def _row(entry: Entry) -> dict[str, Any]:
     result, file = (entry.published or (None,))[0], entry.file
+    found = (entry.identification or (None,))[0]
+    first = result or found
     return {
         "name": entry.name,
         "num_params": entry.num_params,
         "top1": result and result.top1,
         "top5": result and result.top5,
         "images": result and result.images,
-        "dataset": result and result.dataset,
+        "rank1": found and found.rank1,
+        "dataset": first and first.dataset,
         "checksum": file and _checksum(file),
         "sha256": file and file.sha256,
         "license": entry.license if file else None,
@@ -150,12 +176,15 @@ def _checksum(file: File) -> str:
 
 def _text_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     width = max(len(row["name"]) for row in rows)
-    lines = [f"{'name':<{width}}  {'params':>7}  {'top-1':>6}  {'top-5':>6}  {'on':<15}  checksum"]
+    faces = any(row["rank1"] is not None for row in rows)
+    head = f"{'top-1':>6}  {'top-5':>6}  {'rank-1  ' if faces else ''}{'on':<15}  checksum"
+    lines = [f"{'name':<{width}}  {'params':>7}  {head}"]
     for row in rows:
         params = f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] else ""
         top1, top5 = _figure(row["top1"]), _figure(row["top5"])
         checksum = row["checksum"] or "architecture only"
-        figures = f"{params:>7}  {top1:>6}  {top5:>6}  {row['dataset'] or '':<15}"
+        rank1 = f"{_figure(row['rank1']):>6}  " if faces else ""
+        figures = f"{params:>7}  {top1:>6}  {top5:>6}  {rank1}{row['dataset'] or '':<15}"
         lines.append(f"{row['name']:<{width}}  {figures}  {checksum}")
     return lines
 

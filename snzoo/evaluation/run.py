@@ -200,8 +200,10 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
     for pattern in filter(_is_wildcard, models):
         specs = _match(pattern)
         if not classes:
-            first = specs[0].classes
-            classes = {"imagenet-1k" if any(s.classes == "imagenet-1k" for s in specs) else first}
+            first = next((spec for spec in specs if spec.classes), specs[0])
+            check_classifies_photos(first)
+            is_imagenet = any(spec.classes == "imagenet-1k" for spec in specs)
+            classes = {"imagenet-1k" if is_imagenet else first.classes}
         matched = (spec for spec in specs if spec.classes in classes)
         found |= {(spec.name, None, None): Candidate(spec) for spec in matched}
     return list(found.values())

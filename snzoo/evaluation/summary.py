@@ -15,6 +15,7 @@ from snzoo.data.batches import resizer
 from snzoo.data.decode import decoder
 from snzoo.data.imagenet import names_of
 from snzoo.data.samples import Samples
+from snzoo.entry import Entry, Result
 from snzoo.evaluation.accuracy import (
     calibration_error,
     count_classes,
@@ -24,7 +25,6 @@ from snzoo.evaluation.accuracy import (
 from snzoo.evaluation.measure import Evaluation
 from snzoo.evaluation.results import TOLERANCE, Data, Model, Pixels, Present, Results, Run
 from snzoo.inference.network import resize_device
-from snzoo.manifest import Entry, Result
 from snzoo.preprocessing import Resampling
 from snzoo.spec import ModelSpec
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from snzoo.gates.shares import LayerGates, missing_gates_error, read_gates
+from snzoo.gates.shares import LayerGates, harden, missing_gates_error, read_gates
+from snzoo.models.architectures import SWITCH_NORMS
 from snzoo.registry import get_info
 from snzoo.spec import HUB, LOCAL, ModelSpec, zoo_names
 
@@ -33,12 +34,14 @@ def load_gates(name_or_path: str | Path) -> list[LayerGates]:
     source = _find_source(name_or_path)
     if source is None:
         spec = get_info(os.fspath(name_or_path))
-        if spec.file and spec.network.norm not in ("sn", "ssn"):  # avoids the download
+        if spec.file and spec.network.norm not in SWITCH_NORMS:  # avoids the download
             raise missing_gates_error(spec.name)
         file = fetch_weights(spec, spec.layout)
     else:
         file = weights_of(source)
-    return read_gates(read_state_dict(file), where=file)
+    gates = read_gates(read_state_dict(file), where=file)
+    hard = source is None and get_info(os.fspath(name_or_path)).arguments.get("hard_gates")
+    return [harden(layer) for layer in gates] if hard else gates
 
 
 def _find_source(name_or_path: str | Path) -> Path | None:

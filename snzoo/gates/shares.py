@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,6 +96,15 @@ def average(gates: Sequence[LayerGates]) -> LayerGates:
         return tuple(sum(row.get(stat, 0.0) for row in rows) / len(rows) for stat in stats)
 
     return LayerGates("average", stats, mean("mean"), mean("var"))
+
+
+def harden(layer: LayerGates) -> LayerGates:
+    """Return the gates of a layer after :func:`snzoo.nn.harden_gates`: one share is 1."""
+
+    def one_hot(shares: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(float(i == shares.index(max(shares))) for i in range(len(shares)))
+
+    return replace(layer, mean=one_hot(layer.mean), var=one_hot(layer.var))
 
 
 def _read_layer(state: Mapping[str, Tensor], prefix: str, where: str | Path) -> LayerGates:

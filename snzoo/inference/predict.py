@@ -191,7 +191,12 @@ def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
     """
     if not getattr(model, "num_classes", spec.num_classes):
         name = spec.weights or spec.name
-        raise ArgumentError(f"{name} has no classes: it is a backbone without a classifier")
+        kind = (
+            "a face network, which returns embeddings"
+            if spec.is_face
+            else ("a backbone without a classifier")
+        )
+        raise ArgumentError(f"{name} has no classes: it is {kind}")
     check_takes_photos(spec)
 
 

@@ -41,7 +41,7 @@ except ImportError as error:
 import torch
 from torch import Tensor
 
-from snzoo.manifest import Entry
+from snzoo.entry import Entry
 from snzoo.models.architectures import ARCHITECTURES, Version
 from snzoo.models.backbone import STAGES, Backbone
 from snzoo.models.features import FeatureExtractor

@@ -1,7 +1,9 @@
 """The table of architectures. Importing it does not import torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from numbers import Integral
+from typing import Any, Literal, TypedDict
 
 Norm = Literal["sn", "ssn", "syncsn", "bn", "gn"]
 Version = Literal[1, 2, "face"]
@@ -23,6 +25,7 @@ FACE_DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
     50: (False, (3, 4, 14, 3)),
     100: (False, (3, 13, 30, 3)),
 }
+EMBEDDING_SIZE = 512  # values that a face network returns
 NORMS: tuple[Norm, ...] = ("sn", "ssn", "syncsn", "bn", "gn")
 RESNET_VERSIONS: tuple[Version, ...] = (1, 2)
 RESNET_NORMS: tuple[Norm, ...] = ("sn", "ssn", "bn", "gn")
@@ -117,3 +120,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         *(Architecture(depth, "face", norm) for depth in FACE_DEPTHS for norm in FACE_NORMS),
     ]
 }
+
+
+def clean_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without the values None, and with integers of NumPy as Python integers."""
+    return {
+        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        for name, value in options.items()
+        if value is not None
+    }

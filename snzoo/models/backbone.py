@@ -15,7 +15,7 @@ from snzoo.nn.convert import BatchNorm
 from snzoo.nn.switchnorm import SwitchNorm
 
 if TYPE_CHECKING:
-    from snzoo.manifest import Entry
+    from snzoo.entry import Entry
 
 STAGES = 4
 LARGEST = 1_000_000  # a larger size is a typing mistake

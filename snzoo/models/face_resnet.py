@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snzoo.errors import ArgumentError
+from snzoo.models.architectures import EMBEDDING_SIZE
 from snzoo.models.backbone import STAGES, Backbone, Level
 from snzoo.models.blocks import ANY_NORM, NormLayer, conv2d, initialize_convs
 from snzoo.nn._compat import is_traced
 
 SIDE = 112  # pixels of an image
 LAST_SIDE = SIDE // 2**STAGES  # positions of the last map
-EMBEDDING_SIZE = 512
 REDUCTION = 16  # channels of a map per channel inside of SqueezeExcitation
 
 

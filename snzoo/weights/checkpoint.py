@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snzoo.errors import CheckpointError, first_line
+from snzoo.weights.arcface import strip_face_head
 from snzoo.weights.archive import is_archive
 from snzoo.weights.detectron import rename_detectron_keys
 from snzoo.weights.fbtorch import read_fbtorch
@@ -36,7 +37,8 @@ def read_state_dict(
     fb.resnet.torch, or the ResNet-50 of TF-Slim, a TensorFlow V1 checkpoint that may be in a tar
     archive. The state dict may be the whole file or the value of a key such as ``state_dict``,
     ``model`` or ``model_ema``. The prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``,
-    …) are removed, and the keys of a backbone of SwitchNorm_Detection are renamed.
+    …) are removed, and the keys of a backbone of SwitchNorm_Detection are renamed. Of a published
+    face network, the head is left out.
 
     Args:
         path: the path of the checkpoint.
@@ -72,7 +74,7 @@ def read_state_dict(
     state = select_state_dict(content, averaged=averaged, where=path)
     if sum(value.nbytes for value in state.values()) > limit:  # tensors may share stored elements
         raise CheckpointError(f"can't read {path}: {too_large(limit)}")
-    return rename_detectron_keys(state, where=path)
+    return strip_face_head(rename_detectron_keys(state, where=path))
 
 
 def read_description(path: str | Path) -> dict[str, Any] | None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from snzoo.entry import File
 from snzoo.errors import CacheError, ChecksumError, first_line
 from snzoo.files import atomic_path, format_json, write_json
-from snzoo.manifest import File, load_manifest
+from snzoo.manifest import load_manifest
 from snzoo.weights.cache import folder_of, home
 
 

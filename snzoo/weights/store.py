@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
+from snzoo.entry import Entry, File
 from snzoo.environment import is_set, require_packages
 from snzoo.errors import (
     CheckpointError,
@@ -26,7 +27,6 @@ from snzoo.errors import (
     SnzooError,
 )
 from snzoo.files import atomic_path
-from snzoo.manifest import Entry, File
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, discard
 from snzoo.weights.checkpoint import read_state_dict
