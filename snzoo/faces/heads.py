@@ -28,17 +28,15 @@ def add_margin(cosine: Tensor, labels: Tensor, margin: Margin) -> Tensor:
     cos θ - penalty - additive elsewhere. A row whose label is negative keeps its cosines.
 
     Values and gradients are finite for every cosine, also where rounding puts one above 1. The
-    derivative of cos(θ + angular) by cos θ has no bound near θ = 0, so 1 - cos²θ is taken to be
-    at least the rounding error of the dtype, below which a cosine does not determine its angle.
+    derivative of sin θ by cos θ has no bound near the ends; at the ends and beyond, it is 0.
 
     Half precision is widened to float32: near cos²θ = 1, bfloat16 rounds by up to 1/512, which
     is a tenth of 1 - cos²θ at θ = 8°.
     """
-    smallest = torch.finfo(cosine.dtype).eps / 2
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
     index = labels.clamp_min(0)[:, None]
     target = cosine.gather(1, index)
-    sine = (1 - target * target).clamp_min(smallest).sqrt()
+    sine = (1 - target * target).clamp_min(torch.finfo(target.dtype).tiny).sqrt()
     moved = target * math.cos(margin.angular) - sine * math.sin(margin.angular)
     moved = torch.where(target > margin.threshold, moved, target - margin.penalty) - margin.additive
     moved = torch.where(labels[:, None] >= 0, moved, target)

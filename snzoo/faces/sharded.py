@@ -27,9 +27,10 @@ class ShardedHead(nn.Module):
     spread. Logits are never gathered: a process computes those of its own classes for all
     images, and the softmax over all classes needs two numbers per image and process.
 
-    All processes must run the head, also those with an empty batch. A step has four
-    collective operations forward, and one backward if embeddings need gradients. Leave the head
-    out of ``DistributedDataParallel``, which would make all parts the same::
+    All processes must run the head, also those with an empty batch. A step has four collective
+    operations forward, and one backward if embeddings need gradients. It waits for the device
+    once, to learn the sizes of the batches. Leave the head out of ``DistributedDataParallel``,
+    which would make all parts the same::
 
         backbone = DistributedDataParallel(backbone)
         head = ShardedHead(ArcFace, 512, 1_000_000, data_parallel=True, device="cuda")
@@ -104,8 +105,8 @@ class ShardedHead(nn.Module):
         if self.world_size > 1:
             embeddings, labels = self._gather_batch(embeddings, labels)
         weight: Tensor = self.head.weight
-        own = self.parts[self.rank]
-        labels = mark_absent(labels - own[0], len(weight))
+        labels = labels - self.parts[self.rank][0]
+        labels = torch.where((labels >= 0) & (labels < len(weight)), labels, -1)  # -1: elsewhere
         if self.training and self.sample_rate < 1:
             rows, labels = self._sample(labels)
             weight = weight[rows]
@@ -177,7 +178,7 @@ class ShardedHead(nn.Module):
     def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of a sample, (K,), and the labels' places in it, -1 for absent ones.
 
-        K does not depend on the labels' values, so the device need not be waited for.
+        K does not depend on the labels' values, for which the host would wait.
         """
         count = len(self.head.weight)
         size = min(count, max(round(self.sample_rate * count), len(labels)))
@@ -226,8 +227,3 @@ def gather_rows(own: Tensor, sizes: Sequence[int], group: ProcessGroup | None) -
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded, group=group)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-
-def mark_absent(labels: Tensor, classes: int) -> Tensor:
-    """Return labels in which those outside of 0 … classes - 1 are -1."""
-    return torch.where((labels >= 0) & (labels < classes), labels, -1)

@@ -1,9 +1,9 @@
-"""Two processes with parts of the classes and of a batch against the whole head in one process.
+"""Processes with parts of the classes and of a batch against the whole head in one process.
 
-The processes are this file, run as a script: they run all of :data:`WORK` and save what they had.
+The processes are this file, run as a script. Two of three form a group, in which they run all of
+:data:`WORK`; the other one takes part where all processes do.
 """
 
-import copy
 import subprocess
 import sys
 from datetime import timedelta
@@ -29,6 +29,7 @@ CLASSES = [7, 8, 2]
 SPLITS = [3, 5, 0]  # images of the first process, of five
 CASES = [*product(HEADS, CLASSES, SPLITS)]
 MANY, RATE = 40, 0.4
+GROUPS = {}  # those of a process
 
 
 def make_batch(classes, *, dtype=torch.float64):
@@ -54,9 +55,10 @@ def run_head(head, embeddings, labels):
     return {"loss": loss.detach(), "embeddings": embeddings.grad, "weight": weight.grad.clone()}
 
 
-def make_head(name, classes, **more):
+def make_head(name, classes, *, group="pair", **more):
     kind, options = HEADS[name]
-    head = ShardedHead(kind, 6, classes, **options, **more).double()
+    group = GROUPS.get(group)
+    head = ShardedHead(kind, 6, classes, process_group=group, **options, **more).double()
     head.load_weight(make_batch(classes)[2])
     return head
 
@@ -68,18 +70,25 @@ def run_split(rank, name, classes, split):
     return found | {"rows": len(head.head.weight), "whole": head.gather_weight()}
 
 
+def run_in_all(rank):
+    """Run in all three processes, which have 2, 2 and 3 classes, and 2, 3 and no images."""
+    embeddings, labels, _ = make_batch(7)
+    head = make_head("arcface", 7, group=None)
+    own = [slice(2, 5), slice(5, 5), slice(0, 2)][rank]  # rank -1 is the first
+    return run_head(head, embeddings[own], labels[own]) | {"whole": head.gather_weight()}
+
+
 def run_alone(rank):
     """Run a group of one process, which needs nobody else."""
-    group = [dist.new_group([r]) for r in (0, 1)][rank]
     embeddings, labels, _ = make_batch(7)
-    head = make_head("arcface", 7, process_group=group)
+    head = make_head("arcface", 7, group="alone")
     found = run_head(head, embeddings[rank:], labels[rank:])
     return found | {"whole": head.gather_weight()}
 
 
 def run_behind_ddp(rank):
     embeddings, labels, _ = make_batch(7)
-    network = DistributedDataParallel(make_network())
+    network = DistributedDataParallel(make_network(), process_group=GROUPS["pair"])
     head = make_head("arcface", 7, data_parallel=True)
     head(network(part(embeddings, 3, rank)), part(labels, 3, rank)).backward()
     return {"network": network.module.weight.grad, "weight": head.head.weight.grad}
@@ -98,32 +107,36 @@ def run_samples(rank):
     state = torch.get_rng_state()
     steps = [run_head(head, *batch) for _ in range(2)]
     untouched = torch.equal(torch.get_rng_state(), state)
-    again = copy.deepcopy(head)
-    again.step = 1
-    steps.append(run_head(again, *batch))
+    head.step = 1
+    steps.append(run_head(head, *batch))
     return {"steps": steps, "untouched": untouched, "all": run_head(head.eval(), *batch)}
 
 
 def run_half(rank, dtype):
     embeddings, labels, weight = make_batch(7, dtype=dtype)
-    head = ShardedHead(ArcFace, 6, 7, dtype=dtype)
+    head = ShardedHead(ArcFace, 6, 7, process_group=GROUPS["pair"], dtype=dtype)
     head.load_weight(weight)
     return run_head(head, part(embeddings, 3, rank), part(labels, 3, rank))
 
 
 def run_first_centers(rank):
     torch.manual_seed(0)
-    return [ShardedHead(ArcFace, 6, 8, seed=seed).head.weight.detach() for seed in (0, 0, 1)]
+    return [make_first_centers(seed) for seed in (0, 0, 1)]
+
+
+def make_first_centers(seed):
+    head = ShardedHead(ArcFace, 6, 8, seed=seed, process_group=GROUPS["pair"])
+    return head.head.weight.detach()
 
 
 def run_too_few_classes(rank):
     try:
-        ShardedHead(ArcFace, 6, 1)
+        ShardedHead(ArcFace, 6, 1, process_group=GROUPS["pair"])
     except ArgumentError as error:
         return str(error)
 
 
-WORK = [(run_split, case) for case in CASES]
+WORK = [(run_in_all, ()), *((run_split, case) for case in CASES)]
 WORK += [(run_half, (dtype,)) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
 WORK += [(run_alone, ()), (run_behind_ddp, ()), (run_samples, ()), (run_first_centers, ())]
 WORK += [(run_too_few_classes, ())]
@@ -132,17 +145,20 @@ WORK += [(run_too_few_classes, ())]
 def work(rank, folder):
     where = (folder / "rendezvous").as_uri()
     patience = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=patience)
-    torch.save([function(rank, *case) for function, case in WORK], folder / f"{rank}.pt")
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=3, timeout=patience)
+    GROUPS["pair"] = dist.new_group([1, 2])
+    GROUPS["alone"] = [dist.new_group([other]) for other in range(3)][rank]
+    mine = WORK if rank else WORK[:1]
+    torch.save([function(rank - 1, *case) for function, case in mine], folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Return a function that gives the results of a piece of work in the two processes."""
+    """Return a function that gives the results of a piece of work in its processes."""
     folder = tmp_path_factory.mktemp("processes")
-    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in (0, 1)]
-    logs = [(folder / f"{rank}.log").open("w+") for rank in (0, 1)]
+    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(3)]
+    logs = [(folder / f"{rank}.log").open("w+") for rank in range(3)]
     processes = [
         subprocess.Popen(command, stdout=log, stderr=log)
         for command, log in zip(commands, logs, strict=True)
@@ -153,10 +169,12 @@ def found(tmp_path_factory):
         for process in processes:
             process.kill()
             process.wait()
-    written = [(folder / f"{rank}.log").read_text() for rank in (0, 1)]
-    assert codes == [0, 0], "\n".join(text[-3000:] for text in written)
-    both = zip(*(torch.load(folder / f"{rank}.pt") for rank in (0, 1)), strict=True)
+    written = [(folder / f"{rank}.log").read_text() for rank in range(3)]
+    assert codes == [0, 0, 0], "\n".join(text[-3000:] for text in written)
+    (first,), *pair = (torch.load(folder / f"{rank}.pt") for rank in range(3))
+    both = zip(*pair, strict=True)
     results = {(function, *case): pair for (function, case), pair in zip(WORK, both, strict=True)}
+    results[run_in_all,] = (first, *results[run_in_all,])
     return lambda *piece: results[piece]
 
 
@@ -201,6 +219,15 @@ def test_other_dtypes_are_near(found, dtype, error):
     whole = run_whole("arcface", embeddings.double(), labels, weight.double())
     assert whole["loss"] > 10 and whole["weight"].abs().max() > 2
     assert_is_the_whole(found(run_half, dtype), whole, error=error)
+
+
+def test_all_processes_are_the_default_group(found):
+    embeddings, labels, weight = make_batch(7)
+    parts = found(run_in_all)
+    assert_is_the_whole(parts, run_whole("arcface", embeddings, labels, weight))
+    assert torch.equal(parts[0]["whole"], weight)
+    assert [len(process["weight"]) for process in parts] == [2, 2, 3]
+    assert parts[1]["whole"] is parts[2]["whole"] is None
 
 
 def test_a_group_of_one_process_needs_nobody_else(found):
@@ -259,11 +286,14 @@ def test_a_sampled_step_is_the_whole_head_of_the_sampled_classes(found):
     assert_is_the_whole([process["all"] for process in parts], whole)
 
 
-@pytest.mark.parametrize("rate, rows", [(0.5, 20), (0.2, 8), (0.01, 5), (0.999, 40)])
-def test_one_process_samples_too(rate, rows):
-    embeddings, labels, _ = make_batch(MANY)
+@pytest.mark.parametrize(
+    "classes, rate, rows",
+    [(40, 0.5, 20), (40, 0.2, 8), (40, 0.01, 5), (40, 0.999, 40), (3, 0.5, 3)],
+)
+def test_one_process_samples_too(classes, rate, rows):
+    embeddings, labels, _ = make_batch(classes)
     labels[:2] = labels[3]  # fewer labels than images
-    head = make_head("arcface", MANY, sample_rate=rate)
+    head = make_head("arcface", classes, sample_rate=rate)
     found = run_head(head, embeddings, labels)
     sample = found["weight"].any(1)
     assert sample.sum() == rows and sample[labels].all()
