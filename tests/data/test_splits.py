@@ -2,14 +2,21 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from snzoo.data.augment import Augmentation
 from snzoo.data.splits import find_classes, find_split, find_splits
+from snzoo.data.training_batches import read_training_batches
 from snzoo.errors import DataError
 
+FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
 CLOTHES = ("hat", "t-shirt")
 TRAIN = ("hat/a.jpg", "hat/b.jpg", "t-shirt/c.jpg")
 HELD_OUT = ("hat/x.jpg", "t-shirt/y.jpg")
@@ -234,3 +241,36 @@ def test_kaggles_layout_has_both_splits(tmp_path):
     train, held_out = find_splits(tmp_path, "imagenet-1k")
     assert train.labels == (0, 999) and held_out.labels == (65,)
     assert find_classes(tmp_path) == ("n01440764", "n15075141")
+
+
+def copy_faces(path, people):
+    """One folder per person in each split."""
+    for person in people:
+        for split, photo in (("train", "neutral.jpg"), ("val", "smiling.jpg")):
+            (path / split / person).mkdir(parents=True)
+            shutil.copy(FACES / person / photo, path / split / person)
+
+
+def list_faces(path, people):
+    """A list file of ``relative/path label`` lines for each split."""
+    (path / "imgs").symlink_to(FACES)
+    for split, photo in (("train", "neutral.jpg"), ("val", "smiling.jpg")):
+        lines = [f"imgs/{person}/{photo} {label}\n" for label, person in enumerate(people)]
+        (path / f"{split}.txt").write_text("".join(lines))
+
+
+@pytest.mark.skipif(not FACES.is_dir(), reason="needs the photos of shared/data/faces")
+@pytest.mark.parametrize("write", [copy_faces, list_faces])
+def test_faces_of_112_pixels_are_training_photos_of_people(tmp_path, write):
+    people = sorted(path.name for path in FACES.iterdir() if path.is_dir())
+    write(tmp_path, people)
+    train, held_out = find_splits(tmp_path, tuple(people))
+    assert train.labels == held_out.labels == tuple(range(102))
+    augmentation = Augmentation(112, 112, (1, 1), (1, 1), 0.5, (0, 0, 0), "none", 0, "center")
+    options = {"seed": 0, "epoch": 0, "workers": 2}
+    (batch,) = read_training_batches(train, augmentation, [range(102)], **options)
+    assert batch.indices == list(range(102)) and not batch.errors
+    for person, pixels in zip(people, batch.pixels, strict=True):
+        photo = np.asarray(Image.open(FACES / person / "neutral.jpg"))
+        pixels = pixels.permute(1, 2, 0).numpy()
+        assert any(np.array_equal(pixels, either) for either in (photo, photo[:, ::-1]))
