@@ -74,7 +74,10 @@ class TarAtFar:
 
 @dataclass(frozen=True)
 class Verification:
-    """The figures of verification on pairs of photos; rates and shares are from 0 to 1.
+    """The figures of verification on pairs of photos.
+
+    The fields ``percent`` and ``std`` are in percent; all FARs, the equal error rate, the area and
+    the ROC curve are from 0 to 1.
 
     Attributes:
         genuine: the number of pairs of the same person.

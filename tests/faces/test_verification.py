@@ -107,6 +107,18 @@ def test_a_far_that_the_other_folds_never_reach_has_threshold_zero():
     assert figures.accuracy.percent == 100
 
 
+@pytest.mark.parametrize(
+    ("genuine", "threshold"),
+    [([1.0, 0.0], 0.01), ([0.0, 1.0], 2.01), ([-0.6, 0.8], 3.21)],
+    ids=["same photo", "right angle", "wide"],
+)
+def test_a_pair_at_the_threshold_itself_is_refused(genuine, threshold):
+    embeddings = np.array([[1.0, 0.0], genuine, [-1.0, 0.0]])
+    accuracy = verify(embeddings, np.zeros(6, int), [1, 2] * 3, [True, False] * 3, folds=3).accuracy
+    assert accuracy.thresholds == pytest.approx([threshold] * 3)
+    assert accuracy.percent == 100
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("impostors", [999, 1000, 10_500])
 def test_tar_is_counted_at_the_largest_threshold_that_keeps_the_far(impostors, ties):
@@ -177,6 +189,13 @@ def test_the_curve_has_corners_of_the_whole_curve_and_stays_near_it(pairs, ties)
         near = np.abs(tar - y) + np.abs(np.log10(np.maximum(far, 1e-5) / max(x, 1e-5))) / 5
         assert near.min() < 0.01
     assert len(figures.roc) == len(corners) or pairs == 20_000
+
+
+def test_a_long_curve_keeps_its_first_far_above_zero():
+    impostors = [0.5001, 0.5002, *np.linspace(2, 3, 1000)]
+    figures = verify(*pairs_at(np.linspace(0.1, 1, 1000), impostors))
+    assert len(figures.roc) <= verification.MOST_POINTS
+    assert min(far for far, _ in figures.roc if far > 0) == 1 / 1002
 
 
 @pytest.mark.parametrize("ties", [False, True])
