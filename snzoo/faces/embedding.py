@@ -144,13 +144,15 @@ def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     0.96
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    lengths = [np.linalg.norm(rows, axis=-1) for rows in (first, second) if rows.ndim]
     try:
+        if first.shape[-1:] != second.shape[-1:]:  # einsum would repeat a single number
+            raise ValueError
         products = np.einsum("...d,...d->...", first, second)
     except ValueError:
         raise ArgumentError(
             f"embeddings of the shapes {first.shape} and {second.shape} cannot be compared"
         ) from None
+    lengths = [np.linalg.norm(rows, axis=-1) for rows in (first, second)]
     if not all(np.isfinite(norm).all() and norm.all() for norm in lengths):
         raise ArgumentError("an embedding is zero or not finite, so it has no direction")
     cosines: NDArray[np.float64] = np.clip(products / (lengths[0] * lengths[1]), -1, 1)

@@ -130,6 +130,8 @@ def test_similarity_is_the_cosine():
     "a, b, message",
     [
         (np.ones(3), np.ones(4), r"\(3,\) and \(4,\) cannot be compared"),
+        (np.ones(1), np.ones(3), "cannot be compared"),
+        (np.ones(()), np.ones(()), "cannot be compared"),
         (np.ones((2, 3)), np.ones((3, 3)), "cannot be compared"),
         (np.ones(()), np.ones(3), "cannot be compared"),
         (np.zeros(3), np.ones(3), "zero or not finite"),
