@@ -20,6 +20,7 @@ from snzoo.models.architectures import EMBEDDING_SIZE
 from snzoo.models.backbone import STAGES, Backbone, Level
 from snzoo.models.blocks import ANY_NORM, NormLayer, conv2d, initialize_convs
 from snzoo.nn._compat import is_traced
+from snzoo.nn.convert import convert_to_batchnorm
 
 SIDE = 112  # pixels of an image
 LAST_SIDE = SIDE // 2**STAGES  # positions of the last map
@@ -136,6 +137,11 @@ class FaceResNet(Backbone):
     def num_features(self) -> int:
         """Number of channels of the last map."""
         return self.feature_info[-1]["num_chs"]
+
+    def rename_norms(self, prefix: str) -> None:
+        if prefix != "bn":  # only the norms of maps are of the new kind
+            convert_to_batchnorm(self.output_layer[4], tolerance=1)
+        super().rename_norms(prefix)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Raise an ArgumentError, because the network has no classifier."""

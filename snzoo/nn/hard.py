@@ -31,7 +31,9 @@ def harden_gates(model: nn.Module) -> nn.Module:
             continue
         for gates in (layer.mean_weight, layer.var_weight):
             one_hot = torch.zeros_like(gates).scatter_(0, gates.argmax(0, keepdim=True), 1.0)
-            gates.copy_(to_logits(one_hot))
+            # Locked gates of sparse SN are the shares themselves.
+            sparse = isinstance(layer, SparseSwitchNorm2d)
+            gates.copy_(one_hot if sparse else to_logits(one_hot))
             gates.requires_grad_(False)
         if isinstance(layer, SparseSwitchNorm2d):
             layer.mean_fixed.fill_(1)

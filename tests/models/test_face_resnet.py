@@ -1,6 +1,7 @@
 """The face networks against float64 embeddings of the published code (tests/golden/faces.npz)."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from golden_weights import draw, rng
 from torch import nn
 
-from snzoo.errors import ArgumentError
+import snzoo
+from snzoo.errors import ArgumentError, CheckpointError, SnzooError
 from snzoo.models.architectures import ARCHITECTURES
 from snzoo.models.build import build
 from snzoo.nn import SwitchNorm2d, SyncSwitchNorm2d
@@ -136,3 +138,136 @@ def test_images_of_another_size_are_refused(side):
     model = build(ARCHITECTURES["face_resnet18_bn"], width=4)
     with pytest.raises(ArgumentError, match=rf"\(N, C, 112, 112\), got \(2, 3, {side}, {side}\)"):
         model(torch.randn(2, 3, side, side))
+
+
+@pytest.mark.parametrize("prefix", ["", "basemodel.", "module.basemodel."])
+def test_published_files_load_with_and_without_their_head(tmp_path, prefix):
+    source = snzoo.create_model("face_resnet18_sn", width=4).eval()
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    if prefix:
+        state[prefix.replace("basemodel", "head") + "weight"] = torch.zeros(7, 512)
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "face.pth")
+    x = torch.randn(2, 3, 112, 112)
+    for name in ("face_resnet18_sn", "face_resnet18_syncsn"):
+        model = snzoo.create_model(name, width=4, weights=tmp_path / "face.pth").eval()
+        assert torch.equal(model(x), source(x))
+    maps = snzoo.create_model(
+        "face_resnet18_sn", width=4, weights=tmp_path / "face.pth", features_only=True
+    )
+    assert torch.equal(maps.eval()(x)[-1], source.forward_features(x))
+
+
+def test_other_keys_beside_a_published_network_are_named(tmp_path):
+    state = snzoo.create_model("face_resnet18_sn", width=4).state_dict()
+    state = {f"basemodel.{key}": value for key, value in state.items()}
+    torch.save(state | {"neck.weight": torch.zeros(1)}, tmp_path / "face.pth")
+    with pytest.raises(CheckpointError, match=r"its keys begin with 'basemodel\.'"):
+        snzoo.create_model("face_resnet18_sn", width=4, weights=tmp_path / "face.pth")
+
+
+def test_the_input_is_adapted_to_other_channels(tmp_path):
+    source = snzoo.create_model("face_resnet18_bn", width=4).eval()
+    torch.save(source.state_dict(), tmp_path / "face.pth")
+    gray = snzoo.create_model(
+        "face_resnet18_bn", width=4, in_chans=1, weights=tmp_path / "face.pth"
+    ).eval()
+    x = torch.randn(2, 1, 112, 112)
+    assert torch.allclose(gray(x), source(x.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm, se", [("bn", False), ("sn", True), ("syncsn", False)])
+def test_a_saved_face_network_comes_back_bit_for_bit(tmp_path, norm, se):
+    source = snzoo.create_model(f"face_resnet18_{norm}", width=4, se=se, drop_rate=0.1)
+    source(torch.randn(2, 3, 112, 112))
+    snzoo.save_pretrained(source, tmp_path / "face")
+    model = snzoo.create_model(tmp_path / "face")
+    x = torch.randn(2, 3, 112, 112)
+    assert torch.equal(model.eval()(x), source.eval()(x))
+    assert (model.spec.classes, model.spec.name) == ((), f"face_resnet18_{norm}")
+    assert model.spec.arguments == {"width": 4, "se": se, "drop_rate": 0.1}
+    card = (tmp_path / "face" / "README.md").read_text()
+    assert "embeddings of faces" in card and "image-feature-extraction" in card
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("face_resnet18_sn", {"num_classes": 10}, "takes no num_classes: a face network has no"),
+        ("face_resnet18_sn", {"stem_pool": "ceil"}, "takes no stem_pool: a face network"),
+        ("face_resnet18_sn", {"output_stride": 8}, "takes no output_stride: a face network"),
+        ("face_resnet18_sn", {"last_gamma": True}, "last_gamma=True applies to v1 networks only"),
+        ("face_resnet18_sn", {"stride_on": "1x1"}, "applies to v1 bottleneck networks only"),
+        ("face_resnet18_sn", {"se": 1}, "se must be a bool, got 1"),
+        ("face_resnet18_bn", {"hard_gates": True}, "applies to SN and sparse SN networks only"),
+        ("face_resnet18_bn", {"using_bn": False}, "applies to SN networks only"),
+        ("face_resnet18_sn", {"drop_rate": 2}, "drop_rate must be from 0 to 1"),
+        ("resnet18v1_sn", {"se": True}, "se=True applies to face networks only"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(name, options, message):
+    with pytest.raises(SnzooError, match=re.escape(message)) as error:
+        snzoo.create_model(name, **options)
+    assert name in str(error.value) or "must be" in message
+    assert "\n" not in str(error.value)
+
+
+def test_a_face_network_has_no_classifier_and_no_predictions():
+    model = snzoo.create_model("face_resnet18_sn", width=4)
+    with pytest.raises(ArgumentError, match="it returns embeddings"):
+        model.reset_classifier(10)
+    photo = np.zeros((112, 112, 3), np.uint8)
+    for wanted in (model, "face_resnet18_sn"):
+        with pytest.raises(ArgumentError, match="a face network, which returns embeddings"):
+            snzoo.predict(wanted, photo)
+        with pytest.raises(ArgumentError, match="a face network, which returns embeddings"):
+            snzoo.evaluate(wanted)
+    with pytest.raises(ArgumentError, match="a face network, which returns embeddings"):
+        snzoo.evaluate("face_resnet50_*")
+
+
+def test_aligned_faces_are_not_resized():
+    pixels = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    x = snzoo.create_transform("face_resnet18_sn")(pixels)
+    expected = torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+    assert torch.allclose(x, expected, atol=1e-6)
+
+
+def test_hard_gates_are_made_of_the_loaded_ones(tmp_path):
+    source = snzoo.create_model("face_resnet18_sn", width=4).eval()
+    for layer in source.modules():
+        if isinstance(layer, SwitchNorm2d):
+            nn.init.normal_(layer.mean_weight)
+            nn.init.normal_(layer.var_weight)
+    torch.save(source.state_dict(), tmp_path / "face.pth")
+    model = snzoo.create_model(
+        "face_resnet18_syncsn", width=4, hard_gates=True, weights=tmp_path / "face.pth"
+    ).eval()
+    x = torch.randn(2, 3, 112, 112)
+    assert not torch.allclose(model(x), source(x), atol=1e-3)
+    for name, layer in model.named_modules():
+        if isinstance(layer, SwitchNorm2d):
+            soft = source.get_submodule(name).shares()
+            for hard, shares in zip(layer.shares(), soft, strict=True):
+                assert hard.sort().values.tolist() == [0, 0, 1] and hard.argmax() == shares.argmax()
+    assert torch.equal(snzoo.nn.harden_gates(source)(x), model(x))
+    snzoo.save_pretrained(model, tmp_path / "hard")
+    again = snzoo.create_model(tmp_path / "hard").eval()
+    assert again.spec.arguments["hard_gates"] and torch.equal(again(x), model(x))
+
+
+def test_batch_norm_converts_to_sn_and_back(tmp_path):
+    model = snzoo.create_model("face_resnet18_bn", width=4)
+    model(torch.randn(8, 3, 112, 112))
+    x = torch.randn(2, 3, 112, 112)
+    expected = model.eval()(x)
+    for convert, norm in (
+        (snzoo.nn.convert_to_switchnorm, "sn"),
+        (snzoo.nn.convert_to_batchnorm, "bn"),
+    ):
+        convert(model)
+        assert model.spec.name == f"face_resnet18_{norm}"
+        assert torch.allclose(model(x), expected, atol=1e-5)
+        snzoo.save_pretrained(model, tmp_path / norm)
+        assert torch.equal(snzoo.create_model(tmp_path / norm).eval()(x), model(x))
+    assert type(model.output_layer[4]) is nn.BatchNorm1d
+    assert (model.output_layer[4].eps, model.output_layer[4].momentum) == (1e-5, 0.1)
