@@ -90,7 +90,7 @@ class Recipe:
             of cosines for CosFace.
         drop_rate: the dropout before the last linear layer.
         last_gamma: whether the scale of the last norm of each block starts at 0.
-        norm_momentum: the share of SN's running statistics that a step keeps.
+        norm_momentum: the share of the running statistics of SN and batch norm that a step keeps.
         final_radius: the radius of sparse SN at the end, to which it rises from 0 in proportion to
             the steps.
         statistics: the running statistics in validation: the ``moving`` average of training, or

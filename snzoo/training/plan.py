@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from snzoo.models.build import AnyResNet
 
 
-# Values of a recipe that concern the gates or the statistics of SN, and what leaves them alone.
-NEEDS_SN = {"norm_momentum": None, "gate_lr_factor": 1.0, "gate_clip_norm": None}
+# Values of a recipe that concern the gates of SN, and what leaves them alone.
+NEEDS_SN = {"gate_lr_factor": 1.0, "gate_clip_norm": None}
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,8 @@ class Plan:
     def _adapt(self, model: AnyResNet) -> None:
         """Set what the recipe says about the layers of a network."""
         from snzoo.nn.switchnorm import SwitchNorm
-        from snzoo.training.face_classifier import check_head
 
         recipe = self.recipe
-        check_head(self.spec.network, recipe)
         layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
         for name, default in NEEDS_SN.items():
             if getattr(recipe, name) != default and not layers:
@@ -130,9 +128,8 @@ class Plan:
             raise ArgumentError("gate_lr_factor needs decay=weights or decay=not_gates")
         if recipe.decay != "weights" and recipe.layer_decay != 1:
             raise ArgumentError("layer_decay needs decay=weights")
-        for layer in layers:
-            if recipe.norm_momentum is not None:
-                layer.momentum = recipe.norm_momentum
+        if recipe.norm_momentum is not None:
+            self._set_momentum(model, recipe.norm_momentum)
         model.freeze(recipe.freeze)
         if recipe.statistics == "frozen":
             self._freeze_statistics(model)
@@ -141,6 +138,20 @@ class Plan:
             raise ArgumentError(f"statistics=batch needs SN with batch statistics, not {self.name}")
         if model.spec is not None:
             model.spec = dataclasses.replace(self.spec, arguments=model.spec.arguments)
+
+    def _set_momentum(self, model: AnyResNet, kept: float) -> None:
+        """Set the share of the running statistics that a step keeps."""
+        from snzoo.nn.convert import BatchNorm
+        from snzoo.nn.switchnorm import SwitchNorm
+
+        batch_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+        switch_norms = [module for module in model.modules() if isinstance(module, SwitchNorm)]
+        if not batch_norms and not switch_norms:
+            raise ArgumentError(f"norm_momentum: {self.name} has no running statistics")
+        for norm in switch_norms:
+            norm.momentum = kept
+        for batch_norm in batch_norms:
+            batch_norm.momentum = 1 - kept
 
     def _freeze_statistics(self, model: AnyResNet) -> None:
         if not self.has_weights:
@@ -175,6 +186,8 @@ def make_plan(config: TrainingConfig) -> Plan:
         DataError: the photos are not found, or cannot be labeled.
         UnknownModelError, CheckpointError: there is no such model or recipe.
     """
+    from snzoo.training.face_classifier import check_head
+
     spec, has_weights = _choose_network(config)
     recipe_name, recipe = _choose_recipe(config, spec, has_weights=has_weights)
     if spec.name in load_manifest().models and not has_weights:
@@ -188,6 +201,7 @@ def make_plan(config: TrainingConfig) -> Plan:
         resize=recipe.resize, crop=recipe.crop, resampling="pillow-bilinear"
     )
     recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
+    check_head(spec.network, recipe)
     classes: Any = find_classes(config.data) if config.classes is None else config.classes
     is_face = spec.network.is_face
     train: Samples

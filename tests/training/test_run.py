@@ -305,7 +305,7 @@ def test_a_broken_photo_stops_the_run_before_it_begins_or_is_named_once(train, c
         ({"weights": "none.pth"}, SnzooError, "none.pth"),
         ({"pretrained": True}, CheckpointError, "no published weights"),
         ({"device": "toaster"}, SnzooError, "device 'toaster' can't be used"),
-        ({"model": "resnet18v1_bn", "norm_momentum": 0.9}, ArgumentError, "norm_momentum is for"),
+        ({"model": "resnet18v1_gn", "norm_momentum": 0.9}, ArgumentError, "no running statistics"),
         ({"model": "resnet18v2_sn", "last_gamma": True}, ArgumentError, "applies to v1 networks"),
         ({"model": "resnet18v1_gn", "statistics": "batch"}, ArgumentError, "statistics=batch"),
         ({"statistics": "batch", "freeze": 4}, ArgumentError, "statistics=batch needs SN"),

@@ -1,0 +1,195 @@
+"""Whole runs of snzoo.train on faces: the head, half epochs, pairs, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+import snzoo
+from snzoo.data.augment import Augmentation, augment, image_seed
+from snzoo.data.pixels import normalize
+from snzoo.data.training_batches import shuffle
+from snzoo.errors import ArgumentError, DataError
+from snzoo.faces.pairs import balance, read_pairs
+from snzoo.faces.verification import verify
+from snzoo.manifest import load_manifest
+from snzoo.recipes import learning_rate
+from snzoo.training.config import TrainingConfig
+from snzoo.training.devices import seed_generators
+from snzoo.training.face_validation import validate_faces
+from snzoo.training.plan import make_plan
+
+SMALL = {"epochs": 2, "batch_size": 4, "images_per_gpu": None, "lr": 0.05, "steps": (1,)}
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """Three people with four photos each to train with, and two with three to validate with."""
+    root = tmp_path_factory.mktemp("people")
+    for split, count, photos in (("train", 3, 4), ("val", 2, 3)):
+        for person in range(count):
+            folder = root / split / f"{split}{person}"
+            folder.mkdir(parents=True)
+            face = np.random.default_rng([len(split), person]).integers(60, 200, (8, 8, 3))
+            for i in range(photos):
+                noise = np.random.default_rng(i).integers(-40, 40, (112, 112, 3))
+                pixels = np.kron(face, np.ones((14, 14, 1), int)) + noise
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def train(people, tmp_path):
+    def run(output="run", *, data=people, **options):
+        options = {"model": "face_resnet18_sn", "width": 2, "device": "cpu", **SMALL} | options
+        return snzoo.train(data, output=tmp_path / output, workers=2, **options)
+
+    return run
+
+
+def test_a_run_writes_a_face_network_and_figures_of_pairs(train, people, tmp_path):
+    result = train()
+    assert result.pairs and result.images == 12  # 6 genuine pairs, and as many of 9 impostor pairs
+    lines = (tmp_path / "run" / "log.ndjson").read_text().splitlines()
+    epochs = [event for event in map(json.loads, lines) if event["event"] == "epoch"]
+    assert [set(event["pairs"]) for event in epochs] == 2 * [
+        {"pairs", "correct", "equal_error_rate"}
+    ]
+    assert result.correct == max(event["pairs"]["correct"] for event in epochs)
+    assert not any("head" in key for key in load_file(result.best))
+
+    pairs = balance(read_pairs(people / "val"))
+    model = snzoo.create_model(result.best)
+    photos = [pairs.photos.locate(i) for i in range(len(pairs.photos))]
+    embeddings = snzoo.faces.embed(model, photos)
+    found = verify(embeddings, pairs.first, pairs.second, pairs.same)
+    assert found.accuracy.correct == result.correct
+    assert model.spec.recipe.head == "arcface_published"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "face_resnet18_sn", "head": "arcface", "head_margin": 0.3},
+        {"model": "face_resnet18_bn", "head": "cosface", "head_margin": 0.2, "norm_momentum": 0.7},
+    ],
+)
+def test_the_weights_are_those_of_a_plain_loop(train, people, options):
+    result = train(precision="fp64", head_scale=16.0, epochs=4, **options)
+    config = TrainingConfig(
+        data=people,
+        model=options["model"],
+        width=2,
+        overrides=SMALL | {"head_scale": 16.0, "epochs": 4} | options | {"model": None},
+    )
+    del config.overrides["model"]
+    plan = make_plan(config)
+    recipe = plan.recipe
+    torch.manual_seed(0)
+    model = plan.create_network()
+    weight = torch.empty(3, 512).uniform_(-(512**-0.5), 512**-0.5)
+    model, weight = model.double(), weight.double().requires_grad_()
+    optimizer = torch.optim.SGD(
+        [*model.parameters(), weight], lr=1, momentum=recipe.momentum, weight_decay=5e-4
+    )
+    step = 0
+    for epoch in range(4):
+        # Half of the photos an epoch, the other half in the next one
+        order = shuffle(12, seed=0, epoch=epoch // 2).tolist()[6 * (epoch % 2) :][:6]
+        indices = order[:4]  # the step of 2 is left out
+        x = torch.stack([load(plan, epoch, index) for index in indices])
+        y = torch.tensor([plan.train.labels[index] for index in indices])
+        optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, 1)
+        seed_generators(torch.device("cpu"), 0, step, 0, 0)
+        model.train()
+        cosine = F.normalize(model(x)) @ F.normalize(weight).T
+        own = cosine[range(4), y]
+        if recipe.head == "arcface":
+            own = torch.cos(torch.acos(own) + 0.3)
+        else:
+            own = own - 0.2
+        cosine = cosine.scatter(1, y[:, None], own[:, None])
+        optimizer.zero_grad()
+        F.cross_entropy(16 * cosine, y).backward()
+        optimizer.step()
+        step += 1
+    state = torch.load(result.best.parent / "last.pt", weights_only=True)["model"]
+    torch.testing.assert_close(state["head.weight"], weight.detach(), rtol=0, atol=1e-10)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(state[f"network.{key}"], value, rtol=0, atol=1e-10)
+
+
+def load(plan, epoch, index):
+    """Return an image from -1 to 1, mirrored as snzoo.data.augment draws it."""
+    generator = torch.Generator().manual_seed(image_seed(0, epoch, index))
+    augmentation = Augmentation(112, 112, (1.0, 1.0), (1.0, 1.0), 0.5, (0.0, 0.0, 0.0), "none", 0.1)
+    pixels, _ = augment(plan.train.source.read(index), augmentation, generator)
+    stored = np.asarray(Image.open(plan.train.source.locate(index)))
+    assert np.array_equal(pixels, stored) or np.array_equal(pixels, stored[:, ::-1])
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    return normalize(x, plan.spec.preprocessing)[0].double()
+
+
+def test_a_stopped_run_continues_to_the_same_weights(train, tmp_path, monkeypatch):
+    train("whole", epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("snzoo.training.loop.validate_faces", interrupt_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            train("parts", epochs=4)
+    train("parts", epochs=4, resume=True)
+    whole, parts = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys() and "head.weight" in whole
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def interrupt_after(count):
+    """Return a validation that is interrupted when ``count`` validations are done."""
+    done = []
+
+    def validate(*args, **options):
+        done.append(1)
+        if len(done) > count:
+            raise KeyboardInterrupt
+        return validate_faces(*args, **options)
+
+    return validate
+
+
+def test_the_published_recipes_are_those_of_the_four_configurations():
+    recipe = load_manifest().recipes["arcface"]
+    assert (recipe.lr, recipe.batch_size, recipe.images_per_gpu) == (0.1, 512, 64)
+    assert (recipe.epochs, recipe.epochs_per_pass, recipe.steps) == (40, 2, (24, 30, 36))
+    assert (recipe.momentum, recipe.weight_decay, recipe.decay) == (0.9, 5e-4, "all")
+    steps = 5822  # half of 5.8 million photos, 500 at a time
+    rates = [learning_rate(recipe, epoch * steps, steps) for epoch in (0, 23, 24, 30, 36)]
+    assert np.allclose(rates, [0.1, 0.1, 0.01, 0.001, 0.0001])
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"head": "linear"}, ArgumentError, "head linear does not fit face_resnet18_sn; it takes"),
+        ({"model": "resnet18v1_sn", "recipe": "arcface"}, ArgumentError, "it takes linear"),
+        ({"mixup": 0.2}, ArgumentError, "mixup mixes two labels"),
+        ({"crop": 96}, ArgumentError, "crop must be 112"),
+        ({"drop_last": False}, ArgumentError, "drop_last must be true"),
+        ({"batch_size": 1}, ArgumentError, "at least 2 images in a forward pass"),
+        ({"batch_size": 7}, ArgumentError, "part of the training set in an epoch, of 6"),
+        ({"validation": "nowhere"}, DataError, "nowhere is no verification set"),
+    ],
+)
+def test_what_does_not_fit_a_face_network_is_refused(train, options, error, words):
+    with pytest.raises(error, match=words):
+        train(**options)
+
+
+def test_a_data_set_without_pairs_names_the_option(train, people):
+    with pytest.raises(DataError, match="holds no pairs of faces to validate with .*--validation"):
+        train(data=people / "train")
