@@ -39,12 +39,16 @@ WRONG = {
     "batch_size": [0, 1.5],
     "images_per_gpu": [0],
     "epochs": [0],
+    "epochs_per_pass": [0, 1.5],
     "steps": [[0], [30, 30], [60, 30]],
     "statistics_batches": [0],
     "statistics_batch_size": [0],
     "resize": [0, 100],  # smaller than the crop
     "crop": [0, 257],
     "freeze": [-1, 5],
+    "head": ["softmax"],
+    "head_scale": [0],
+    "head_margin": [-0.1],
     "momentum": [-0.1, 1],
     "ema_decay": [0, 1],
     "warmup_limit": [0, 1.1],
@@ -67,7 +71,8 @@ WRONG = {
     "drop_last": [None],
     "upright": [None],
 }
-OPTIONAL = {"gate_clip_norm", "final_radius", "random_crop_epochs"}
+OPTIONAL = {"gate_clip_norm", "final_radius", "random_crop_epochs", "epochs_per_pass"}
+OPTIONAL |= {"head", "head_scale", "head_margin"}
 # What relates two values, and numbers that JSON can't write, are beyond a schema.
 BEYOND = (math.inf, [2, 1], [30, 30], [60, 30], 100, 257, [1, 0.5])
 

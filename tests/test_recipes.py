@@ -132,8 +132,10 @@ def test_recipes_of_finetuning_have_the_values_of_the_example(name, values):
 
 def test_every_trained_network_of_the_zoo_has_a_recipe_that_fits_its_name():
     published_without = ["*_8x2", "*_8x16", "*_8x8", "*_ssn_8x4", "*_fpn", "*_c4", "*_bn_*"]
+    published_without += ["face_*"]
     names = snzoo.list_models(exclude_filters=published_without, pretrained=True)
-    assert {*names, "finetune", "step_batch_average"} == set(all_recipes())
+    faces = snzoo.list_models("face_*", pretrained=True)
+    assert {*names, *faces, "finetune", "step_batch_average", "arcface"} == set(all_recipes())
     for name in set(names) - {"resnet18v1_sn_clothing"}:
         recipe = MANIFEST.models[name].recipe
         gpus, images = map(int, name.removesuffix("_step").rpartition("_")[2].split("x"))
@@ -144,6 +146,35 @@ def test_every_trained_network_of_the_zoo_has_a_recipe_that_fits_its_name():
         assert recipe.drop_rate == entry.arguments["drop_rate"]
         sizes = entry.preprocessing.resize, entry.preprocessing.crop
         assert (recipe.resize, recipe.crop) == sizes
+
+
+FACES = {
+    "lr": 0.1,
+    "epochs": 40,
+    "epochs_per_pass": 2,
+    "schedule": "step",
+    "steps": (24, 30, 36),
+    "step_factor": 0.1,
+    "warmup_epochs": 0.0,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "decay": "all",
+    "head": "arcface_published",
+    "head_scale": 64.0,
+    "head_margin": 0.5,
+    "scale": (1.0, 1.0),
+    "flip": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", ["arcface", *snzoo.list_models("face_*", pretrained=True)])
+def test_face_networks_have_the_published_recipe(name):
+    recipe, expected = all_recipes()[name], FACES
+    if name.endswith("argmax"):
+        expected = FACES | {"lr": 0.001, "epochs": 20, "steps": (10,)}
+    assert values_of(recipe, expected) == expected
+    gpus, images = (8, 64) if name == "arcface" else map(int, name.split("_")[3].split("x"))
+    assert (recipe.batch_size, recipe.images_per_gpu) == (gpus * images, images)
 
 
 def test_the_rates_are_scaled_with_the_batch_size():

@@ -96,27 +96,22 @@ def test_the_weights_are_those_of_a_plain_loop(train, people, options):
     optimizer = torch.optim.SGD(
         [*model.parameters(), weight], lr=1, momentum=recipe.momentum, weight_decay=5e-4
     )
-    step = 0
-    for epoch in range(4):
+    for epoch in range(4):  # of one step each
         # Half of the photos an epoch, the other half in the next one
         order = shuffle(12, seed=0, epoch=epoch // 2).tolist()[6 * (epoch % 2) :][:6]
         indices = order[:4]  # the step of 2 is left out
         x = torch.stack([load(plan, epoch, index) for index in indices])
         y = torch.tensor([plan.train.labels[index] for index in indices])
-        optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, 1)
-        seed_generators(torch.device("cpu"), 0, step, 0, 0)
+        optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch, 1)
+        seed_generators(torch.device("cpu"), 0, epoch, 0, 0)
         model.train()
         cosine = F.normalize(model(x)) @ F.normalize(weight).T
         own = cosine[range(4), y]
-        if recipe.head == "arcface":
-            own = torch.cos(torch.acos(own) + 0.3)
-        else:
-            own = own - 0.2
+        own = torch.cos(torch.acos(own) + 0.3) if recipe.head == "arcface" else own - 0.2
         cosine = cosine.scatter(1, y[:, None], own[:, None])
         optimizer.zero_grad()
         F.cross_entropy(16 * cosine, y).backward()
         optimizer.step()
-        step += 1
     state = torch.load(result.best.parent / "last.pt", weights_only=True)["model"]
     torch.testing.assert_close(state["head.weight"], weight.detach(), rtol=0, atol=1e-10)
     for key, value in model.state_dict().items():
@@ -191,5 +186,5 @@ def test_what_does_not_fit_a_face_network_is_refused(train, options, error, word
 
 
 def test_a_data_set_without_pairs_names_the_option(train, people):
-    with pytest.raises(DataError, match="holds no pairs of faces to validate with .*--validation"):
+    with pytest.raises(DataError, match=r"holds no pairs of faces .*--validation"):
         train(data=people / "train")
