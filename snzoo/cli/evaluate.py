@@ -9,11 +9,26 @@ from typing import TYPE_CHECKING, Any
 from snzoo.cli import tables
 from snzoo.cli.common import MODEL, WEIGHTS, add_device_option, path, points, positive
 from snzoo.cli.output import show, warn
+from snzoo.errors import ArgumentError
 from snzoo.evaluation import EvaluationConfig
 from snzoo.evaluation.config import CHOICES
 
 if TYPE_CHECKING:
     from snzoo.evaluation import Results
+    from snzoo.evaluation.face_results import FaceResults
+
+# The options that go with --faces, and what every command has
+FOR_FACES = {
+    "faces",
+    "models",
+    "weights",
+    "device",
+    "batch_size",
+    "workers",
+    "json",
+    "debug",
+    "run",
+}
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -39,6 +54,11 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         "(default: the bundled demo photos)"
     )
     add("--data", "--imagenet", type=path, metavar="PATH", help=about)
+    about = (
+        "pairs of faces, for face networks: a .bin file of insightface, or a folder with pairs.txt "
+        "or with one folder of photos for each person; docs/faces.md"
+    )
+    add("--faces", type=path, metavar="PATH", help=about)
     about = "present: add the accuracy when only the classes that occur in the data compete"
     add("--classes", choices=CHOICES["classes"], help=about)
     add("--labels", choices=CHOICES["labels"], help="real: add the accuracy by the ReaL labels")
@@ -69,6 +89,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.faces is not None:
+        return _run_faces(args)
     given = {name: value for name, value in vars(args).items() if value is not None}
     names = {field.name for field in dataclasses.fields(EvaluationConfig)} & given.keys()
     config = EvaluationConfig(**{name: given[name] for name in names})
@@ -91,3 +113,37 @@ def run(args: argparse.Namespace) -> int:
     for problem in problems:
         warn(f"check failed: {problem}")
     return 1 if problems else 0
+
+
+def _run_faces(args: argparse.Namespace) -> int:
+    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    if unfit := sorted(given - FOR_FACES):
+        raise ArgumentError(f"--{unfit[0].replace('_', '-')} does not go with --faces")
+
+    from snzoo.evaluation import evaluate_faces
+    from snzoo.faces.tables import format_text, tabulate_verification
+
+    def show_results(results: FaceResults) -> None:
+        data = results.data
+        where = f"{data.pairs:,} pairs of {data.photos:,} photos ({data.name})"
+        show(f"{where}, {results.run.device}")
+        figures = {model.name: model.verification for model in results.models}
+        show(*format_text(tabulate_verification(figures)))
+        if data.accuracy_pairs < data.pairs:
+            show(
+                f"The accuracy is that of {data.accuracy_pairs:,} pairs, half of them genuine; the "
+                "other figures are those of all pairs."
+            )
+
+    evaluate_faces(
+        args.models or [],
+        args.faces,
+        weights=args.weights,
+        device=args.device,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        json=args.json,
+        show=show_results,
+        progress=True,
+    )
+    return 0

@@ -37,10 +37,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report_results(file: Path, args: argparse.Namespace) -> int:
+    from snzoo.evaluation.face_results import has_faces, read_face_results
     from snzoo.evaluation.results import read_results
+    from snzoo.report.faces import make_face_report
     from snzoo.report.page import make_report
     from snzoo.report.thumbnails import find_thumbnails
 
+    if has_faces(file):
+        if args.images:
+            raise ArgumentError("--images is for classifiers; leave it out")
+        output = args.output or file.with_suffix(".html")
+        _check_output(output, [file], "the results")
+        return _write(output, make_face_report(read_face_results(file)))
     results = read_results(file)
     output = args.output or file.with_suffix(".html")
     _check_output(output, [file], "the results")

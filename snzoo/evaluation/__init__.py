@@ -1,4 +1,4 @@
-"""Evaluate networks on labeled images.
+"""Evaluate networks on labeled images, and face networks on pairs of photos.
 
 Importing this package does not import torch, so the command line shows its options quickly.
 """
@@ -9,6 +9,7 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from snzoo.evaluation.config import EvaluationConfig as EvaluationConfig
+    from snzoo.evaluation.faces import evaluate_faces as evaluate_faces
     from snzoo.evaluation.results import Results as Results
     from snzoo.evaluation.results import read_results as read_results
     from snzoo.evaluation.run import evaluate as evaluate
@@ -18,6 +19,7 @@ _MODULES = {
     "EvaluationConfig": "config",
     "Results": "results",
     "evaluate": "run",
+    "evaluate_faces": "faces",
     "read_results": "results",
     "run_evaluation": "run",
 }

@@ -17,6 +17,7 @@ from snzoo.errors import ArgumentError, NonFiniteError
 from snzoo.inference.network import Network, local_cores, resize_device
 from snzoo.inference.predict import list_photos, prepare_network
 from snzoo.inference.transform import Model, check_takes_photos, find_spec
+from snzoo.spec import ModelSpec
 
 Embeddings = NDArray[np.float32]  # (M, D), rows of length 1
 
@@ -66,14 +67,23 @@ def embed(
     if not len(listed):
         raise ArgumentError("there are no photos to embed")
     spec = find_spec(model)
-    check_takes_photos(spec)
-    if getattr(model, "num_classes", spec.num_classes):
-        raise ArgumentError(f"{spec.name} is a classifier; face networks return embeddings")
+    check_embeds(spec, model)
     with prepare_network(model, spec, device) as network:
         batches = iter_embeddings(
             network, listed, batch_size=batch_size, flip=flip, workers=workers, upright=upright
         )
         return np.concatenate(list(batches))
+
+
+def check_embeds(spec: ModelSpec, model: object = None) -> None:
+    """Check that the network that ``spec`` describes returns embeddings of RGB images.
+
+    Raises:
+        ArgumentError: the network is a classifier, or takes other images.
+    """
+    check_takes_photos(spec)
+    if getattr(model, "num_classes", spec.num_classes):
+        raise ArgumentError(f"{spec.name} is a classifier; face networks return embeddings")
 
 
 def iter_embeddings(

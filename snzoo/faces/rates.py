@@ -1,8 +1,7 @@
 """A share of trials with its interval, as the figures of faces report it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from snzoo.intervals import wilson_interval
 
@@ -21,6 +20,6 @@ class Rate:
     interval95: tuple[float, float]
 
     @classmethod
-    def count(cls, hits: int, trials: int) -> Rate:
+    def count(cls, hits: int, trials: int) -> Self:
         """Return the rate of ``hits`` of ``trials`` (at least 1)."""
         return cls(hits, trials, 100 * hits / trials, wilson_interval(hits, trials))

@@ -5,8 +5,6 @@ threshold. The accuracy follows the protocol of LFW (Huang et al. 2007) as insig
 each fold of pairs is judged by the threshold that is best on the other folds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import log
 

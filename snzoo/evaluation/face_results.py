@@ -1,0 +1,103 @@
+"""The results of an evaluation on pairs of faces: what ``snzoo eval --faces --json`` writes."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from snzoo.errors import ManifestError
+from snzoo.evaluation.results import LARGEST, MOST_MODELS
+from snzoo.faces.verification import MOST_POINTS, Verification
+from snzoo.files import read_bounded
+from snzoo.typed_json import convert
+
+
+@dataclass(frozen=True)
+class FaceData:
+    """The verification set. ``accuracy_pairs`` are those that the accuracy over folds is of.
+
+    If a set does not have equally many genuine and impostor pairs, they are a part of it that has.
+    """
+
+    path: str
+    name: str
+    photos: int
+    pairs: int
+    accuracy_pairs: int
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """The figures of one model; ``weights`` is None for the zoo's weights."""
+
+    name: str
+    architecture: str
+    weights: str | None
+    verification: Verification
+
+    def __post_init__(self) -> None:
+        found = self.verification
+        shares = [found.equal_error_rate, found.auc, *(v for point in found.roc for v in point)]
+        _check(all(0 <= share <= 1 for share in shares), "0 <= shares <= 1")
+        _check(2 <= len(found.roc) <= MOST_POINTS, f"2 to {MOST_POINTS} points of the ROC curve")
+        _check(list(found.roc) == sorted(found.roc), "points of the ROC curve in ascending order")
+        _check(found.roc[-1] == (1, 1), "a ROC curve that ends at (1, 1)")
+
+
+@dataclass(frozen=True)
+class FaceRun:
+    """The settings and the speed; ``seconds`` is the time of decoding and inference together."""
+
+    device: str
+    batch_size: int
+    workers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FaceResults:
+    """The results of an evaluation on pairs of faces."""
+
+    data: FaceData
+    run: FaceRun
+    versions: dict[str, str]
+    models: tuple[FaceModel, ...]
+    kind: Literal["faces"] = "faces"
+
+    def __post_init__(self) -> None:
+        _check(1 <= len(self.models) <= MOST_MODELS, f"1 to {MOST_MODELS} models")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document, which :func:`read_face_results` reads."""
+        return {"kind": self.kind} | dataclasses.asdict(self)
+
+
+def _check(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ManifestError(f"must be: {rule}")
+
+
+def has_faces(path: Path) -> bool:
+    """Return whether a file of results is of faces. Another file may be damaged."""
+    try:
+        document = json.loads(read_bounded(path, limit=LARGEST, kind="a results file"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("kind") == "faces"
+
+
+def read_face_results(path: str | Path) -> FaceResults:
+    """Return the checked results of a file that ``snzoo eval --faces --json`` wrote.
+
+    Raises:
+        FileError: the file cannot be read, or is too large.
+        ManifestError: a field is missing, unknown, of the wrong type or out of its range.
+    """
+    document = json.loads(read_bounded(Path(path), limit=LARGEST, kind="a results file"))
+    try:
+        results: FaceResults = convert(document, FaceResults, "results")
+    except ManifestError as error:
+        reason = f"{path} is not what snzoo eval --faces --json writes: {error}"
+        raise ManifestError(reason if len(reason) <= 400 else f"{reason[:400]} …") from None
+    return results
