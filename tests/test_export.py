@@ -300,3 +300,29 @@ def test_a_network_without_classes_returns_features(tmp_path):
     export(model, tmp_path / "x.pt2")
     run, said = load(tmp_path / "x.pt2")
     assert said["classes"] == [] and run(np.zeros((3, 3, 64, 64), np.float32)).shape == (3, 64)
+
+
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+@pytest.mark.parametrize("norm", ["sn", "syncsn", "bn"])
+def test_a_face_network_returns_embeddings(tmp_path, format, norm):
+    torch.manual_seed(0)
+    model = snzoo.create_model(f"face_resnet18_{norm}", width=8, se=norm == "sn")
+    model(torch.randn(2, 3, 112, 112))
+    path = tmp_path / f"face.{format}"
+    parity = export(model, path)
+    assert parity.output == "embeddings"
+    assert str(parity).endswith("in 8 images") and "logits" not in str(parity)
+    if format == "pt2":
+        run, said = load(path)
+    else:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert [output.name for output in session.get_outputs()] == ["embeddings"]
+        said = json.loads(session.get_modelmeta().custom_metadata_map["snzoo"])
+        run = lambda x: session.run(None, {"images": x})[0]  # noqa: E731
+    assert said["preprocessing"]["crop"] == 112 and said["classes"] == []
+    for n in (1, 3, 6):
+        x = torch.randn(n, 3, 112, 112)
+        with torch.inference_mode():
+            assert np.allclose(run(x.numpy()), model.eval()(x).numpy(), rtol=0, atol=1e-5)
+    with pytest.raises(ArgumentError, match="takes 112×112 pixels only"):
+        export(model, path, dynamic_size=True)

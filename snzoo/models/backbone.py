@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from torch import Tensor, nn
 
@@ -62,9 +62,12 @@ class Backbone(Named):
     def rename_norms(self, prefix: str) -> None:
         super().rename_norms(prefix)
         if self.spec is not None:
-            # The default of a norm may be another pool.
-            ceil = getattr(self.maxpool, "ceil_mode", False)
-            self.spec = self.spec.with_norm(prefix, **{"stem_pool": "ceil"} if ceil else {})
+            changed: dict[str, Any] = {}
+            if getattr(self.maxpool, "ceil_mode", False):
+                changed["stem_pool"] = "ceil"  # the default of a norm may be another pool
+            if self.spec.arguments.get("hard_gates"):
+                changed["hard_gates"] = False
+            self.spec = self.spec.with_norm(prefix, **changed)
 
     def forward_levels(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the maps ``indices``, in increasing order; later stages are not computed.

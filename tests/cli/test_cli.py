@@ -71,6 +71,40 @@ def test_list_filters_and_sorts(capsys):
     assert {row["name"]: row["top1"] for row in rows}["resnet50v1_bn_msra"] == 75.3
 
 
+def test_face_networks_are_listed_with_their_rank1(capsys):
+    assert main(["list", "face_*", "--pretrained", "--sort", "rank1", "--names"]) == 0
+    names = capsys.readouterr().out.split()
+    assert names[:2] == ["face_resnet100_syncsn_16x32", "face_resnet100_bn_8x64"]
+    assert main(["list", "face_resnet50*", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    figures = rows["face_resnet50_bn_8x64"]
+    assert (figures["rank1"], figures["top1"], figures["dataset"]) == (97.59, None, "megaface")
+    assert rows["face_resnet50_bn"]["rank1"] is None
+    for patterns, shown in ((["face_resnet50*"], True), (["resnet50v1_s*"], False)):
+        assert main(["list", *patterns]) == 0
+        assert ("rank-1" in capsys.readouterr().out.splitlines()[0]) == shown
+    assert main(["list", "--norm", "syncsn", "--names", "--pretrained"]) == 0
+    assert all("_syncsn_" in name for name in capsys.readouterr().out.split())
+
+
+def test_info_tells_what_a_face_network_returns_and_which_link_is_wrong(capsys):
+    assert main(["info", "face_resnet50_syncsn_16x32"]) == 0
+    text = capsys.readouterr().out
+    figure = "rank-1 97.94 of 3,530 probes among 1,000,000 distractors of megaface"
+    link = "page           https://pan.baidu.com/s/1vYdyRg2pBZYz_71_Ozdt7Q"
+    for words in (figure, link, "512 values", "published with an address of Baidu"):
+        assert words in text
+    assert "\n  url " not in text and "classes" not in text
+
+
+def test_the_table_of_face_networks_follows_that_of_the_classifiers(capsys):
+    assert main(["list", "*50*bn_*", "--pretrained", "--markdown"]) == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert "face" not in first and "| top-1 | top-5 |" in first
+    row = "| `face_resnet50_bn_8x64` | 43,584,985 | 97.59 | megaface, 1,000,000 distractors |"
+    assert row in second and len(second.splitlines()) == 3
+
+
 def test_list_says_where_nothing_fits(capsys):
     assert main(["list", "vgg*"]) == 1
     assert "no model matches 'vgg*'" in capsys.readouterr().err

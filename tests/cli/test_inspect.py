@@ -176,3 +176,15 @@ def test_locked_shares_of_sparse_sn_are_marked(tmp_path, capsys):
     assert main(["inspect", "--json", str(tmp_path / "sparse.safetensors")]) == 0
     (found,) = json.loads(capsys.readouterr().out)[0]["layers"]
     assert found["locked"] == ["mean"] and found["mean"] == [0, 0, 1]
+
+
+def test_hard_gates_of_a_zoo_model_are_shown_as_they_are_used(file, capsys, monkeypatch):
+    monkeypatch.setattr("snzoo.weights.fetch_weights", lambda *_: file)
+    for name, hard in (
+        ("face_resnet50_syncsn_16x32", False),
+        ("resnet50v1_sn_8x32", False),
+        ("face_resnet50_syncsn_8x64_argmax", True),
+    ):
+        assert main(["inspect", "--json", name]) == 0
+        (made,) = json.loads(capsys.readouterr().out)
+        assert made["layers"][0]["mean"] == ([0, 0, 1] if hard else [0.166667, 0.333333, 0.5])

@@ -57,7 +57,9 @@ def test_stats_are_those_of_the_layer(layer, stats):
         assert found.mean == pytest.approx([1 / len(stats)] * len(stats))
 
 
-@pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet101v1_sn", "resnet101v2_sn"])
+@pytest.mark.parametrize(
+    "name", ["resnet18v1_sn", "resnet101v1_sn", "resnet101v2_sn", "face_resnet50_syncsn"]
+)
 @pytest.mark.parametrize("prefix", ["", "backbone.body."])
 def test_layers_are_in_the_order_of_depth(name, prefix):
     with torch.device("meta"):

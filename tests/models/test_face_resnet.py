@@ -271,3 +271,18 @@ def test_batch_norm_converts_to_sn_and_back(tmp_path):
         assert torch.equal(snzoo.create_model(tmp_path / norm).eval()(x), model(x))
     assert type(model.output_layer[4]) is nn.BatchNorm1d
     assert (model.output_layer[4].eps, model.output_layer[4].momentum) == (1e-5, 0.1)
+
+
+def test_hard_gates_of_bn_become_batch_norm(tmp_path):
+    model = snzoo.create_model("face_resnet18_sn", width=4)
+    for layer in model.modules():
+        if isinstance(layer, SwitchNorm2d):
+            nn.init.constant_(layer.mean_weight[2:], 2)
+            nn.init.constant_(layer.var_weight[2:], 2)
+    torch.save(model.state_dict(), tmp_path / "face.pth")
+    model = snzoo.create_model(
+        "face_resnet18_sn", width=4, hard_gates=True, weights=tmp_path / "face.pth"
+    )
+    snzoo.nn.convert_to_batchnorm(model, tolerance=0)
+    snzoo.save_pretrained(model, tmp_path / "bn")
+    assert snzoo.create_model(tmp_path / "bn").spec.architecture == "face_resnet18_bn"
