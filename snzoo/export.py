@@ -25,6 +25,7 @@ from snzoo.data.imagenet import names_of
 from snzoo.environment import require_packages
 from snzoo.errors import ArgumentError, CheckpointError, FileError, NonFiniteError, first_line
 from snzoo.files import check_writable, write_atomically
+from snzoo.nn import SparseSwitchNorm2d, simplify
 
 if TYPE_CHECKING:
     from snzoo.manifest import Entry
@@ -143,6 +144,8 @@ def export(
         model = model.to(memory_format=torch.contiguous_format)
         batches = _random_batches(model.conv1.in_channels, crop, dynamic_size=dynamic_size)
         expected = _compute_logits(model, batches, spec)
+        if any(isinstance(module, SparseSwitchNorm2d) for module in model.modules()):
+            simplify(model)  # otherwise the file would compute SparsestMax for each batch
         program = _trace(model, batches[1], dynamic_size=dynamic_size)
         with write_atomically(path) as partial:
             partial.write_bytes(write(program, _describe(spec)))
