@@ -85,6 +85,13 @@ def test_a_file_cut_anywhere_is_refused():
         refuse(TINY[:length])
 
 
+def test_a_file_cut_at_its_end_is_known_by_its_start(tmp_path):
+    for length in range(5, len(TINY)):
+        (tmp_path / "x.ckpt").write_bytes(TINY[:length])
+        with pytest.raises(CheckpointError, match="TensorFlow V1 checkpoint; it is cut short"):
+            read_state_dict(tmp_path / "x.ckpt")
+
+
 def test_a_file_cut_after_any_block_is_refused():
     blocks = blocks_of(variables(make_network(**NARROW)), nominal=1 << 14)
     content = join(blocks)
