@@ -26,6 +26,7 @@ from snzoo.environment import require_packages
 from snzoo.errors import ArgumentError, CheckpointError, FileError, NonFiniteError, first_line
 from snzoo.files import check_writable, write_atomically
 from snzoo.models.face_resnet import FaceResNet
+from snzoo.nn import SparseSwitchNorm2d, simplify
 
 if TYPE_CHECKING:
     from snzoo.entry import Entry
@@ -107,6 +108,8 @@ def export(
     sizes. Its logits must be those of ``model`` within 1e-4 of the largest one. Otherwise an
     earlier file at ``path`` is kept.
 
+    Sparse SN is exported as :func:`snzoo.nn.simplify` makes it: its shares are constants.
+
     The file carries the model's name, class names, preprocessing and license as JSON: under the
     key ``snzoo`` of the metadata in ONNX, as the extra file ``snzoo.json`` in pt2. The input and
     the output of ONNX are called ``images`` and ``logits``, or ``embeddings`` for a face network.
@@ -152,6 +155,8 @@ def export(
         model = model.to(memory_format=torch.contiguous_format)
         batches = _random_batches(model.conv1.in_channels, crop, dynamic_size=dynamic_size)
         expected = _compute_outputs(model, batches, spec, output)
+        if any(isinstance(module, SparseSwitchNorm2d) for module in model.modules()):
+            simplify(model)  # the file would compute SparsestMax for each batch
         program = _trace(model, batches[1], dynamic_size=dynamic_size)
         with write_atomically(path) as partial:
             partial.write_bytes(write(program, _describe(spec), output))

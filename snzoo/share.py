@@ -63,7 +63,7 @@ def save_pretrained(
         raise ArgumentError("the path must not be empty; the current folder is '.'")
     path = Path(path)
     spec, description = _describe(model, classes, recipe)
-    tensors = _gather(model.state_dict() if state_dict is None else state_dict)
+    tensors = _gather(_state_dict(model, spec) if state_dict is None else state_dict)
     if tensors is not None:
         _save(path, tensors, spec, description, source=path.name or "FOLDER")
 
@@ -107,7 +107,7 @@ def push_to_hub(
 
     with tempfile.TemporaryDirectory() as name:
         spec, description = _describe(model, classes)
-        tensors = _gather(model.state_dict())
+        tensors = _gather(_state_dict(model, spec))
         if tensors is None:  # another process uploads
             return ""
         _save(Path(name), tensors, spec, description, source=HUB + repo_id)
@@ -140,6 +140,19 @@ def _save(
         save_description(path, state, description)
     else:
         save_folder(path, state, description, model_card(spec, source))
+
+
+def _state_dict(model: nn.Module, spec: ModelSpec) -> dict[str, Tensor]:
+    from snzoo.nn import SparseSwitchNorm2d
+
+    if spec.network.norm == "ssn" and not any(
+        isinstance(module, SparseSwitchNorm2d) for module in model.modules()
+    ):
+        raise CheckpointError(
+            "the network was simplified by snzoo.nn.simplify, so it is for inference only; save "
+            "it before that"
+        )
+    return model.state_dict()
 
 
 def _gather(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,7 @@ from snzoo.evaluation.measure import measure
 from snzoo.export import export
 from snzoo.inference import Network
 from snzoo.manifest import load_manifest
+from snzoo.nn import set_radius
 from snzoo.preprocessing import Preprocessing
 
 DEMO = snzoo.get_info("resnet18v1_sn_clothing")
@@ -167,6 +169,27 @@ def test_other_networks_and_batch_sizes(tmp_path, format, name, arguments):
         assert np.allclose(
             run(x.numpy()), expected.numpy(), rtol=0, atol=1e-4 * float(expected.abs().max())
         )
+
+
+@pytest.mark.parametrize("format", OF_THE_DEMO)
+def test_the_shares_of_sparse_sn_are_constants(tmp_path, format, capfd):
+    model = small("resnet18v1_ssn")
+    for name, parameter in model.named_parameters():
+        if name.endswith(("mean_weight", "var_weight")):
+            torch.nn.init.normal_(parameter, 1, 0.2)
+    set_radius(model, 0.6)
+    export(model, path := tmp_path / f"x.{format}")
+    assert capfd.readouterr() == ("", "")
+    if format == "onnx":
+        operations = {node.op_type for node in onnx.load(path).graph.node}
+    else:
+        nodes = torch.export.load(path).graph.nodes
+        operations = {node.target.__name__ for node in nodes if node.op == "call_function"}
+    assert not {name for name in operations if re.match("topk|sort|cumsum|where", name.lower())}
+    run, x = load(path)[0], torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.eval()(x)
+    assert np.abs(run(x.numpy()) - expected.numpy()).max() <= 1e-4 * float(expected.abs().max())
 
 
 @pytest.mark.slow

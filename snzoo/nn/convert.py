@@ -27,7 +27,11 @@ _BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
     SyncSwitchNorm1d: nn.SyncBatchNorm,
     SyncSwitchNorm3d: nn.SyncBatchNorm,
 }
+SIMPLIFY = "; for inference, snzoo.nn.simplify makes sparse SN layers cheaper"
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
+# The attributes of a layer that a layer of the other kind does not have.
+_SETTINGS = {"affine", "using_moving_average", "using_bn", "last_gamma", "bias_correction"}
+_SETTINGS |= {"process_group", "batch_norm"}
 _OTHERS = {"num_batches_tracked", "mean_weight", "var_weight", "mean_fixed", "var_fixed", "radius"}
 
 
@@ -131,7 +135,8 @@ def _convert(
         found = sorted({type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__})
         what = f"its norms are {', '.join(found)}" if found else "it has no norms"
         wanted = "SwitchNorm" if kind is SwitchNorm else "batch norm"
-        raise ValueError(f"there is no {wanted} to convert in {type(model).__name__}: {what}")
+        hint = SIMPLIFY if SparseSwitchNorm2d.__name__ in found else ""
+        raise ValueError(f"there is no {wanted} to convert in {type(model).__name__}: {what}{hint}")
     for name, layer in layers.items():
         check_tensors(layer, name or "the layer")
     planned = {layer: plan(layer, name or "the layer") for name, layer in layers.items()}
@@ -193,6 +198,7 @@ def _plan_batchnorm(layer: Any, name: str, tolerance: float) -> Any:
             raise ValueError(
                 f"{name} takes {share:.1%} of its {what} from BN; at least {1 - tolerance:.1%} is "
                 f"required (tolerance={tolerance})"
+                f"{SIMPLIFY if isinstance(layer, SparseSwitchNorm2d) else ''}"
             )
     new = kind(layer.num_features, **_settings(layer))
     new.track_running_stats = layer.track_running_stats
@@ -273,6 +279,8 @@ def _become(layer: Any, new: Any, shared: dict[nn.Parameter, nn.Parameter]) -> N
     for name in ("running_mean", "running_var"):
         buffer, like = layer._buffers[name], new._buffers[name]
         new._buffers[name] = None if buffer is None else buffer.view_as(like)
+    for name in _SETTINGS - vars(new).keys():
+        vars(layer).pop(name, None)
     layer.__class__ = type(new)
     layer._parameters, layer._buffers = new._parameters, new._buffers
     vars(layer).update(

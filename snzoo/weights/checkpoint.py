@@ -57,15 +57,14 @@ def read_state_dict(
         MissingPackageError: the file is an HDF5 file, and h5py is not installed.
     """
     path = Path(path)
+    refuse_web_page(path)
     start, end, size = _read_ends(path)
     limit = max(size, RATIO * size + SLACK if max_bytes is None else max_bytes)
-    if looks_like_html(start):
-        raise CheckpointError(f"{path} is a web page, not a weights file; download it again")
     if start.startswith(b"\x89HDF"):
         return read_keras(path, max_bytes=limit)
     if is_torch7(start):
         return read_fbtorch(path, max_bytes=limit)
-    if is_archive(start) or is_tensorflow(end):
+    if is_archive(start) or is_tensorflow(start, end):
         return read_slim(path, archived=is_archive(start), max_bytes=limit)
     if is_safetensors(start):
         content: Any = read_safetensors(path, mmap=mmap)
@@ -85,6 +84,12 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
     """
     path = Path(path)
     return read_metadata(path) if is_safetensors(_read_ends(path)[0]) else None
+
+
+def refuse_web_page(path: Path) -> None:
+    """Raise a CheckpointError if a file is a web page, as some hosts send instead of a file."""
+    if looks_like_html(_read_ends(path)[0]):
+        raise CheckpointError(f"{path} is a web page, not a weights file; download it again")
 
 
 def looks_like_html(start: bytes) -> bool:

@@ -29,7 +29,7 @@ from snzoo.errors import (
 from snzoo.files import atomic_path
 from snzoo.weights import cache
 from snzoo.weights.cache import WEIGHTS, discard
-from snzoo.weights.checkpoint import read_state_dict
+from snzoo.weights.checkpoint import read_state_dict, refuse_web_page
 from snzoo.weights.checksums import (
     Digest,
     Stamp,
@@ -273,6 +273,7 @@ def _verify_file(entry: Entry, path: Path, layout: Layout) -> Verified:
     """Check a published file, and return its tensors in the order and dtypes of the layout."""
     file = _published_file(entry)
     digest = Digest.of(path, md5=file.md5 is not None)
+    refuse_web_page(path)  # before its checksum, whose difference would not say what it is
     digest.check(file, _recorded_digest(entry))
     wanted = layout()
     state = conform_state_dict(

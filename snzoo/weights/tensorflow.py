@@ -12,6 +12,7 @@ and ``core/util/saved_tensor_slice.proto``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ from snzoo.weights.crc32c import crc32c
 from snzoo.weights.pytorch import too_large
 
 MAGIC = bytes.fromhex("57fb808b247547db")
+# The start of a file: an entry with an empty key, its size, and the tag of its declarations.
+FIRST_ENTRY = re.compile(rb"\0\0[\x80-\xff]{0,9}[\0-\x7f]\n")
 FOOTER = 48  # bytes: two handles, zeros, the magic
 TRAILER = 5  # bytes after a block: its type, its CRC
 
@@ -71,9 +74,14 @@ class Declaration(NamedTuple):
         return math.prod(self.shape) * TYPES[self.kind][0].itemsize
 
 
-def is_tensorflow(end: bytes) -> bool:
-    """Return whether a file that ends with ``end`` is a table of TensorFlow."""
-    return end.endswith(MAGIC)
+def is_tensorflow(start: bytes, end: bytes) -> bool:
+    """Return whether a file is a table of TensorFlow, also if its end was cut off.
+
+    Args:
+        start: the first bytes of the file.
+        end: the last bytes of the file, at least 8.
+    """
+    return end.endswith(MAGIC) or bool(FIRST_ENTRY.match(start))
 
 
 def read_tensorflow(
@@ -197,7 +205,7 @@ def _read_integers(packed: memoryview, name: str) -> NDArray[np.int64]:
 
 def _read_table(table: memoryview) -> Iterator[memoryview]:
     """Yield the values of all entries. The blocks must fill the file without gaps."""
-    if len(table) < FOOTER or not is_tensorflow(bytes(table[-8:])):
+    if len(table) < FOOTER or table[-8:] != MAGIC:
         raise ValueError("it does not end as a TensorFlow V1 checkpoint; it is cut short")
     metaindex, position = _read_handle(table[-FOOTER:-8], 0)
     index, _ = _read_handle(table[-FOOTER:-8], position)

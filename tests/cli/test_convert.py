@@ -5,6 +5,7 @@ import torch
 
 import snzoo
 from snzoo.cli import main
+from snzoo.nn import SparseSwitchNorm2d, set_radius
 
 
 @pytest.fixture
@@ -64,6 +65,29 @@ def test_mistakes_are_one_line(network, capfd, tmp_path, arguments, message):
     status, out, err = run(capfd, *arguments, "--output", "out.safetensors")
     assert (status, out) == (1, "") and message in err and err.count("\n") == 1
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_sparse_sn_is_converted_if_it_locked_to_bn(tmp_path, monkeypatch, capfd, locked):
+    monkeypatch.chdir(tmp_path)
+    model = snzoo.create_model("resnet18v1_ssn", num_classes=2, width=8)
+    for layer in model.modules():
+        if isinstance(layer, SparseSwitchNorm2d):
+            layer.running_var.uniform_(0.5, 1)
+            for gates in (layer.mean_weight, layer.var_weight):
+                gates.data.copy_(torch.tensor([0.0, 0.1, 0.2 * locked]))
+    set_radius(model, 1)
+    snzoo.save_pretrained(model, "ssn.safetensors", classes=["cat", "dog"])
+    status, out, err = run(capfd, "ssn.safetensors", "--norm", "bn", "--output", "bn.safetensors")
+    if locked:
+        assert (status, err) == (0, "") and out.startswith("bn.safetensors: resnet18v1_bn, ")
+        converted, x = snzoo.create_model("bn.safetensors").eval(), torch.randn(1, 3, 64, 64)
+        torch.testing.assert_close(converted(x), model.eval()(x))
+    else:
+        assert status == 1 and "sn1 takes 0.0% of its mean from BN" in err
+        assert "snzoo.nn.simplify" in err and err.count("\n") == 1
+    status, _, err = run(capfd, "ssn.safetensors", "--norm", "sn", "--output", "sn.safetensors")
+    assert status == 1 and "snzoo.nn.simplify" in err and err.count("\n") == 1
 
 
 def test_the_input_is_not_overwritten(network, capfd):

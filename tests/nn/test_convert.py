@@ -215,6 +215,18 @@ def test_hooks_of_all_kinds_are_kept():
     assert calls == ["before", "backward", "state"]
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm, "BatchNormAct2d"])
+def test_no_setting_of_the_other_kind_is_left(kind):
+    if isinstance(kind, str):
+        kind = getattr(pytest.importorskip("timm.layers"), kind)
+    layer = convert_to_switchnorm(kind(4))
+    new = type(layer)(4)
+    assert vars(layer).keys() - vars(new).keys() <= {"batch_norm", "_fast_norm"}
+    assert not hasattr(layer, "affine")
+    convert_to_batchnorm(layer)
+    assert vars(layer).keys() == vars(kind(4)).keys() and repr(layer) == repr(kind(4))
+
+
 def test_an_activation_is_applied_once_in_a_traced_network():
     timm = pytest.importorskip("timm.layers")
     model = nn.Sequential(randomize(timm.BatchNormAct2d(4, act_layer="silu")))

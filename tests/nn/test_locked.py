@@ -127,10 +127,15 @@ def test_a_hooked_convolution_is_not_folded():
     assert torch.equal(seen[-1], before) and isinstance(model[1], nn.BatchNorm2d)
 
 
-def test_a_simplified_network_cannot_be_saved_as_the_one_it_was(tmp_path):
-    model = simplify(randomize(network("resnet18v1_ssn"), [(2, 2)]))
-    with pytest.raises(snzoo.errors.CheckpointError, match="does not fit"):
-        snzoo.save_pretrained(model, tmp_path / "x.safetensors", classes=list("abcdefg"))
+@pytest.mark.parametrize("choices", [[(2, 2)], [(0, 1)]], ids=["folded", "plain"])
+def test_a_simplified_network_cannot_be_saved(tmp_path, choices):
+    model = randomize(network("resnet18v1_ssn"), choices)
+    path, classes, state = tmp_path / "x.safetensors", list("abcdefg"), model.state_dict()
+    with pytest.raises(snzoo.errors.CheckpointError, match=r"snzoo\.nn\.simplify.*save it before"):
+        snzoo.save_pretrained(simplify(copy.deepcopy(model)), path, classes=classes)
+    snzoo.save_pretrained(simplify(model), path, classes=classes, state_dict=state)
+    loaded, x = snzoo.create_model(path).eval(), torch.randn(1, 3, 64, 64)
+    assert (loaded(x) - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
 
 
 def test_other_networks_are_refused():

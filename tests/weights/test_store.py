@@ -177,7 +177,7 @@ def test_a_file_downloaded_by_hand_is_imported(zoo, mirror, state, content, tmp_
     [
         pytest.param(lambda content: content[:-1] + b"x", "sha256 is", id="damaged"),
         pytest.param(lambda content: content[:-1], "size is", id="cut short"),
-        pytest.param(lambda content: b"<html>", "size is", id="web page"),
+        pytest.param(lambda content: b"<html>", "is a web page, not a weights file", id="web page"),
     ],
 )
 def test_a_wrong_file_is_not_imported_and_left_alone(zoo, state, content, tmp_path, wrong, words):
