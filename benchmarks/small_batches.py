@@ -13,8 +13,9 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ class Run:
 
 def main() -> int | str:
     args = parse_arguments()
-    return harness.run_benchmark(lambda: measure(args), markdown, args.output)
+    try:
+        return harness.run_benchmark(lambda: measure(args), markdown, args.output)
+    except KeyboardInterrupt:
+        return "small_batches.py: stopped; the same command continues the runs"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -90,19 +94,14 @@ def measure(args: argparse.Namespace) -> Document:
     """
     if args.output:
         require_packages("matplotlib", extra="plots", purpose="drawing the plot")
-    args.runs.mkdir(parents=True, exist_ok=True)
+    check_paths(args)
     runs = {run: options_of(run, args) for run in plan_runs(args)}
     if args.msra:
         convert_start(args)
-    for run, options in runs.items():
-        remember_options(args.runs / f"{run.name}.json", options)
-    # Fresh processes, because a thread of PyTorch does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, context, max_tasks_per_child=1) as pool:
-        left = {args.runs / run.name: options for run, options in runs.items()}
-        left = {folder: options for folder, options in left.items() if find_end(folder) is None}
-        for number, folder in enumerate(pool.map(train, left, left.values()), start=1):
-            harness.say(f"{number} of {len(left)}: {folder.name}")
+    folders = {args.runs / run.name: options for run, options in runs.items()}
+    for folder, options in folders.items():
+        check_options(folder, options)
+    train_all({f: options for f, options in folders.items() if find_end(f) is None}, args.jobs)
     for experiment in dict.fromkeys(run.experiment for run in runs):
         evaluate_runs([run for run in runs if run.experiment == experiment], args)
     rows = [collect_figures(run, args) for run in runs]
@@ -117,6 +116,18 @@ def measure(args: argparse.Namespace) -> Document:
     if args.output:
         save_plot(document, args.output.with_suffix(".svg"))
     return document
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Check what is needed after hours of training, and make the folder of the runs."""
+    if not (args.data / "test").is_dir():
+        raise SnzooError(f"{args.data / 'test'} is not a folder; DATA must have the test photos")
+    if args.msra and not args.msra.is_file():
+        raise SnzooError(f"{args.msra} is not a file; name the weights of MSRA: --msra")
+    try:
+        args.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SnzooError(f"can't make the folder {args.runs}: {error.strerror}") from None
 
 
 def drop_folders(options: dict[str, Any]) -> dict[str, Any]:
@@ -178,22 +189,45 @@ def convert_start(args: argparse.Namespace) -> None:
             snzoo.save_pretrained(model, path)
 
 
-def remember_options(path: Path, options: dict[str, Any]) -> None:
-    """Write the options of a run, or compare them with those of its beginning.
+def check_options(folder: Path, options: dict[str, Any]) -> None:
+    """Compare the options of a run with those that it began with, if it has begun.
 
     Raises:
         SnzooError: the run began with other options.
     """
-    if not path.exists():
-        write_json(path, options)
+    path = options_file(folder)
+    if not path.exists() or not folder.exists():
         return
     before = json.loads(path.read_text())
     if changed := sorted(k for k in before | options if before.get(k) != options.get(k)):
         name = changed[0]
         raise SnzooError(
-            f"{path.stem} began with {name} {before.get(name)}, not {options.get(name)}; name "
+            f"{folder.name} began with {name} {before.get(name)}, not {options.get(name)}; name "
             "another folder: --runs"
         )
+
+
+def options_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def train_all(runs: dict[Path, dict[str, Any]], jobs: int) -> None:
+    """Train the runs, ``jobs`` at a time. After Ctrl-C or an error, no further run is begun."""
+    # Fresh processes, because a thread of PyTorch does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, max_tasks_per_child=1)
+    left = iter(runs.items())
+    numbers = count(1)
+    try:
+        # A pool that has more tasks than processes starts one of them even when it shuts down.
+        running = {pool.submit(train, *run) for run in islice(left, jobs)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                harness.say(f"{next(numbers)} of {len(runs)}: {future.result().name}")
+            running |= {pool.submit(train, *run) for run in islice(left, len(done))}
+    finally:
+        pool.shutdown()
 
 
 def train(folder: Path, options: dict[str, Any]) -> Path:
@@ -204,6 +238,7 @@ def train(folder: Path, options: dict[str, Any]) -> Path:
     import torch
 
     torch.set_num_threads(1)
+    write_json(options_file(folder), options)
     try:
         snzoo.train(**options, output=folder, resume=True, workers=1, device="cpu")
     except NonFiniteError as error:

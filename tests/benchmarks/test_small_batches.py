@@ -1,9 +1,12 @@
 """The benchmark of few images a step: real runs on made photos, and its arithmetic."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +79,61 @@ def test_a_run_that_diverges_ends_there(data, tmp_path):
     train(tmp_path / "run", options)  # is not tried again
 
 
-def test_changed_options_are_refused(tmp_path):
-    from small_batches import remember_options
+def test_changed_options_are_refused_once_a_run_has_begun(tmp_path):
+    from small_batches import check_options, options_file
 
-    path = tmp_path / "scratch-bn-2-0.json"
-    remember_options(path, {"lr": 0.1, "epochs": 3})
-    remember_options(path, {"lr": 0.1, "epochs": 3})
+    folder = tmp_path / "scratch-bn-2-0"
+    options_file(folder).write_text('{"lr": 0.1, "epochs": 3}')
+    check_options(folder, {"lr": 0.2, "epochs": 3})  # it failed before its first step
+    folder.mkdir()
+    check_options(folder, {"lr": 0.1, "epochs": 3})
     for options in ({"lr": 0.2, "epochs": 3}, {"lr": 0.1}, {"lr": 0.1, "epochs": 3, "seed": 1}):
         with pytest.raises(SnzooError, match="scratch-bn-2-0 began with"):
-            remember_options(path, options)
+            check_options(folder, options)
+
+
+@pytest.mark.parametrize("mistake", ["photos", "runs", "msra"])
+def test_missing_files_are_found_before_the_training(data, tmp_path, mistake):
+    more = ["--msra", tmp_path / "missing.pth"] if mistake == "msra" else []
+    if mistake == "photos":
+        (data / "test").rename(data / "other")
+    if mistake == "runs":
+        (tmp_path / "runs").touch()
+    done, document = run(data, tmp_path, *more)
+    names = {
+        "photos": "data/test is not a folder",
+        "runs": "runs: ",
+        "msra": "missing.pth is not a",
+    }
+    assert done.returncode == 1 and document is None and names[mistake] in done.stderr
+    assert done.stderr.count("\n") == 1 and not any(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.slow
+def test_no_run_is_begun_after_an_interruption(data, tmp_path):
+    arguments = [*FEW, "--epochs", "500", "--seeds", "1", "--jobs", "1"]
+    command = [sys.executable, SCRIPT, data, "--runs", tmp_path / "runs", *arguments]
+    process = subprocess.Popen(
+        [*map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job may ignore it
+    )
+    try:
+        log = tmp_path / "runs" / "scratch-sn-4-0" / "log.ndjson"
+        for _ in range(1200):
+            if log.exists() and '"epoch"' in log.read_text():
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        _, err = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1 and "the same command continues" in err
+    assert '"finished"' not in log.read_text()
+    assert not (tmp_path / "runs" / "scratch-sn-2-0").exists()
 
 
 def row(norm, seed, test, **more):

@@ -236,6 +236,48 @@ def test_an_activation_is_applied_once_in_a_traced_network():
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
 
 
+def test_channels_of_very_different_variances_keep_their_outputs():
+    layer = nn.BatchNorm2d(3).double().eval()
+    layer.running_var.copy_(torch.tensor([1e-9, 1.0, 1e4]))
+    x = torch.randn(4, 3, 9, 9).double() * layer.running_var.sqrt().view(1, 3, 1, 1)
+    expected = layer(x)
+    error = (convert_to_switchnorm(layer)(x) - expected).abs().amax((0, 2, 3))
+    assert (error <= 1e-3 * expected.abs().amax((0, 2, 3))).all()
+
+
+@pytest.mark.parametrize("side", [2, 14])
+def test_the_difference_in_training_mode_is_that_of_unbiased_variances(side):
+    layer, x = nn.BatchNorm2d(4, eps=1e-12).double(), torch.randn(2, 4, side, side).double()
+    x -= x.mean((2, 3), keepdim=True)  # all of the variance is within the maps
+    expected = layer(x)
+    factor = (1 - 1 / side**2) ** 0.5
+    torch.testing.assert_close(convert_to_switchnorm(layer)(x), factor * expected)
+
+
+@pytest.mark.parametrize("dtype, device", [(torch.float64, "cpu"), (torch.float16, "meta")])
+def test_a_layer_without_tensors_goes_where_the_network_is(dtype, device):
+    place = {"dtype": dtype, "device": device}
+    norm = nn.BatchNorm2d(4, affine=False, track_running_stats=False)
+    model = convert_to_switchnorm(nn.Sequential(nn.Conv2d(3, 4, 3, **place), norm))
+    assert {(p.dtype, p.device.type) for p in norm.parameters()} == {(dtype, device)}
+    assert len([*norm.parameters()]) == 4
+    model(torch.randn(2, 3, 8, 8, **place))
+
+
+def test_a_network_in_ddp_is_refused(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        inner = nn.Sequential(nn.BatchNorm2d(4))
+        model = nn.Sequential(nn.parallel.DistributedDataParallel(inner))
+        with pytest.raises(ValueError, match="0 is DistributedDataParallel; convert its module"):
+            convert_to_switchnorm(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert type(inner[0]) is nn.BatchNorm2d
+
+
 def test_a_detector_is_converted():
     make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
     model = make(weights=None, weights_backbone=None, trainable_backbone_layers=6)
