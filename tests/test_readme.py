@@ -141,7 +141,17 @@ def stage(tmp_path, httpserver, monkeypatch):
     document = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
     for name in ("resnet50v1_sn_8x32", "resnet50v1_sn_8x32_step"):
         document["models"][name]["file"]["urls"] = [httpserver.url_for("/weights")]
+    face = document["models"]["face_resnet50_sn_8x64"]
+    face["arguments"], face["num_params"] = {"width": 4}, None
+    face["file"]["urls"] = [httpserver.url_for("/face")]
+    torch.save(snzoo.create_model("face_resnet50_sn", width=4).state_dict(), tmp_path / "face.pth")
+    httpserver.expect_request("/face").respond_with_data((tmp_path / "face.pth").read_bytes())
     (tmp_path / "manifest.json").write_text(json.dumps(document))
+    for i, name in enumerate(("train/a", "train/b", "val/c", "val/d")):
+        (tmp_path / "FACES" / name).mkdir(parents=True)
+        for j in range(6):
+            pixels = np.random.default_rng([i, j]).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "FACES" / name / f"{j}.png")
     for split in ("train", "validation", "imagenet"):
         for i, wnid in enumerate(("n01440764", "n01443537")):
             folder = tmp_path / "DATA" / split / wnid
@@ -167,6 +177,7 @@ def test_every_other_command_runs_in_the_order_of_the_readme(stage):
             done = subprocess.run(command, cwd=stage, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}: {done.stderr}"
     assert (stage / "results.html").exists() and (stage / "RUN" / "report.html").exists()
+    assert (stage / "FACE_RUN" / "best.safetensors").exists() and (stage / "faces.npz").exists()
 
 
 @pytest.mark.slow

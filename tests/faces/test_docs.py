@@ -1,0 +1,34 @@
+"""The page on faces: its table is the manifest's, and its code runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from snzoo.manifest import load_manifest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+# The others need photos, a detector and its model.
+RUNNABLE = [code for code in BLOCKS if "align(" not in code and "import align" not in code]
+
+
+def test_the_table_has_the_published_figures():
+    rows = re.findall(r"^\| `(face_\w+)` \| ([\d.]+) \|$", PAGE, re.MULTILINE)
+    models = load_manifest().models
+    published = [
+        (name, f"{figure.rank1:.2f}")
+        for name, entry in models.items()
+        for figure in entry.identification
+    ]
+    assert rows == published
+
+
+@pytest.mark.parametrize("code", RUNNABLE)
+def test_the_code_runs(code):
+    exec(code, {})
+
+
+def test_the_page_shows_code():
+    assert len(RUNNABLE) == 2
