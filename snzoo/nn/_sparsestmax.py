@@ -1,5 +1,7 @@
 """SparsestMax (Shao et al., CVPR 2019, arXiv 1903.03793)."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -28,9 +30,18 @@ def sparsestmax(v: Tensor, radius: Tensor | float) -> Tensor:
         The shares (..., K). Those of each row are not negative. Their sum is 1, in float64 only up
         to 1e-8 divided by the distance of the projection from the center, as in the published code.
 
+    Raises:
+        ValueError: ``v`` is not a floating-point tensor with values along its last dimension, or
+            ``radius`` is neither a tensor nor a number of at least 0.
+
     >>> sparsestmax(torch.tensor([1.1, 0.95, 0.9]), 0.6)
     tensor([0.8109, 0.1891, 0.0000])
     """
+    if not (isinstance(v, Tensor) and v.is_floating_point() and v.ndim and v.shape[-1]):
+        got = f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
+        raise ValueError(f"v must be a floating-point tensor (..., K), got {got}")
+    if not (isinstance(radius, Tensor) or (isinstance(radius, Real) and radius >= 0)):
+        raise ValueError(f"radius must be a tensor or a number from 0, got {radius!r}")
     shares = _sparsemax(v)
     center = _center(shares)
     rho = radius.to(v.dtype) if isinstance(radius, Tensor) else v.new_tensor(radius)

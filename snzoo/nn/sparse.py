@@ -1,5 +1,6 @@
 """Sparse Switchable Normalization (Shao et al., CVPR 2019, arXiv 1903.03793)."""
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -105,10 +106,12 @@ def set_radius(model: nn.Module, radius: float) -> None:
     √(2/3) = 0.8165 on, all shares are one-hot.
 
     Raises:
-        ValueError: ``radius`` is not between 0 and 1.
+        ValueError: ``radius`` is not a number from 0 to 1, or ``model`` has no such layer.
     """
-    if not 0 <= radius <= 1:
-        raise ValueError(f"radius must be from 0 to 1, got {radius}")
-    for layer in model.modules():
-        if isinstance(layer, SparseSwitchNorm2d):
-            layer.radius.fill_(radius)
+    if not (isinstance(radius, Real) and 0 <= radius <= 1):
+        raise ValueError(f"radius must be a number from 0 to 1, got {radius!r}")
+    layers = [layer for layer in model.modules() if isinstance(layer, SparseSwitchNorm2d)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no SparseSwitchNorm2d to set the radius of")
+    for layer in layers:
+        layer.radius.fill_(radius)

@@ -88,13 +88,24 @@ def convert_sync_switchnorm(
     """Make the SwitchNorm layers of ``model`` SyncSwitchNorm layers, and return ``model``.
 
     Each layer stays the same object, with its parameters, buffers, hooks and settings.
-    Subclasses of SwitchNorm, synchronized layers and all other modules are left alone. Call
-    this before ``DistributedDataParallel`` or ``torch.compile`` wraps the model.
+    Synchronized layers and modules of other kinds are left alone. Call this before
+    ``DistributedDataParallel`` or ``torch.compile`` wraps the model.
 
     Args:
         model: a network or a layer; changed in place.
         process_group: see :class:`SyncSwitchNorm2d`.
+
+    Raises:
+        ValueError: a layer is of a subclass without a synchronized form, such as
+            :class:`SparseSwitchNorm2d`. The message names it, and nothing is changed.
     """
+    for name, layer in model.named_modules():
+        known = isinstance(layer, _SyncSwitchNorm) or type(layer) in _SYNC
+        if isinstance(layer, SwitchNorm) and not known:
+            raise ValueError(
+                f"{name or 'the layer'} is a {type(layer).__name__}, which has no synchronized "
+                "form; train it without, or replace it by a SwitchNorm first"
+            )
     for module in model.modules():
         sync = _SYNC.get(type(module))
         if sync is not None:

@@ -197,10 +197,33 @@ def test_a_layer_that_locked_to_bn_becomes_batch_norm():
     assert torch.allclose(converted(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("radius", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("radius", [-0.1, 1.5, float("nan"), "0.5", None])
 def test_set_radius_refuses_other_values(radius):
-    with pytest.raises(ValueError, match="radius must be from 0 to 1"):
+    with pytest.raises(ValueError, match="radius must be a number from 0 to 1, got"):
         set_radius(SparseSwitchNorm2d(4), radius)
+
+
+def test_set_radius_refuses_a_network_without_sparse_layers():
+    with pytest.raises(ValueError, match="Sequential has no SparseSwitchNorm2d"):
+        set_radius(torch.nn.Sequential(snzoo.nn.SwitchNorm2d(4)), 0.5)
+
+
+@pytest.mark.parametrize(
+    "v, radius, words",
+    [
+        (5, 0.1, "v must be a floating-point tensor .*, got int"),
+        ([0.1, 0.2], 0.1, "got list"),
+        (torch.tensor([1, 2, 3]), 0.1, "got \\(3,\\) of torch.int64"),
+        (torch.tensor(1.0), 0.1, "got \\(\\) of torch.float32"),
+        (torch.ones(2, 0), 0.1, "got \\(2, 0\\)"),
+        (torch.ones(3), float("nan"), "radius must be a tensor or a number from 0, got nan"),
+        (torch.ones(3), -0.1, "radius must be"),
+        (torch.ones(3), "0.1", "radius must be .* got '0.1'"),
+    ],
+)
+def test_sparsestmax_refuses_other_values(v, radius, words):
+    with pytest.raises(ValueError, match=words):
+        sparsestmax(v, radius)
 
 
 def test_a_converted_network_keeps_the_pool_of_its_stem(tmp_path):

@@ -19,11 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import snzoo
 from snzoo.nn import (
+    SparseSwitchNorm2d,
     SwitchNorm1d,
     SwitchNorm2d,
     SwitchNorm3d,
     SyncSwitchNorm2d,
     convert_sync_switchnorm,
+    convert_to_switchnorm,
     norm_relu,
     revert_sync_switchnorm,
     update_bn_statistics,
@@ -322,11 +324,8 @@ def test_conversion_there_and_back_keeps_the_layer(shape):
 
 
 def test_conversion_leaves_all_else_alone():
-    class Own(SwitchNorm2d):
-        pass
-
     shared = SwitchNorm2d(4)
-    others = [Own(4), nn.BatchNorm2d(4), nn.ReLU(), SyncSwitchNorm2d(4)]
+    others = [nn.BatchNorm2d(4), nn.ReLU(), SyncSwitchNorm2d(4)]
     model = nn.Sequential(shared, nn.Sequential(shared), *others)
     kinds = [type(module) for module in others]
     assert convert_sync_switchnorm(model) is model
@@ -334,6 +333,30 @@ def test_conversion_leaves_all_else_alone():
     assert [type(module) for module in others] == kinds
     revert_sync_switchnorm(model)
     assert not any(isinstance(module, SyncSwitchNorm2d) for module in model.modules())
+
+
+class Own(SwitchNorm2d):
+    pass
+
+
+def activated():
+    timm = pytest.importorskip("timm.layers")
+    return convert_to_switchnorm(timm.BatchNormAct2d(4))
+
+
+@pytest.mark.parametrize(
+    "make, kind",
+    [
+        (lambda: SparseSwitchNorm2d(4), "SparseSwitchNorm2d"),
+        (activated, "SwitchNormAct2d"),
+        (lambda: Own(4), "Own"),
+    ],
+)
+def test_layers_without_a_synchronized_form_are_refused_by_name(make, kind):
+    model = nn.Sequential(SwitchNorm2d(4), nn.Sequential(make()))
+    with pytest.raises(ValueError, match=f"1.0 is a {kind}, which has no synchronized form"):
+        convert_sync_switchnorm(model)
+    assert type(model[0]) is SwitchNorm2d
 
 
 def test_arguments_are_those_of_the_layer():
