@@ -106,7 +106,9 @@ class ModelSpec(Entry):
                     f"{source} does not say which model it is; name one, with --model or as the "
                     "first argument"
                 )
-            return dataclasses.replace(cls._from_zoo(name), recipe=None, weights=source)
+            return dataclasses.replace(
+                cls._from_zoo(name), recipe=None, weights=source, published=()
+            )
         found = parse_description(document, str(source))
         if not _is_zoo_name(found.model):
             raise UnknownModelError(f"{source}: {describe_unknown(found.model)}")

@@ -292,6 +292,17 @@ def test_a_check_needs_published_figures_and_all_images(tmp_path, zoo, capsys):
     assert "check failed: 1 images were left out" in capsys.readouterr().err
 
 
+def test_figures_are_those_of_the_weights_of_the_zoo_only(tmp_path, capsys):
+    model = snzoo.create_model(CLOTHING[1], pretrained=True)
+    torch.save(model.state_dict(), tmp_path / "other.pth")
+    arguments = [*CLOTHING, "--weights", str(tmp_path / "other.pth")]
+    assert main(["eval", *arguments, "--json", str(tmp_path / "results.json")]) == 0
+    (model,) = results(tmp_path / "results.json")["models"]
+    assert model["top1"]["published"] is None and model["top1"]["correct"] == 134
+    assert main(["eval", *arguments, "--check"]) == 1
+    assert "no published figures of resnet18v1_sn_clothing" in capsys.readouterr().err
+
+
 def test_approximate_pixels_are_labeled(tmp_path, capsys):
     output = tmp_path / "results.json"
     assert main(["eval", *CLOTHING, "--decode", "fast", "--json", str(output)]) == 0
