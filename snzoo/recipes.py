@@ -75,8 +75,8 @@ class Recipe:
         clip_norm: the largest norm of the gradient.
         gate_clip_norm: the largest norm of the gradient of all gates together.
         label_smoothing: the share of the label that is spread over all classes.
-        mixup: the parameter of the beta distribution from which the shares of mixup are drawn,
-            see :func:`snzoo.training.step.mix_images`. 0 means none.
+        mixup: the parameter of the beta distribution from which the shares of mixup are drawn. 0
+            means none.
         ema_decay: the share of the averaged weights that a step keeps.
         freeze: the number of stages that are frozen, with the stem before them.
         drop_rate: the dropout before ``fc``.

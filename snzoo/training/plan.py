@@ -227,9 +227,19 @@ def _choose_recipe(
     own = spec.name if spec.name in recipes and not has_weights else "finetune"
     name = own if config.recipe is None else config.recipe
     if name not in recipes:
-        hint = suggest(name, recipes, otherwise="there are")
-        raise ArgumentError(f"no recipe named {name!r}; {hint}")
+        raise ArgumentError(_describe_missing(name, recipes))
     return name, recipes[name]
+
+
+def _describe_missing(name: str, recipes: Mapping[str, Recipe]) -> str:
+    """Return the message for a name without a recipe."""
+    models = load_manifest().models
+    if name not in models:
+        return f"no recipe named {name!r}; {suggest(name, recipes, otherwise='there are')}"
+    network = models[name].architecture
+    same = [n for n in recipes if n in models and models[n].architecture == network]
+    hint = f"use that of {' or '.join(same)}" if same else f"there are {', '.join(recipes)}"
+    return f"no recipe of {name} was published; {hint}"
 
 
 def _replace_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

@@ -26,6 +26,7 @@ def test_every_value_of_a_recipe_has_an_option_with_help(capsys):
     for field in dataclasses.fields(Recipe):
         option = "--" + field.name.replace("_", "-")
         assert option in text
+    assert "`" not in text and ":func:" not in text
     assert "--gate-lr-factor N the learning rate of SN's gates over that" in text
 
 
@@ -96,6 +97,12 @@ def test_a_run_prints_its_plan_its_epochs_and_its_result(colors, capsys, tmp_pat
         (["DATA", "--classes", "one.txt", *BASE], "at least two classes, one a line; it has 1"),
         (["DATA"], "name the network to train: --model NAME"),
         (["nowhere", *BASE], "nowhere"),
+        (
+            ["DATA", *BASE, "--recipe", "resnet50v1_ssn_8x16"],
+            "no recipe of resnet50v1_ssn_8x16 was published; use that of resnet50v1_ssn_8x32",
+        ),
+        (["DATA", *BASE, "--recipe", "resnet50v1_bn_tf"], "was published; there are resnet101v2"),
+        (["DATA", *BASE, "--recipe", "finetun"], "no recipe named 'finetun'; did you mean 'fine"),
     ],
 )
 def test_mistakes_are_one_line(colors, capsys, monkeypatch, arguments, message):
