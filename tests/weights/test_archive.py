@@ -2,12 +2,19 @@
 
 import gzip
 import io
+import random
 import tarfile
+import time
 import tracemalloc
 
+import numpy as np
 import pytest
+import torch
+from mutation import mutate
+from tensorflow_writer import write
 
 from snzoo.errors import CheckpointError
+from snzoo.weights import read_state_dict
 from snzoo.weights.archive import MOST_MEMBERS, read_member
 
 NAME = "weights.ckpt"
@@ -29,6 +36,12 @@ def pack(*members, format=tarfile.GNU_FORMAT):
         for info, content in members:
             archive.addfile(info, io.BytesIO(content) if info.isreg() else None)
     return buffer.getvalue()
+
+
+def correct_checksum(archive, start):
+    """Write the checksum of the header that begins at ``start`` into it."""
+    archive[start + 148 : start + 156] = b" " * 8
+    archive[start + 148 : start + 156] = b"%06o\0 " % sum(archive[start : start + 512])
 
 
 FOLDER = member("./", b"", type=tarfile.DIRTYPE)
@@ -86,8 +99,7 @@ def test_a_negative_size_is_refused(tmp_path):
     info, content = member()
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b"\xff" * 12  # -1 in base 256
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
+    correct_checksum(header, 0)
     path = tmp_path / "x.tar"
     path.write_bytes(bytes(header) + content + bytes(10240))
     with pytest.raises(CheckpointError):
@@ -121,3 +133,62 @@ def test_a_bomb_takes_little_memory(tmp_path, size):
             assert peak < (8 << 20 if limit == LIMIT else 128 << 20)
     finally:
         tracemalloc.stop()
+
+
+def mutate_headers(archive, chance):
+    """Change bytes of the headers of two members, whose checksums stay right."""
+    archive = bytearray(archive)
+    for start in chance.choice([(0,), (1024,), (0, 1024)]):
+        for _ in range(chance.choice([1, 1, 3])):
+            # The name, the size, the type, the magic and the prefix, which are read.
+            first, last = chance.choice([(0, 100), (124, 136), (156, 157), (257, 265), (345, 500)])
+            at = start + chance.randrange(first, last)
+            archive[at] = chance.choice(
+                [0, 32, 46, 47, 48, 49, 50, 55, 128, 255, chance.randrange(256)]
+            )
+        correct_checksum(archive, start)
+    return bytes(archive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["tar", "tar.gz"])
+def test_a_changed_archive_gives_the_right_tensors_or_one_error(tmp_path, compress):
+    """10,000 archives of a checkpoint. A third is changed before the compression.
+
+    In another third, the checksums of the headers are right.
+    """
+    arrays = {
+        "resnet_v1_50/conv1/weights": np.arange(2 * 2 * 3 * 4, dtype=np.float32).reshape(
+            2, 2, 3, 4
+        ),
+        "resnet_v1_50/conv1/BatchNorm/gamma": np.arange(4, dtype=np.float32),
+    }
+    weights, gamma = map(torch.from_numpy, arrays.values())
+    expected = {"conv1.weight": weights.permute(3, 2, 0, 1), "bn1.weight": gamma}
+    archive = pack(README, member("resnet_v1_50.ckpt", write(arrays)))
+    chance = random.Random(3)
+    path, outcomes, slowest = tmp_path / "x", {"tensors": 0, "refused": 0}, 0.0
+    tracemalloc.start()
+    for i in range(5000):
+        if i % 3 == 0:
+            content = mutate(compress(archive), chance)
+        elif i % 3 == 1:
+            content = compress(mutate(archive, chance))
+        else:
+            content = compress(mutate_headers(archive, chance))
+        path.write_bytes(content)
+        start = time.process_time()
+        try:
+            state = read_state_dict(path)
+            assert state.keys() == expected.keys()
+            assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
+            outcomes["tensors"] += 1
+        except CheckpointError as error:
+            assert str(path) in str(error) and len(str(error).splitlines()) == 1
+            assert len(str(error)) < 500
+            outcomes["refused"] += 1
+        slowest = max(slowest, time.process_time() - start)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert min(outcomes.values()) > 500, outcomes
+    assert slowest < 1 and peak < 8 << 20, (slowest, peak)

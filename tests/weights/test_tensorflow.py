@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutation import mutate
 from slim_writer import NARROW, make_network, modules, save, variables
 from tensorflow_writer import (
     block,
@@ -243,23 +244,6 @@ def test_a_limit_on_memory_is_kept(tmp_path):
     path = save(tmp_path / "x.tar.gz", write({"a": np.zeros(10 << 20, np.float32)}))
     with pytest.raises(CheckpointError, match="unpacks to more than"):
         read_state_dict(path)
-
-
-def mutate(content, chance):
-    """Change, remove, insert, repeat or cut a few bytes."""
-    content = bytearray(content)
-    for _ in range(chance.choice([1, 1, 2, 4])):
-        at = chance.randrange(len(content) + 1)
-        piece = chance.choice(
-            [
-                chance.randbytes(chance.randint(1, 4)),
-                varint(chance.choice([0, 1, 127, 1 << 31, (1 << 32) - 1, HUGE, -1])),
-                bytes(content[at : at + chance.randint(1, 40)]),
-            ]
-        )
-        removed = chance.choice([0, len(piece), chance.randint(0, 20)])
-        content[at : at + removed] = piece if chance.random() < 0.8 else b""
-    return bytes(content)
 
 
 @pytest.mark.slow
