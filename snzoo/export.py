@@ -103,6 +103,8 @@ def export(
     sizes. Its logits must be those of ``model`` within 1e-4 of the largest one. Otherwise an
     earlier file at ``path`` is kept.
 
+    Sparse SN is exported as :func:`snzoo.nn.simplify` makes it: its shares are constants.
+
     The file carries the model's name, class names, preprocessing and license as JSON: under the
     key ``snzoo`` of the metadata in ONNX, as the extra file ``snzoo.json`` in pt2. The input and
     the output of ONNX are called ``images`` and ``logits``.
@@ -145,7 +147,7 @@ def export(
         batches = _random_batches(model.conv1.in_channels, crop, dynamic_size=dynamic_size)
         expected = _compute_logits(model, batches, spec)
         if any(isinstance(module, SparseSwitchNorm2d) for module in model.modules()):
-            simplify(model)  # otherwise the file would compute SparsestMax for each batch
+            simplify(model)  # the file would compute SparsestMax for each batch
         program = _trace(model, batches[1], dynamic_size=dynamic_size)
         with write_atomically(path) as partial:
             partial.write_bytes(write(program, _describe(spec)))

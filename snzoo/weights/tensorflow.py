@@ -25,9 +25,9 @@ from snzoo.weights.crc32c import crc32c
 from snzoo.weights.pytorch import too_large
 
 MAGIC = bytes.fromhex("57fb808b247547db")
-FOOTER = 48  # bytes: two handles, zeros, the magic
 # The start of a file: an entry with an empty key, its size, and the tag of its declarations.
 FIRST_ENTRY = re.compile(rb"\0\0[\x80-\xff]{0,9}[\0-\x7f]\n")
+FOOTER = 48  # bytes: two handles, zeros, the magic
 TRAILER = 5  # bytes after a block: its type, its CRC
 
 # TensorFlow's number of a type → its dtype, and the field of TensorProto with its values
