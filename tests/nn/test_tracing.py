@@ -34,7 +34,8 @@ def network(name, **options):
     for tensor in (t for t in model.state_dict().values() if t.ndim != 4 or t.shape[2] == 1):
         if tensor.is_floating_point():
             nn.init.uniform_(tensor, 0.5, 1)
-    snzoo.nn.set_radius(model, 0.3)  # no share of sparse SN is 0
+    if "ssn" in name:
+        snzoo.nn.set_radius(model, 0.3)  # no share is 0
     return model
 
 

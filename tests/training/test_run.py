@@ -141,7 +141,8 @@ def test_the_weights_are_those_of_a_plain_loop(train, colors, norm, decay, mixup
                 if mixup:
                     seed_generators(x.device, 3, step, 0, 0)  # of the run, the step and the pass
                     x, others, share = mix_images(x, labels, mixup)
-                snzoo.nn.set_radius(model, values.get("final_radius", 0.0) * step / 6)
+                if "final_radius" in values:
+                    snzoo.nn.set_radius(model, values["final_radius"] * step / 6)
                 logits = model(x)
                 loss = share * F.cross_entropy(logits, labels, label_smoothing=0.1)
                 loss += (1 - share) * F.cross_entropy(logits, others, label_smoothing=0.1)
