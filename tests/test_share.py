@@ -74,7 +74,7 @@ def test_a_folder_is_finetuned_like_a_zoo_model(tmp_path):
     assert torch.equal(pyramid.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
     same = snzoo.create_model(RESNET, weights=folder)
     assert torch.equal(same.fc.weight, model.fc.weight)
-    with pytest.raises(SnzooError, match="pass the classifier"):
+    with pytest.raises(SnzooError, match="pass the network"):
         snzoo.save_pretrained(pyramid, tmp_path / "g")
 
 
@@ -105,7 +105,7 @@ def test_names_that_nobody_could_read_are_refused(tmp_path, classes, words):
 
 def test_what_could_not_be_created_again_is_not_saved(tmp_path):
     model = snzoo.create_model(RESNET, width=8, num_classes=0)
-    with pytest.raises(SnzooError, match="pass the classifier that snzoo"):
+    with pytest.raises(SnzooError, match="pass the network that snzoo"):
         snzoo.save_pretrained(torch.nn.Sequential(model), tmp_path / "f")
     model.conv1 = torch.nn.Conv2d(3, 8, 3)
     with pytest.raises(SnzooError, match=r"conv1.weight is \(8, 3, 3, 3\), not \(8, 3, 7, 7\)"):
