@@ -244,7 +244,7 @@ def _choose_network(config: TrainingConfig) -> tuple[ModelSpec, bool]:
     given = {"width": config.width, "using_bn": config.using_bn}
     given = {name: value for name, value in given.items() if value is not None}
     if "using_bn" in given:
-        if spec.network.norm != "sn":
+        if spec.network.norm not in ("sn", "syncsn"):
             raise ArgumentError(f"using_bn is for Switchable Normalization; {spec.name} has none")
         if has_weights and given["using_bn"] != spec.arguments.get("using_bn", True):
             raise ArgumentError(
