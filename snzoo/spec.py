@@ -105,8 +105,8 @@ class ModelSpec(Entry):
         if document is None:
             if name is None:
                 raise CheckpointError(
-                    f"{source} does not say which model it is; name one, with --model or as the "
-                    "first argument"
+                    f"{source} does not say which model it is; name it too: "
+                    "--model NAME --weights FILE, or NAME --weights FILE for snzoo convert"
                 )
             return dataclasses.replace(
                 cls._from_zoo(name), recipe=None, weights=source, published=()

@@ -15,7 +15,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("convert", parents=parents, help=about, description=about)
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("model", metavar="NAME|FILE", help=MODEL)
+    add("model", metavar="NAME|FILE", help=f"{MODEL}, or a checkpoint that names its model")
     add("--weights", type=path, metavar="FILE", help=WEIGHTS)
     add("--norm", choices=("sn", "bn"), required=True, help="the norm of the result")
     about = "safetensors file or folder to write"
