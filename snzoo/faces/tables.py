@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from snzoo.errors import printable
 
 if TYPE_CHECKING:
@@ -100,8 +98,6 @@ def _fold_tar(figure: FoldTar | None) -> str:
 
 def _short(value: float) -> str:
     """Return a number in short scientific notation, e.g. ``1e-3``."""
-    return (
-        "0"
-        if value == 0
-        else np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
-    )
+    mantissa, exponent = f"{value:.2e}".split("e")
+    short = mantissa.rstrip("0").rstrip(".")
+    return f"{short}e{int(exponent)}" if value else "0"
