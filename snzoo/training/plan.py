@@ -202,12 +202,15 @@ def make_plan(config: TrainingConfig) -> Plan:
     )
     recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
     check_head(spec.network, recipe)
-    classes: Any = find_classes(config.data) if config.classes is None else config.classes
     is_face = spec.network.is_face
+    by_number = is_face and config.classes is None  # people need no other names
+    classes: Any = config.classes
+    if classes is None:
+        classes = find_classes(config.data, by_number=by_number)
     train: Samples
     validation: Samples | FacePairs
     if is_face:
-        train = find_split(config.data, "train", classes)
+        train = find_split(config.data, "train", classes, by_number=by_number)
         validation = find_pairs(config.data, config.validation)
     else:
         train, validation = find_splits(config.data, classes, validation=config.validation)
