@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -131,7 +131,7 @@ def read_layout(layout: Layout, classes: Classes, *, by_number: bool = False) ->
         DataError: see :func:`find_samples`.
         OSError: a file or a folder cannot be read.
     """
-    read = {
+    read: dict[str, Callable[[Layout, Classes], tuple[Source, LabeledNames]]] = {
         "folder": _read_folder,
         "archives": _read_archives,
         "parquet": _read_parquet,

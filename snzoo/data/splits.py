@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def find_classes(data: str | Path, *, by_number: bool = False) -> tuple[str, ...
         elif layout.kind == "recordio":
             classes = tuple(map(str, np.unique(open_recordio(layout.where).labels).tolist()))
         else:
-            read = {
+            read: dict[str, Callable[[Layout], list[str]]] = {
                 "folder": _classes_of_folder,
                 "archives": _classes_of_archives,
                 "text": partial(_classes_of_text, by_number=by_number),
