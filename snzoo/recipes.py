@@ -84,7 +84,7 @@ class Recipe:
         freeze: the number of stages that are frozen, with the stem before them.
         head: what makes logits of the network's output. It is ``linear`` for classifiers. For face
             networks it is ``arcface``, ``cosface``, or ``arcface_published``, which has the
-            threshold of the published code; see :mod:`snzoo.faces.heads`.
+            threshold of the published code; see docs/faces.md.
         head_scale: the factor of the cosines in the heads of face networks.
         head_margin: the margin of these heads: an angle in radians for ArcFace, and a difference
             of cosines for CosFace.

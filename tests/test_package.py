@@ -12,8 +12,9 @@ CODE = """
 import sys, snzoo
 assert not {"torch", "numpy", "PIL", "requests"} & set(sys.modules), "import snzoo is not cheap"
 assert set(snzoo.__all__) <= set(dir(snzoo)) and "__version__" in dir(snzoo)
-assert not {"torch"} & set(sys.modules)
+assert "ArcFace" in dir(snzoo.faces) and not {"torch", "numpy"} & set(sys.modules)
 snzoo.nn.SwitchNorm2d(8)
+snzoo.faces.ArcFace(8, 2)
 """
 
 

@@ -19,6 +19,7 @@ import re
 import struct
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ class RecordIO:
             photos = self._find_photos(file, keys, offsets)
             self._keys, self._offsets = keys[photos], offsets[photos]
             self.labels = self._read_labels(file)
-        self.names: Sequence[str] = tuple(f"{path.name}#{key}" for key in self._keys.tolist())
+        name = path.name
+        self.names: Sequence[str] = tuple(f"{name}#{key}" for key in self._keys.tolist())
 
     def read(self, index: int) -> bytes:
         try:
@@ -95,7 +97,7 @@ class RecordIO:
         return f"{self._path}, record {self._keys[index]}"
 
     def stamp(self) -> str:
-        return stamp_of([self._path, self._path.with_suffix(".idx")])
+        return stamp_of(_files_of(self._path))
 
     def _find_photos(
         self, file: io.FileIO, keys: NDArray[np.int64], offsets: NDArray[np.int64]
@@ -146,6 +148,23 @@ class RecordIO:
         except (OSError, ValueError) as error:
             raise unreadable(self.locate(index), error) from None
         return int(label)
+
+
+def open_recordio(path: Path) -> RecordIO:
+    """Return the source of a RecordIO file. The last one is kept while its files do not change.
+
+    The classes and the photos are asked for one after the other, and millions of labels take long.
+    """
+    return _open(path, stamp_of(_files_of(path)))
+
+
+@lru_cache(maxsize=1)
+def _open(path: Path, stamp: str) -> RecordIO:
+    return RecordIO(path)
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path, path.with_suffix(".idx")]
 
 
 def read_record(file: io.FileIO, offset: int, *, most: int = LARGEST) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from snzoo.data.archives import Archived, list_members
@@ -28,7 +29,7 @@ from snzoo.data.layouts import (
 from snzoo.data.nested import is_nested, list_photos
 from snzoo.data.parquet import Parquet
 from snzoo.data.photos import is_image, list_names
-from snzoo.data.recordio import RecordIO
+from snzoo.data.recordio import open_recordio
 from snzoo.data.sources import Files, Source, unreadable
 from snzoo.data.tables import is_solution, number_lines, read_table
 from snzoo.errors import DataError, printable
@@ -118,19 +119,24 @@ def printable_errors(path: str | Path) -> Iterator[None]:
         raise unreadable(error.filename or path, error) from None
 
 
-def read_layout(layout: Layout, classes: Classes) -> Samples:
+def read_layout(layout: Layout, classes: Classes, *, by_number: bool = False) -> Samples:
     """Return the labeled photos of a layout; see :func:`find_samples`.
+
+    Args:
+        layout: the layout.
+        classes: ``"imagenet-1k"``, or the names of the classes in the order of the logits.
+        by_number: see :func:`~snzoo.data.tables.read_table`. Only lists and csv files use it.
 
     Raises:
         DataError: see :func:`find_samples`.
         OSError: a file or a folder cannot be read.
     """
-    read = {
+    read: dict[str, Callable[[Layout, Classes], tuple[Source, LabeledNames]]] = {
         "folder": _read_folder,
         "archives": _read_archives,
         "parquet": _read_parquet,
         "recordio": _read_recordio,
-        "text": _read_text,
+        "text": partial(_read_text, by_number=by_number),
     }
     source, labeled = read[layout.kind](layout, classes)
     whole = isinstance(classes, str) and check_published(
@@ -182,7 +188,7 @@ def _read_parquet(layout: Layout, classes: Classes) -> tuple[Source, LabeledName
 
 
 def _read_recordio(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:
-    source, index = RecordIO(layout.where), class_indices(classes)
+    source, index = open_recordio(layout.where), class_indices(classes)
     by_name = all(map(is_number, index))
     positions = {int(name) if by_name else i: i for name, i in index.items()}
     labels = []
@@ -194,13 +200,13 @@ def _read_recordio(layout: Layout, classes: Classes) -> tuple[Source, LabeledNam
     return source, LabeledNames(tuple(source.names), tuple(labels), description)
 
 
-def _read_text(layout: Layout, classes: Classes) -> tuple[Source, LabeledNames]:
+def _read_text(layout: Layout, classes: Classes, *, by_number: bool) -> tuple[Source, LabeledNames]:
     path = layout.where
     try:
         with open(path, encoding="utf-8-sig") as file:
             kaggle = is_solution(file.readline(99))
             file.seek(0)
-            table = read_table(file, classes, path=path)
+            table = read_table(file, classes, path=path, by_number=by_number)
     except UnicodeDecodeError:
         raise DataError(f"{path} is neither a tar, a zip nor text in UTF-8; {ACCEPTED}") from None
     if kaggle:

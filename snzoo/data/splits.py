@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from snzoo.data.layouts import (
 from snzoo.data.nested import is_nested, list_class_tars
 from snzoo.data.parquet import read_class_names
 from snzoo.data.photos import list_names
-from snzoo.data.recordio import RecordIO
+from snzoo.data.recordio import open_recordio
 from snzoo.data.samples import Samples, printable_errors, read_layout
 from snzoo.data.tables import read_rows
 from snzoo.errors import DataError
@@ -69,7 +70,9 @@ def find_splits(
     return train, held_out
 
 
-def find_split(data: str | Path, split: Split, classes: Classes) -> Samples:
+def find_split(
+    data: str | Path, split: Split, classes: Classes, *, by_number: bool = False
+) -> Samples:
     """Find and label the photos of a split.
 
     The training photos are searched in this order: in the folder ``train/``; in
@@ -85,19 +88,26 @@ def find_split(data: str | Path, split: Split, classes: Classes) -> Samples:
         data: the path of a data set, or of the split.
         split: ``"train"`` or ``"validation"``.
         classes: ``"imagenet-1k"``, or the names of the classes in the order of the logits.
+        by_number: whether numbers in a list or csv file are names, as in :func:`find_classes`.
 
     Raises:
         DataError: ``data`` holds the other split only, or no photo can be labeled.
     """
     with printable_errors(data):
-        return read_layout(_find_split(Path(data), split, classes), classes)
+        layout = _find_split(Path(data), split, classes)
+        return read_layout(layout, classes, by_number=by_number)
 
 
-def find_classes(data: str | Path) -> tuple[str, ...]:
+def find_classes(data: str | Path, *, by_number: bool = False) -> tuple[str, ...]:
     """Return the names of the classes of the training photos; see :func:`find_split`.
 
     They are the sorted names of the class folders, or of the labels in a list or csv file, the
     names in the metadata of Hugging Face, or the numbers of the labels in a RecordIO file.
+
+    Args:
+        data: the path of the data set, or of its training photos.
+        by_number: whether numbers in a list or csv file are names, too. Otherwise they are class
+            indices, whose names are unknown.
 
     Raises:
         DataError: there are no names, or fewer than two.
@@ -107,14 +117,14 @@ def find_classes(data: str | Path) -> tuple[str, ...]:
         if layout.kind == "parquet":
             classes = read_class_names(layout.paths[0]) or ()
         elif layout.kind == "recordio":
-            classes = tuple(map(str, np.unique(RecordIO(layout.where).labels).tolist()))
+            classes = tuple(map(str, np.unique(open_recordio(layout.where).labels).tolist()))
         else:
-            read = {
+            read: dict[str, Callable[[Layout], list[str]]] = {
                 "folder": _classes_of_folder,
                 "archives": _classes_of_archives,
-                "text": _classes_of_text,
+                "text": partial(_classes_of_text, by_number=by_number),
             }
-            classes = tuple(sorted(read[layout.kind](layout)))
+            classes = tuple(read[layout.kind](layout))
         if not classes:
             raise DataError(
                 f"{layout.where} doesn't name its classes; write their names into a text file, "
@@ -174,22 +184,24 @@ def _check_classes(samples: Samples, classes: Classes, split: str) -> None:
 
 
 def _classes_of_folder(layout: Layout) -> list[str]:
-    return [name[:-1] for name in list_names(layout.where) if name.endswith("/")]
+    return sorted(name[:-1] for name in list_names(layout.where) if name.endswith("/"))
 
 
-def _classes_of_archives(layout: Layout) -> Collection[str]:
+def _classes_of_archives(layout: Layout) -> list[str]:
     if len(layout.paths) > 1:  # shards hold class indices
         return []
     members = list_members(layout.where)
     if is_nested(members):
-        return list_class_tars(members)
+        return sorted(list_class_tars(members))
     if any(member.name.endswith(".cls") for member in members):
         return []
     tree = label_members(members, (), where=str(layout.where))
-    return {name.split("/", 1)[0] for name in tree if "/" in name}
+    return sorted({name.split("/", 1)[0] for name in tree if "/" in name})
 
 
-def _classes_of_text(layout: Layout) -> Collection[str]:
+def _classes_of_text(layout: Layout, *, by_number: bool) -> list[str]:
     with open(layout.where, encoding="utf-8-sig", errors="replace") as file:
         labels = {label for _, _, label in read_rows(file, layout.where)}
-    return [] if any(map(is_number, labels)) else labels
+    if by_number and all(map(is_number, labels)):
+        return [str(number) for number in sorted(set(map(int, labels)))]
+    return [] if any(map(is_number, labels)) else sorted(labels)

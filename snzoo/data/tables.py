@@ -18,7 +18,9 @@ LONGEST_LINE = 1 << 16  # characters
 SOLUTION_HEADER = ["ImageId", "PredictionString"]  # of Kaggle's LOC_val_solution.csv
 
 
-def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
+def read_table(
+    file: TextIO, classes: Classes, *, path: Path, by_number: bool = False
+) -> dict[str, int]:
     """Return a mapping from paths of photos to class indices, read from a list or csv file.
 
     The file has one of these forms:
@@ -27,12 +29,14 @@ def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
     - ``path,label`` lines in a file named ``.csv``, or below a header with these two columns;
     - Kaggle's ``LOC_val_solution.csv``: ``id,wnid x1 y1 x2 y2 …``, where all boxes have one wnid.
 
-    A label is a class index, a wnid, or the name of a class. A number is always an index.
+    A label is a class index, a wnid, or the name of a class. A number is always an
+    index, unless ``by_number`` is set.
 
     Args:
         file: the open file.
         classes: ``"imagenet-1k"``, or the names of the classes.
         path: the path of the file, for errors.
+        by_number: whether a number is the name of a class. If so, all names must be numbers.
 
     Raises:
         DataError: a line does not have this form, or a photo is listed twice.
@@ -45,7 +49,12 @@ def read_table(file: TextIO, classes: Classes, *, path: Path) -> dict[str, int]:
     for number, name, label in read_rows(file, path):
         if name in table:
             raise DataError(f"{path}, line {number}: {name!r} is listed before")
-        table[name] = int(label) if imagenet.is_number(label) else index.get(label, count)
+        if not imagenet.is_number(label):
+            table[name] = index.get(label, count)
+        elif by_number:
+            table[name] = index.get(str(int(label)), count)
+        else:
+            table[name] = int(label)
         if table[name] >= count:
             raise DataError(
                 f"{path}, line {number}: {label[:80]!r} is no class: neither an index from 0 to "

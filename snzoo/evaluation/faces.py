@@ -15,6 +15,7 @@ from snzoo.data import is_image
 from snzoo.errors import ArgumentError, FileError
 from snzoo.evaluation.face_results import FaceData, FaceModel, FaceResults, FaceRun
 from snzoo.evaluation.summary import device_name, versions
+from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.faces.embedding import Embeddings, check_embeds, iter_embeddings
 from snzoo.faces.pairs import FacePairs, balance, read_pairs
 from snzoo.faces.verification import Verification, verify
@@ -44,7 +45,8 @@ def evaluate_faces(
     of all pairs; see :class:`snzoo.faces.Verification`.
 
     Args:
-        models: one or several networks of :func:`snzoo.create_model`, or names.
+        models: one or several networks of :func:`snzoo.create_model`, names, or wildcards, which
+            stand for models of the zoo that have weights.
         faces: the verification set; see :func:`snzoo.faces.read_pairs`.
         weights: a checkpoint or folder to load instead of the zoo's weights, for a single model.
         device: the device for the computation (default: CUDA if available, else the CPU).
@@ -133,7 +135,10 @@ def _choose_models(
         listed = [ModelSpec.find(*listed, weights=weights)]  # type: ignore[arg-type]
     if not listed:
         raise ArgumentError("which model? name a face network: --model NAME")
-    chosen = [(model, find_spec(model)) for model in listed]
+    chosen: list[tuple[Model, ModelSpec]] = []
+    for model in listed:
+        specs = match_models(model) if is_wildcard(model) else []
+        chosen += [(spec, spec) for spec in specs] or [(model, find_spec(model))]
     for model, spec in chosen:
         check_embeds(spec, model)
     return chosen

@@ -21,7 +21,6 @@ from snzoo.errors import (
     ArgumentError,
     FileError,
     UnexpectedArgumentError,
-    UnknownModelError,
     suggest,
 )
 from snzoo.evaluation.config import EvaluationConfig
@@ -30,17 +29,15 @@ from snzoo.evaluation.predictions import check_suffix, save_predictions
 from snzoo.evaluation.records import Journal, digest_of, run_folder
 from snzoo.evaluation.results import Results
 from snzoo.evaluation.summary import describe_pixels, device_name, summarize, versions
+from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.files import check_writable, write_json
 from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
 from snzoo.inference.predict import borrow, check_classifies_photos
 from snzoo.inference.transform import Model, find_spec
 from snzoo.manifest import load_demo, load_manifest
 from snzoo.processes import Processes, join, local_device
-from snzoo.registry import list_models
 from snzoo.spec import ModelSpec
 from snzoo.weights.folder import FILES
-
-WILDCARDS = set("*?[")
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
         models = [ModelSpec.find(*models, weights=config.weights)]
     found: dict[Any, Candidate] = {}
     for model in models or [load_demo().model]:
-        if not _is_wildcard(model):
+        if not is_wildcard(model):
             spec = find_spec(model)
             network = model if isinstance(model, nn.Module) else None
             check_classifies_photos(spec, network)
@@ -197,8 +194,8 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
     if len(classes) > 1:
         names = ", ".join(candidate.spec.name for candidate in found.values())
         raise ArgumentError(f"{names} have different classes: evaluate them one by one")
-    for pattern in filter(_is_wildcard, models):
-        specs = _match(pattern)
+    for pattern in filter(is_wildcard, models):
+        specs = match_models(pattern)
         if not classes:
             first = next((spec for spec in specs if spec.classes), specs[0])
             check_classifies_photos(first)
@@ -207,19 +204,6 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
         matched = (spec for spec in specs if spec.classes in classes)
         found |= {(spec.name, None, None): Candidate(spec) for spec in matched}
     return list(found.values())
-
-
-def _is_wildcard(model: object) -> bool:
-    return isinstance(model, str) and bool(WILDCARDS & set(model)) and os.sep not in model
-
-
-def _match(pattern: str) -> list[ModelSpec]:
-    specs = [ModelSpec.find(name) for name in list_models(pattern, pretrained=True)]
-    if not specs:
-        raise UnknownModelError(
-            f"no model with weights matches {pattern!r}; see: snzoo list --pretrained"
-        )
-    return specs
 
 
 def _name_classes(spec: ModelSpec, network: nn.Module | None) -> ModelSpec:

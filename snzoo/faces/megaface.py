@@ -97,8 +97,8 @@ def read_matrices(
 def append_noise_mark(features: Features, noisy: NDArray[np.bool_]) -> Features:
     """Return features with one more number, 100 for noisy photos and 0 for others, (M, D + 1).
 
-    insightface's cleaned protocol keeps the noisy distractors of MegaFace far from all others so.
-    Features of FaceScrub get 0.
+    With it, noisy distractors of MegaFace are far from all probes, as in insightface's cleaned
+    protocol. Features of FaceScrub get 0.
 
     Args:
         features: float32 (M, D).

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snzoo.data.sources import Files
 from snzoo.data.splits import find_classes, find_split, find_splits
 from snzoo.errors import ArgumentError, CheckpointError, suggest
 from snzoo.manifest import load_manifest
 from snzoo.recipes import Recipe
 from snzoo.spec import ModelSpec
 from snzoo.training.config import TrainingConfig
+from snzoo.training.digests import digest, digest_photos, digest_validation
 from snzoo.training.face_pairs import find_pairs
 
 if TYPE_CHECKING:
@@ -172,9 +170,9 @@ class Plan:
             "arguments": dict(self.spec.arguments),
             "seed": self.seed,
             **{f"recipe.{name}": value for name, value in dataclasses.asdict(self.recipe).items()},
-            "classes": _digest(self.classes),
-            "training photos": _digest_photos(self.train),
-            "validation photos": _digest_validation(self.validation),
+            "classes": digest(self.classes),
+            "training photos": digest_photos(self.train),
+            "validation photos": digest_validation(self.validation),
         }
 
 
@@ -202,15 +200,7 @@ def make_plan(config: TrainingConfig) -> Plan:
     )
     recipe = recipe.replace(resize=preprocessing.resize, crop=preprocessing.crop)
     check_head(spec.network, recipe)
-    classes: Any = find_classes(config.data) if config.classes is None else config.classes
-    is_face = spec.network.is_face
-    train: Samples
-    validation: Samples | FacePairs
-    if is_face:
-        train = find_split(config.data, "train", classes)
-        validation = find_pairs(config.data, config.validation)
-    else:
-        train, validation = find_splits(config.data, classes, validation=config.validation)
+    classes, train, validation = _find_photos(config, is_face=spec.network.is_face)
     images = len(train) // recipe.epochs_per_pass
     if recipe.batch_size > images:
         where = "training set" if images == len(train) else "part of the training set in an epoch,"
@@ -220,7 +210,7 @@ def make_plan(config: TrainingConfig) -> Plan:
         )
     spec = dataclasses.replace(
         spec,
-        classes=() if is_face else classes,
+        classes=() if spec.network.is_face else classes,
         preprocessing=preprocessing,
         recipe=recipe,
         published=(),
@@ -228,6 +218,20 @@ def make_plan(config: TrainingConfig) -> Plan:
     plan = Plan(spec, has_weights, recipe, recipe_name, train, validation, config.seed, classes)
     plan.check_network()
     return plan
+
+
+def _find_photos(
+    config: TrainingConfig, *, is_face: bool
+) -> tuple[Any, Samples, Samples | FacePairs]:
+    """Return the classes, the training photos, and what to validate with."""
+    by_number = is_face and config.classes is None  # people need no other names
+    classes = config.classes
+    if classes is None:
+        classes = find_classes(config.data, by_number=by_number)
+    if not is_face:
+        return classes, *find_splits(config.data, classes, validation=config.validation)
+    train = find_split(config.data, "train", classes, by_number=by_number)
+    return classes, train, find_pairs(config.data, config.validation)
 
 
 def _choose_network(config: TrainingConfig) -> tuple[ModelSpec, bool]:
@@ -294,26 +298,3 @@ def _replace_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     if changed.images_per_gpu and changed.images_per_gpu > changed.batch_size:
         changed = changed.replace(images_per_gpu=changed.batch_size)
     return changed
-
-
-def _digest_photos(samples: Samples) -> str:
-    """Return a digest of the names, labels and sizes of photos, wherever they lie."""
-    source = samples.source
-    sizes: tuple[int, ...] = ()
-    if isinstance(source, Files):
-        sizes = tuple(os.stat(source.root / name).st_size for name in source.names)
-    return _digest((tuple(samples.names), samples.labels, sizes))
-
-
-def _digest_validation(photos: Samples | FacePairs) -> str:
-    from snzoo.data.samples import Samples
-
-    if isinstance(photos, Samples):
-        return _digest_photos(photos)
-    names = [photos.photos.locate(i) for i in range(len(photos.photos))]
-    columns = photos.first, photos.second, photos.same
-    return _digest((names, *(column.tolist() for column in columns)))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()

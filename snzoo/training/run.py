@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from snzoo.data.photos import check_photos
-from snzoo.data.samples import Samples
 from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError, suggest
 from snzoo.evaluation.summary import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
@@ -28,7 +27,7 @@ from snzoo.training.log import RunLog
 from snzoo.training.loop import Loop, Report
 from snzoo.training.plan import Plan, make_plan
 from snzoo.training.state import Position, read_state, restore_state
-from snzoo.training.step import Stepper
+from snzoo.training.step import Stepper, split_step
 
 CHECKED = 20_000  # photos; larger sets are not decoded before the training
 
@@ -148,6 +147,10 @@ def run_training(
             warn=warn,
             progress=progress and first,
         ).run()
+    return _make_result(plan, config, position)
+
+
+def _make_result(plan: Plan, config: TrainingConfig, position: Position) -> TrainingResult:
     return TrainingResult(
         best=Path(config.output) / "best.safetensors",
         top1=100 * position.best / max(1, position.best_images),
@@ -173,8 +176,8 @@ def _start(
             state = read_state(path, identity)
         elif config.resume:
             warn(f"there is no state {path} to continue from; the run starts at the beginning")
-        if state is None and config.on_error == "fail":
-            _check_photos(plan, workers=config.workers or local_cores())
+        if state is None:
+            _check_photos(plan, config)
     state = processes.broadcast(state)
     torch.default_generator.manual_seed(plan.seed)
     model: Any = plan.create_network(load=state is None)
@@ -204,11 +207,19 @@ def _synchronize_norms(model: Any) -> Any:
     return model
 
 
-def _check_photos(plan: Plan, *, workers: int) -> None:
-    """Raise an error if photos of a set that is not large are damaged."""
+def _check_photos(plan: Plan, config: TrainingConfig) -> None:
+    """Raise an error if photos of a set that is not large are damaged, unless they are left out.
+
+    Those of pairs never are, because each pair needs both.
+    """
+    workers, pairs = config.workers or local_cores(), plan.spec.network.is_face
+    found: Any = plan.validation
+    if pairs and len(found.photos) <= CHECKED:
+        check_photos(found.photos, workers=workers)
+    if config.on_error != "fail":
+        return
     try:
-        found = plan.validation
-        for photos in (plan.train, found if isinstance(found, Samples) else found.photos):
+        for photos in [plan.train] if pairs else [plan.train, found]:
             if len(photos) <= CHECKED:
                 check_photos(photos, workers=workers)
     except DataError as error:
@@ -222,7 +233,7 @@ def check_processes(
 
     Raises:
         ArgumentError: the device lacks the precision or the synchronized norm, or a step has
-            fewer images than there are processes.
+            fewer images than there are processes, or a pass of a face network a single one.
     """
     if config.precision == "tf32" and device.type != "cuda":
         raise ArgumentError(f"precision tf32 needs a CUDA device, not {device}; use fp32")
@@ -234,10 +245,20 @@ def check_processes(
         raise ArgumentError(f"sync_norm: {plan.name} has no batch statistics to synchronize")
     if config.sync_norm and plan.spec.network.norm == "bn" and device.type != "cuda":
         raise ArgumentError(f"sync_norm: batch norm can't be synchronized on {device}; SN can")
-    if plan.recipe.batch_size < processes.count:
+    size, count = plan.recipe.batch_size, processes.count
+    if size < count:
         raise ArgumentError(
-            f"batch_size {plan.recipe.batch_size} gives nothing to do to some of the "
-            f"{processes.count} processes; choose at least {processes.count}: --batch-size"
+            f"batch_size {size} gives nothing to do to some of the {count} processes; choose at "
+            f"least {count}: --batch-size"
+        )
+    if not plan.spec.network.is_face:
+        return
+    ranks = [Processes(rank, count) for rank in range(count)]
+    passes = [part for own in ranks for part in split_step(range(size), plan.recipe, own)]
+    if min(map(len, passes)) < 2:
+        raise ArgumentError(
+            f"{plan.name} needs at least 2 images in a forward pass, but a step of {size} has a "
+            "pass with 1; change --batch-size or --images-per-gpu"
         )
 
 

@@ -25,6 +25,7 @@ from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import Figures, copy_to, is_out_of_memory, seed_generators
 from snzoo.training.face_classifier import FaceClassifier, network_of
+from snzoo.training.mixup import mix_images
 from snzoo.training.optimizer import find_gates, make_optimizer
 
 T = TypeVar("T")
@@ -169,8 +170,12 @@ class Stepper:
         return x.to(self.dtype)
 
     def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        if len(x) < self._fewest and not self.synchronized:
+        is_short = len(x) < self._fewest
+        if is_short and not self.synchronized:
             return self._run_nothing(x, y)
+        if is_short and self._has_margin:  # the norms of the maps have the images of the others
+            network: Any = self.network
+            network.output_layer[-1].eval()
         others, share = y, 1.0
         if self.recipe.mixup:
             x, others, share = mix_images(x, y, self.recipe.mixup)
@@ -184,6 +189,8 @@ class Stepper:
             loss = share * loss + (1 - share) * other
         # DistributedDataParallel divides the sum of the gradients by the number of processes.
         self._backward(loss * (self.processes.count / images))
+        if is_short:
+            self.model.train()
         return loss.detach(), (logits.detach().argmax(1) == y).sum()
 
     def _compute_logits(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -231,7 +238,7 @@ class Stepper:
     def _explain_memory(self, images: int) -> str:
         """Return the message that a forward pass does not fit, with the size that would fit."""
         size, fits = images, False
-        while size > 1 and not fits:
+        while size >= 2 * self._fewest and not fits:
             size //= 2
             # The other processes would not take part in the trials of synchronized norms.
             fits = self.synchronized or self._fits(size)
@@ -262,27 +269,6 @@ class Stepper:
                 return False
             raise
         return True
-
-
-def mix_images(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """Mix each image with another one of the batch (mixup; Zhang et al., ICLR 2018).
-
-    Equation 2 of `the paper <https://arxiv.org/abs/1710.09412>`_, with one share λ for the batch,
-    as in its section 2. λ ~ Beta(α, α), or 1 − λ if that is larger, so that ``y`` is the label of
-    the larger part. The random numbers are those of PyTorch's generator for the CPU.
-
-    Args:
-        x: images (N, C, H, W).
-        y: their labels, int64 (N,).
-        alpha: α, greater than 0.
-
-    Returns:
-        The mixtures, the labels of the other parts, and λ, from 0.5 to 1.
-    """
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    share = max(share, 1 - share)
-    order = copy_to(x.device, torch.randperm(len(x)))
-    return torch.lerp(x[order], x, share), y[order], share
 
 
 def wrap_in_ddp(model: nn.Module, device: torch.device) -> DistributedDataParallel:

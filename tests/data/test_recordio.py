@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from recordio_writer import MAGIC, frame, insightface, pack, write_records
 
-from snzoo.data import sources
+from snzoo.data import recordio, sources
 from snzoo.data.recordio import RecordIO
 from snzoo.data.samples import find_samples
 from snzoo.data.splits import find_classes, find_splits
@@ -84,6 +84,25 @@ def test_training_photos_and_classes_come_from_a_folder_or_a_file(tmp_path):
     held_out.rename(tmp_path / "val.rec")
     held_out.with_suffix(".idx").rename(tmp_path / "val.idx")
     assert find_splits(tmp_path, ("7", "9", "10"))[1].labels == (0, 1, 2)
+
+
+def test_a_file_is_read_once_for_its_classes_and_its_photos(tmp_path, monkeypatch):
+    path = write_plain(tmp_path / "train.rec")
+    opened = []
+    monkeypatch.setattr(recordio, "_read_index", spy(opened, recordio._read_index))
+    assert find_samples(path, find_classes(path)).labels == (0, 1, 0, 1, 0)
+    assert len(opened) == 1
+    write_records(path, {i: pack(b"photo", i) for i in range(3)})
+    assert find_samples(path, find_classes(path)).labels == (0, 1, 2)
+    assert len(opened) == 2
+
+
+def spy(calls, function):
+    def call(*args, **options):
+        calls.append(args)
+        return function(*args, **options)
+
+    return call
 
 
 def test_labels_are_indices_of_classes_that_have_other_names(tmp_path):

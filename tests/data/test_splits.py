@@ -243,6 +243,30 @@ def test_kaggles_layout_has_both_splits(tmp_path):
     assert find_classes(tmp_path) == ("n01440764", "n15075141")
 
 
+def test_numbers_of_a_list_are_names_where_they_may_be(tmp_path):
+    labels = {"a.jpg": "007", "b.jpg": "10", "c.jpg": "9", "d.jpg": "7"}
+    for name, separator in (("train.txt", " "), ("train.csv", ",")):
+        path = tmp_path / name
+        path.write_text("".join(f"{photo}{separator}{i}\n" for photo, i in labels.items()))
+        assert find_classes(path, by_number=True) == ("7", "9", "10")
+        photos = find_split(path, "train", ("7", "9", "10"), by_number=True)
+        assert photos.labels == (0, 2, 1, 0)
+        with pytest.raises(DataError, match=r"doesn't name its classes; .* add --classes FILE"):
+            find_classes(path)
+        path.write_text(path.read_text() + f"e.jpg{separator}Ann\n")  # which number has Ann?
+        with pytest.raises(DataError, match="doesn't name its classes"):
+            find_classes(path, by_number=True)
+        path.write_text(f"a.jpg{separator}Bob\nb.jpg{separator}Ann\n")
+        assert find_classes(path, by_number=True) == ("Ann", "Bob")
+
+
+def test_a_number_that_is_no_name_is_refused(tmp_path):
+    (tmp_path / "train.txt").write_text("a.jpg 7\nb.jpg 1\n")
+    with pytest.raises(DataError, match=r"train.txt, line 2: '1' is no class"):
+        find_split(tmp_path, "train", ("7", "9", "10"), by_number=True)
+    assert find_split(tmp_path, "train", tuple("abcdefgh")).labels == (7, 1)
+
+
 def copy_faces(path, people):
     """One folder per person in each split."""
     for person in people:

@@ -11,10 +11,11 @@ from PIL import Image
 import snzoo
 from snzoo.cli import main
 from snzoo.errors import ArgumentError, ManifestError
-from snzoo.evaluation import evaluate_faces
+from snzoo.evaluation import evaluate_faces, faces
 from snzoo.evaluation.face_results import read_face_results
 from snzoo.faces.pairs import balance, read_pairs
 from snzoo.faces.verification import verify
+from snzoo.inference.predict import prepare_network
 
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
 
@@ -114,6 +115,8 @@ def test_damaged_results_are_refused(people, network, tmp_path, change, words):
         (["--faces", "PEOPLE", "--labels", "real"], "--labels does not go with --faces"),
         (["--faces", "nowhere", "--model", "face_resnet18_sn"], "nowhere is no verification set"),
         (["--faces", "PEOPLE", "--model", "face_resnet18_sn"], "has no published weights"),
+        (["--faces", "PEOPLE", "--model", "face_x*"], "no model with weights matches 'face_x*'"),
+        (["--faces", "PEOPLE", "--model", "*clothing"], "resnet18v1_sn_clothing is a classifier"),
     ],
 )
 def test_wrong_options_are_one_line(people, capsys, options, words):
@@ -172,6 +175,21 @@ def test_real_faces_are_read(network):
     results = evaluate_faces(network[0], FACES)
     found = results.models[0].verification
     assert (results.data.photos, found.genuine, found.impostors) == (204, 102, 20_604)
+
+
+def test_a_wildcard_stands_for_the_networks_with_weights(people, monkeypatch):
+    torch.manual_seed(0)
+    network = snzoo.create_model("face_resnet18_sn", width=2)
+    monkeypatch.setattr(faces, "prepare_network", lambda model, spec, _: prepare(network, spec))
+    results = evaluate_faces("face_resnet50_*n_8x64", people)
+    assert [model.name for model in results.models] == [
+        "face_resnet50_sn_8x64",
+        "face_resnet50_bn_8x64",
+    ]
+
+
+def prepare(network, spec):
+    return prepare_network(network, spec, "cpu")
 
 
 def test_several_networks_must_be_without_weights_of_their_own(people, network):

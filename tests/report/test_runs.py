@@ -93,6 +93,43 @@ def test_the_best_epoch_has_its_count_and_interval(report_runs, make, finished, 
     assert facts["Training"] == "320 images in 2 class folders"
 
 
+def with_pairs(line, **changes):
+    """The line of an epoch of a face network, with the counts of the given one."""
+    if line["event"] != "epoch":
+        return line
+    counts = line["validation"]
+    pairs = {"pairs": counts["images"], "correct": counts["top1"], "equal_error_rate": 0.125}
+    return {key: value for key, value in line.items() if key != "validation"} | {
+        "pairs": pairs | changes
+    }
+
+
+def test_a_run_of_a_face_network_shows_its_pairs(report_runs, make, finished, parse, tmp_path):
+    lines = [with_pairs(line) for line in finished]
+    source = report_runs(make.run(tmp_path / "a", lines))
+    loss, share, _ = curves(source)
+    assert len(loss) == 1  # pairs have no loss
+    assert share[1][1] == near([(1, 50), (2, 75), (3, 70)])
+    text = "".join(parse(source).text)
+    assert "2: 150 of 200 pairs right, 75.00" in text and "equal error rate 12.50" in text
+    assert "Right pairs over epochs, %" in text and "Top-1 over" not in text
+    both = report_runs(tmp_path / "a", make.run(tmp_path / "b", finished))
+    assert "Top-1 and Right pairs over epochs, %" in both
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"correct": 201}, "0 <= correct <= pairs"),
+        ({"equal_error_rate": 1.5}, "0 <= equal_error_rate <= 1"),
+        ({"pairs": 0, "correct": 0}, "pairs >= 1"),
+    ],
+)
+def test_wrong_counts_of_pairs_are_refused(refused, make, finished, changes, words, tmp_path):
+    lines = [with_pairs(line, **changes) for line in finished]
+    assert words in refused(make.run(tmp_path / "a", lines))
+
+
 def test_runs_are_side_by_side(report_runs, make, finished, parse, tmp_path):
     folders = [make.run(tmp_path / name, finished, lr=lr) for name, lr in (("a", 0.1), ("b", 0.2))]
     source = report_runs(*folders, make.run(tmp_path / "c", finished[:4], clip_norm=None))

@@ -1,4 +1,4 @@
-"""A small data set of photos in two colors, and a recipe that suits it."""
+"""Small data sets, of photos in two colors and of people, and a recipe that suits the first."""
 
 import numpy as np
 import pytest
@@ -22,6 +22,22 @@ def colors(tmp_path_factory):
                 pixels = rng.integers(0, 120, (44, 50 + i % 3, 3), dtype=np.uint8)
                 pixels[:, :, channel] += 120
                 Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """Three people with four photos each to train with, and two with three to validate with."""
+    root = tmp_path_factory.mktemp("people")
+    for split, count, photos in (("train", 3, 4), ("val", 2, 3)):
+        for person in range(count):
+            folder = root / split / f"{split}{person}"
+            folder.mkdir(parents=True)
+            face = np.random.default_rng([len(split), person]).integers(60, 200, (8, 8, 3))
+            for i in range(photos):
+                noise = np.random.default_rng(i).integers(-40, 40, (112, 112, 3))
+                pixels = np.kron(face, np.ones((14, 14, 1), int)) + noise
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     return root
 
 

@@ -1,45 +1,35 @@
 """Whole runs of snzoo.train on faces: the head, half epochs, pairs, and what is refused."""
 
 import json
+import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recordio_writer import insightface, write_records
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import snzoo
 from snzoo.data.augment import Augmentation, augment, image_seed
 from snzoo.data.pixels import normalize
-from snzoo.data.training_batches import shuffle
+from snzoo.data.training_batches import TrainingBatch, shuffle
 from snzoo.errors import ArgumentError, DataError
 from snzoo.faces.pairs import balance, read_pairs
 from snzoo.faces.verification import verify
 from snzoo.manifest import load_manifest
+from snzoo.processes import Processes
 from snzoo.recipes import learning_rate
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import seed_generators
+from snzoo.training.face_classifier import add_head
 from snzoo.training.face_validation import validate_faces
 from snzoo.training.plan import make_plan
+from snzoo.training.step import Stepper
 
 SMALL = {"epochs": 2, "batch_size": 4, "images_per_gpu": None, "lr": 0.05, "steps": (1,)}
-
-
-@pytest.fixture(scope="session")
-def people(tmp_path_factory):
-    """Three people with four photos each to train with, and two with three to validate with."""
-    root = tmp_path_factory.mktemp("people")
-    for split, count, photos in (("train", 3, 4), ("val", 2, 3)):
-        for person in range(count):
-            folder = root / split / f"{split}{person}"
-            folder.mkdir(parents=True)
-            face = np.random.default_rng([len(split), person]).integers(60, 200, (8, 8, 3))
-            for i in range(photos):
-                noise = np.random.default_rng(i).integers(-40, 40, (112, 112, 3))
-                pixels = np.kron(face, np.ones((14, 14, 1), int)) + noise
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-    return root
 
 
 @pytest.fixture
@@ -144,6 +134,135 @@ def test_a_stopped_run_continues_to_the_same_weights(train, tmp_path, monkeypatc
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def write_list(people, data):
+    """A list of paths and numbers, which are in the order of the folders but not from 0 on."""
+    folders = sorted((people / "train").iterdir())
+    data.mkdir()
+    lines = [
+        f"{path} {7 * number + 5}\n"
+        for number, folder in enumerate(folders)
+        for path in sorted(folder.iterdir())
+    ]
+    (data / "train.txt").write_text("".join(lines))
+
+
+def write_rec(people, data):
+    folders = sorted((people / "train").iterdir())
+    photos = {
+        7 * number + 5: [path.read_bytes() for path in sorted(folder.iterdir())]
+        for number, folder in enumerate(folders)
+    }
+    data.mkdir()
+    write_records(data / "train.rec", insightface(photos))
+
+
+@pytest.mark.parametrize("write", [write_list, write_rec])
+def test_numbered_people_of_a_list_or_recordio_train_as_folders_do(train, people, tmp_path, write):
+    expected = load_file(train("folders").best)
+    write(people, tmp_path / "data")
+    result = train("numbers", data=tmp_path / "data", validation=people / "val")
+    found = load_file(result.best)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    recipe = json.loads((tmp_path / "numbers" / "recipe.json").read_text())
+    assert recipe["classes"] == ["5", "12", "19"]
+
+
+def copy_pairs(people, path, kind):
+    """Write the pairs of six photos in one of the three forms; return the path of the set."""
+    photos = sorted((people / "val").glob("*/*.png"))
+    if kind == "bin":
+        contents = [photo.read_bytes() for photo in photos]
+        (path / "set.bin").write_bytes(pickle.dumps((contents, [True, False, True])))
+        return path / "set.bin"
+    shutil.copytree(people / "val", path / "set")
+    if kind == "list":
+        names = [photo.relative_to(people / "val") for photo in photos]
+        lines = [f"{names[0]} {names[1]} 1\n", f"{names[0]} {names[5]} 0\n"]
+        (path / "set" / "pairs_label.txt").write_text("".join(10 * lines))
+    return path / "set"
+
+
+def change_pairs(path, kind):
+    if kind == "bin":
+        contents, same = pickle.loads(path.read_bytes())
+        path.write_bytes(pickle.dumps((contents[::-1], same)))
+    elif kind == "list":
+        pairs = path / "pairs_label.txt"
+        pairs.write_text(pairs.read_text().replace(" 0\n", " 1\n", 1))
+    else:
+        (path / "val1" / "2.png").unlink()
+
+
+@pytest.mark.parametrize("kind", ["bin", "list", "folders"])
+def test_a_changed_verification_set_is_no_continuation(people, tmp_path, monkeypatch, kind):
+    def identity(path):
+        config = TrainingConfig(
+            data=people, model="face_resnet18_sn", width=2, validation=path, overrides=SMALL
+        )
+        return make_plan(config).identity()
+
+    path = copy_pairs(people, tmp_path, kind)
+    before = identity(path)
+    (tmp_path / "moved").mkdir()
+    path = path.rename(tmp_path / "moved" / path.name)
+    monkeypatch.chdir(tmp_path)
+    assert identity(path.relative_to(tmp_path)) == before
+    change_pairs(path, kind)
+    after = identity(path)
+    assert [key for key in before if before[key] != after[key]] == ["validation photos"]
+
+
+def test_a_run_is_not_continued_with_other_pairs(train, people, tmp_path):
+    path = copy_pairs(people, tmp_path, "bin")
+    with pytest.raises(ArgumentError, match="folds must be from 2"):
+        train(validation=path)  # three pairs are too few for ten folds, but the run has begun
+    change_pairs(path, "bin")
+    with pytest.raises(ArgumentError, match=r"can't resume .*run: validation photos changed"):
+        train(validation=path, resume=True)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_a_damaged_photo_of_a_pair_ends_the_run_before_it_begins(
+    train, people, tmp_path, monkeypatch, on_error
+):
+    path = copy_pairs(people, tmp_path, "folders")
+    (path / "val0" / "1.png").write_bytes(b"no photo")
+    monkeypatch.setattr("snzoo.training.run.Loop", None)
+    with pytest.raises(DataError, match=r"1 of 6 photos can't be used.*1\.png") as caught:
+        train(validation=path, on_error=on_error)
+    assert "skip" not in str(caught.value)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_short_pass_beside_others_uses_the_running_statistics_of_the_last_norm(people, images):
+    """One of several processes with synchronized norms may have too few photos that can be read."""
+    stepper = make_stepper(people)
+    stepper.synchronized = True
+    last = stepper.network.output_layer[-1]
+    last.running_mean.fill_(0.25)
+    pixels = torch.full((images, 3, 112, 112), 99, dtype=torch.uint8)
+    batch = TrainingBatch(list(range(images)), pixels, torch.zeros(images, 3), {})
+    before = last.running_mean.clone()
+    figures = stepper.run([batch], torch.tensor([2]), step=0, images=4, rate=0.1)
+    assert np.isfinite(figures.read()[0]) and figures.images == images
+    assert torch.equal(last.running_mean, before) and last.training
+    assert all(parameter.isfinite().all() for parameter in stepper.model.parameters())
+
+
+def make_stepper(people):
+    config = TrainingConfig(data=people, model="face_resnet18_sn", width=2, overrides=SMALL)
+    plan = make_plan(config)
+    model = add_head(plan.create_network(), plan.recipe, plan.num_classes)
+    return Stepper(model, plan.recipe, config, torch.device("cpu"), Processes())
+
+
+def test_a_pass_of_one_image_is_not_tried_if_the_memory_is_too_small(people, monkeypatch):
+    stepper, tried = make_stepper(people), []
+    monkeypatch.setattr(stepper, "_fits", tried.append)
+    assert "and no fewer do" in stepper._explain_memory(8)
+    assert tried == [4, 2]
+
+
 def interrupt_after(count):
     """Return a validation that is interrupted when ``count`` validations are done."""
     done = []
@@ -175,7 +294,8 @@ def test_the_published_recipes_are_those_of_the_four_configurations():
         ({"mixup": 0.2}, ArgumentError, "mixup mixes two labels"),
         ({"crop": 96}, ArgumentError, "crop must be 112"),
         ({"drop_last": False}, ArgumentError, "drop_last must be true"),
-        ({"batch_size": 1}, ArgumentError, "at least 2 images in a forward pass"),
+        ({"batch_size": 1}, ArgumentError, "at least 2 images in a forward pass, but a step of 1"),
+        ({"batch_size": 5, "images_per_gpu": 2}, ArgumentError, "a step of 5 has a pass with 1"),
         ({"batch_size": 7}, ArgumentError, "part of the training set in an epoch, of 6"),
         ({"validation": "nowhere"}, DataError, "nowhere is no verification set"),
     ],

@@ -30,8 +30,8 @@ from snzoo.recipes import learning_rate
 from snzoo.spec import ModelSpec
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import seed_generators
+from snzoo.training.mixup import mix_images
 from snzoo.training.plan import make_plan
-from snzoo.training.step import mix_images
 
 
 def read_log(folder):

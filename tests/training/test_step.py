@@ -9,7 +9,8 @@ import torch
 
 from snzoo.manifest import load_manifest
 from snzoo.processes import Processes
-from snzoo.training.step import mark_last, mix_images, split_step
+from snzoo.training.mixup import mix_images
+from snzoo.training.step import mark_last, split_step
 
 
 @pytest.mark.parametrize("name", ["resnet50v1_sn_8x32", "resnet50v1_sn_8x4", "resnet50v1_sn_8x1"])
