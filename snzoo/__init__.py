@@ -7,6 +7,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
+    from snzoo import faces as faces
     from snzoo import nn as nn
     from snzoo.evaluation import evaluate as evaluate
     from snzoo.finetune import parameter_groups as parameter_groups
@@ -33,14 +34,15 @@ _MODULES = {
     "save_pretrained": "share",
     "train": "training.run",
 }
-__all__ = [*_MODULES, "nn"]
+_SUBPACKAGES = ("faces", "nn")
+__all__ = [*_MODULES, *_SUBPACKAGES]
 
 
 if not _typing.TYPE_CHECKING:  # or no misspelled name would be an error for type checkers
 
     def __getattr__(name: str) -> _typing.Any:
-        if name == "nn":
-            return _import_module("snzoo.nn")
+        if name in _SUBPACKAGES:
+            return _import_module(f"snzoo.{name}")
         if name == "__version__":
             from importlib.metadata import PackageNotFoundError, version
 

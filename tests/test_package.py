@@ -14,6 +14,7 @@ assert not {"torch", "numpy", "PIL", "requests"} & set(sys.modules), "import snz
 assert set(snzoo.__all__) <= set(dir(snzoo)) and "__version__" in dir(snzoo)
 assert not {"torch"} & set(sys.modules)
 snzoo.nn.SwitchNorm2d(8)
+assert snzoo.faces.similarity([3, 4], [4, 3]) == 0.96
 """
 
 
