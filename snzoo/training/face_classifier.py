@@ -72,5 +72,3 @@ def check_head(architecture: Architecture, recipe: Recipe) -> None:
             "drop_last must be true: the last batch may have one image only, "
             f"which the last norm of {name} can't normalize"
         )
-    if 1 in (recipe.batch_size, recipe.images_per_gpu):
-        raise ArgumentError(f"{name} needs at least 2 images in a forward pass, got 1")

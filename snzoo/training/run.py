@@ -14,6 +14,7 @@ import torch
 
 from snzoo.data.photos import check_photos
 from snzoo.data.samples import Samples
+from snzoo.data.sources import Photos
 from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError, suggest
 from snzoo.evaluation.summary import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
@@ -28,7 +29,7 @@ from snzoo.training.log import RunLog
 from snzoo.training.loop import Loop, Report
 from snzoo.training.plan import Plan, make_plan
 from snzoo.training.state import Position, read_state, restore_state
-from snzoo.training.step import Stepper
+from snzoo.training.step import Stepper, split_step
 
 CHECKED = 20_000  # photos; larger sets are not decoded before the training
 
@@ -173,8 +174,8 @@ def _start(
             state = read_state(path, identity)
         elif config.resume:
             warn(f"there is no state {path} to continue from; the run starts at the beginning")
-        if state is None and config.on_error == "fail":
-            _check_photos(plan, workers=config.workers or local_cores())
+        if state is None:
+            _check_photos(plan, config)
     state = processes.broadcast(state)
     torch.default_generator.manual_seed(plan.seed)
     model: Any = plan.create_network(load=state is None)
@@ -204,13 +205,25 @@ def _synchronize_norms(model: Any) -> Any:
     return model
 
 
-def _check_photos(plan: Plan, *, workers: int) -> None:
-    """Raise an error if photos of a set that is not large are damaged."""
+def _check_photos(plan: Plan, config: TrainingConfig) -> None:
+    """Raise an error if photos of a set that is not large are damaged and are not to be skipped.
+
+    The photos of pairs are never skipped.
+    """
+
+    def check(photos: Photos) -> None:
+        if len(photos) <= CHECKED:
+            check_photos(photos, workers=config.workers or local_cores())
+
+    found = plan.validation
+    if not isinstance(found, Samples):
+        check(found.photos)
+    if config.on_error == "skip":
+        return
     try:
-        found = plan.validation
-        for photos in (plan.train, found if isinstance(found, Samples) else found.photos):
-            if len(photos) <= CHECKED:
-                check_photos(photos, workers=workers)
+        check(plan.train)
+        if isinstance(found, Samples):
+            check(found)
     except DataError as error:
         raise DataError(f"{error}; or leave them out: --on-error skip") from None
 
@@ -222,7 +235,7 @@ def check_processes(
 
     Raises:
         ArgumentError: the device lacks the precision or the synchronized norm, or a step has
-            fewer images than there are processes.
+            fewer images than there are processes, or too few for the norm of embeddings.
     """
     if config.precision == "tf32" and device.type != "cuda":
         raise ArgumentError(f"precision tf32 needs a CUDA device, not {device}; use fp32")
@@ -239,6 +252,21 @@ def check_processes(
             f"batch_size {plan.recipe.batch_size} gives nothing to do to some of the "
             f"{processes.count} processes; choose at least {processes.count}: --batch-size"
         )
+    if plan.spec.network.is_face:
+        _check_passes(plan, processes.count)
+
+
+def _check_passes(plan: Plan, count: int) -> None:
+    """Raise an error if a forward pass has one image, which the norm of embeddings can't take."""
+    recipe = plan.recipe
+    for rank in range(count):
+        passes = split_step(range(recipe.batch_size), recipe, Processes(rank, count))
+        if min(map(len, passes)) < 2:
+            raise ArgumentError(
+                f"{plan.name} needs at least 2 images in a forward pass, but a step of "
+                f"{recipe.batch_size} images has passes of 1; choose others: --batch-size, "
+                "--images-per-gpu"
+            )
 
 
 def describe_run(

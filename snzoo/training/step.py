@@ -169,8 +169,10 @@ class Stepper:
         return x.to(self.dtype)
 
     def _forward_backward(self, x: Tensor, y: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        if len(x) < self._fewest and not self.synchronized:
-            return self._run_nothing(x, y)
+        if len(x) < self._fewest:
+            if not self.synchronized:
+                return self._run_nothing(x, y)
+            x, y = x[:0], y[:0]  # synchronized norms need all processes, also without images
         others, share = y, 1.0
         if self.recipe.mixup:
             x, others, share = mix_images(x, y, self.recipe.mixup)

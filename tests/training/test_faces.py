@@ -1,6 +1,10 @@
 """Whole runs of snzoo.train on faces: the head, half epochs, pairs, and what is refused."""
 
 import json
+import shutil
+import subprocess
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,11 +21,13 @@ from snzoo.errors import ArgumentError, DataError
 from snzoo.faces.pairs import balance, read_pairs
 from snzoo.faces.verification import verify
 from snzoo.manifest import load_manifest
+from snzoo.processes import Processes
 from snzoo.recipes import learning_rate
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import seed_generators
 from snzoo.training.face_validation import validate_faces
 from snzoo.training.plan import make_plan
+from snzoo.training.run import check_processes
 
 SMALL = {"epochs": 2, "batch_size": 4, "images_per_gpu": None, "lr": 0.05, "steps": (1,)}
 
@@ -176,6 +182,8 @@ def test_the_published_recipes_are_those_of_the_four_configurations():
         ({"crop": 96}, ArgumentError, "crop must be 112"),
         ({"drop_last": False}, ArgumentError, "drop_last must be true"),
         ({"batch_size": 1}, ArgumentError, "at least 2 images in a forward pass"),
+        ({"images_per_gpu": 1}, ArgumentError, "a step of 4 images has passes of 1"),
+        ({"batch_size": 5, "images_per_gpu": 2}, ArgumentError, "a step of 5 images has passes of"),
         ({"batch_size": 7}, ArgumentError, "part of the training set in an epoch, of 6"),
         ({"validation": "nowhere"}, DataError, "nowhere is no verification set"),
     ],
@@ -188,3 +196,53 @@ def test_what_does_not_fit_a_face_network_is_refused(train, options, error, word
 def test_a_data_set_without_pairs_names_the_option(train, people):
     with pytest.raises(DataError, match=r"holds no pairs of faces .*--validation"):
         train(data=people / "train")
+
+
+@pytest.mark.parametrize("batch_size, fits", [(2, False), (3, False), (4, True), (5, True)])
+def test_each_process_needs_two_images(people, batch_size, fits):
+    config = TrainingConfig(
+        people, model="face_resnet18_sn", width=2, overrides=SMALL | {"batch_size": batch_size}
+    )
+    check = partial(check_processes, make_plan(config), config, torch.device("cpu"))
+    check(Processes())
+    if fits:
+        check(Processes(0, 2))
+    else:
+        with pytest.raises(ArgumentError, match=f"a step of {batch_size} images has passes of 1"):
+            check(Processes(0, 2))
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_bad_pairs_are_found_before_the_training(train, people, tmp_path, on_error):
+    few = tmp_path / "few"
+    for name in ("val0", "val1"):
+        (few / name).mkdir(parents=True)
+        for i in range(2):
+            shutil.copy(people / "val" / name / f"{i}.png", few / name)
+    with pytest.raises(DataError, match="few has 2 genuine pairs only"):
+        train(validation=few, on_error=on_error)
+    damaged = shutil.copytree(people / "val", tmp_path / "damaged")
+    (damaged / "val1" / "2.png").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"val1/2.png") as caught:
+        train(validation=damaged, on_error=on_error)
+    assert "--on-error" not in str(caught.value)
+    assert not (tmp_path / "run" / "log.ndjson").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["face_resnet18_sn", "face_resnet18_syncsn"])
+def test_two_processes_go_on_if_one_has_one_photo_left(people, tmp_path, model):
+    data = shutil.copytree(people, tmp_path / "data")
+    (data / "train" / "train0" / "0.png").write_bytes(b"damaged")
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "snzoo", "train", data, "--output", tmp_path / "run", "--on-error", "skip"),
+        *("--model", model, "--width", "2", "--device", "cpu", "--epochs", "4", "--steps", "1"),
+        *("--batch-size", "4", "--lr", "0.05"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "left out" in done.stderr, done.stderr
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["position"]["validated"] == 4
+    values = [*state["model"].values(), *(b for part in state["buffers"] for b in part.values())]
+    assert all(value.isfinite().all() for value in values)
