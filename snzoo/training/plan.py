@@ -310,9 +310,18 @@ def _digest_validation(photos: Samples | FacePairs) -> str:
 
     if isinstance(photos, Samples):
         return _digest_photos(photos)
-    names = [photos.photos.locate(i) for i in range(len(photos.photos))]
+    content: Any
+    if isinstance(photos.photos, Samples):
+        content = _digest_photos(photos.photos)
+    else:  # of a list or a .bin file: names would depend on where they lie
+        content = [_count_bytes(photos.photos.read(i)) for i in range(len(photos.photos))]
     columns = photos.first, photos.second, photos.same
-    return _digest((names, *(column.tolist() for column in columns)))
+    return _digest((content, *(column.tolist() for column in columns)))
+
+
+def _count_bytes(photo: Any) -> int:
+    """Return the size of an encoded photo, or of the file that a path names."""
+    return len(photo) if isinstance(photo, bytes) else os.stat(photo).st_size
 
 
 def _digest(value: Any) -> str:
