@@ -15,6 +15,7 @@ assert set(snzoo.__all__) <= set(dir(snzoo)) and "__version__" in dir(snzoo)
 assert "ArcFace" in dir(snzoo.faces) and not {"torch", "numpy"} & set(sys.modules)
 snzoo.nn.SwitchNorm2d(8)
 snzoo.faces.ArcFace(8, 2)
+assert snzoo.faces.similarity([3, 4], [4, 3]) == 0.96
 """
 
 

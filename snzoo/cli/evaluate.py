@@ -127,8 +127,7 @@ def _run_faces(args: argparse.Namespace) -> int:
         data = results.data
         where = f"{data.pairs:,} pairs of {data.photos:,} photos ({data.name})"
         show(f"{where}, {results.run.device}")
-        figures = {model.name: model.verification for model in results.models}
-        show(*format_text(tabulate_verification(figures)))
+        show(*format_text(tabulate_verification(results.figures())))
         if data.accuracy_pairs < data.pairs:
             show(
                 f"The accuracy is that of {data.accuracy_pairs:,} pairs, half of them genuine; the "

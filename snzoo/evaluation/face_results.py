@@ -68,6 +68,14 @@ class FaceResults:
     def __post_init__(self) -> None:
         _check(1 <= len(self.models) <= MOST_MODELS, f"1 to {MOST_MODELS} models")
 
+    def figures(self) -> dict[str, Verification]:
+        """Return the figures by the names of the models. Models of one name are numbered."""
+        names = [model.name for model in self.models]
+        return {
+            f"{name} ({i})" if names.count(name) > 1 else name: model.verification
+            for i, (name, model) in enumerate(zip(names, self.models, strict=True), 1)
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document, which :func:`read_face_results` reads."""
         return {"kind": self.kind} | dataclasses.asdict(self)

@@ -17,7 +17,7 @@ from snzoo.evaluation.face_results import FaceData, FaceModel, FaceResults, Face
 from snzoo.evaluation.summary import device_name, versions
 from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.faces.embedding import Embeddings, check_embeds, iter_embeddings
-from snzoo.faces.pairs import FacePairs, balance, read_pairs
+from snzoo.faces.pairs import FacePairs, balance, check_folds, read_pairs
 from snzoo.faces.verification import Verification, verify
 from snzoo.files import check_writable, write_json
 from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
@@ -59,12 +59,13 @@ def evaluate_faces(
     Raises:
         ArgumentError: a network is a classifier, or an option has a wrong value.
         UnknownModelError, CheckpointError, ChecksumError: see :func:`snzoo.create_model`.
-        DataError: the set cannot be read, or a photo of it.
+        DataError: the set cannot be read, or a photo of it, or it has too few pairs for its folds.
         FileError: the results cannot be written.
         DeviceError, NonFiniteError: see :func:`snzoo.faces.embed`.
     """
     chosen = _choose_models(models, weights)
     pairs = faces if isinstance(faces, FacePairs) else read_pairs(faces)
+    check_folds(pairs, pairs.name if isinstance(faces, FacePairs) else faces)
     if json is not None:
         _check_output(Path(json), faces, chosen)
     there = torch.device(choose_device(device))

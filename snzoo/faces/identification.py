@@ -199,6 +199,8 @@ def _chunks(
     rows: Rows | Iterable[Rows], size: int, *, like: Tensor, name: str
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield chunks of at most ``size`` rows, checked, in float32, and where each of them starts."""
+    if size < 1:
+        raise ArgumentError(f"chunk_size must be a whole number from 1; got {size}")
     start = 0
     parts: Iterable[Rows] = [rows] if isinstance(rows, np.ndarray) else rows
     for part in parts:

@@ -110,6 +110,24 @@ def balance(pairs: FacePairs, *, seed: int = 0) -> FacePairs:
     return replace(pairs, first=first, second=second, same=same)
 
 
+def check_folds(pairs: FacePairs, path: str | Path) -> None:
+    """Raise an error if pairs have no accuracy over folds.
+
+    Raises:
+        DataError: there is one fold only, or the balanced pairs are fewer than the folds.
+    """
+    if pairs.folds < 2:
+        raise DataError(f"{path} has one fold of pairs; the accuracy over folds needs two or more")
+    kinds = {"genuine": int(pairs.same.sum()), "impostor": int((~pairs.same).sum())}
+    fewest = min(kinds, key=kinds.__getitem__)
+    needed = -(-pairs.folds // 2)
+    if kinds[fewest] < needed:
+        raise DataError(
+            f"{path} has {kinds[fewest]} {fewest} pairs only; the accuracy over {pairs.folds} "
+            f"folds needs {needed} or more: add photos"
+        )
+
+
 def _read_bin(path: Path) -> FacePairs:
     photos, is_same = read_bin_set(path)
     first = np.arange(0, len(photos), 2)

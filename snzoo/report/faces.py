@@ -28,9 +28,9 @@ def make_face_report(results: FaceResults) -> str:
         ("Time", duration(run.seconds)),
         ("Versions", escape(", ".join(f"{k} {v}" for k, v in results.versions.items()))),
     ]
-    figures = tabulate_verification({model.name: model.verification for model in models})
-    table = scrolling(_table(figures), label="Figures of verification")
-    curves = roc_chart([(model.name, model.verification.roc) for model in models])
+    figures = results.figures()
+    table = scrolling(_table(tabulate_verification(figures)), label="Figures of verification")
+    curves = roc_chart([(name, found.roc) for name, found in figures.items()])
     body = (
         f"{facts(about)}"
         f'<section id="roc">\n<h2>ROC</h2>\n{curves}</section>\n'

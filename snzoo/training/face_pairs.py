@@ -24,17 +24,17 @@ def find_pairs(data: str | Path, validation: str | Path | None) -> FacePairs:
         validation: The path of the verification set. Default: it is searched in ``data``.
 
     Raises:
-        DataError: there is no set, or it cannot be read.
+        DataError: there is no set, it cannot be read, or it has too few pairs for its folds.
     """
-    from snzoo.faces.pairs import balance, read_pairs
+    from snzoo.faces.pairs import balance, check_folds, read_pairs
 
-    if validation is not None:
-        return balance(read_pairs(validation))
     places = [Path(data) / place for place in PLACES]
-    found = [place for place in places if place.exists()]
+    found = [place for place in places if place.exists()] if validation is None else [validation]
     if not found:
         raise DataError(
             f"{data} holds no pairs of faces to validate with ({', '.join(PLACES)}); name a "
             "verification set: --validation PATH"
         )
-    return balance(read_pairs(found[0]))
+    pairs = read_pairs(found[0])
+    check_folds(pairs, found[0])
+    return balance(pairs)

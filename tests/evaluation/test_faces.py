@@ -10,7 +10,7 @@ from PIL import Image
 
 import snzoo
 from snzoo.cli import main
-from snzoo.errors import ArgumentError, ManifestError
+from snzoo.errors import ArgumentError, DataError, ManifestError
 from snzoo.evaluation import evaluate_faces, faces
 from snzoo.evaluation.face_results import read_face_results
 from snzoo.faces.pairs import balance, read_pairs
@@ -86,6 +86,28 @@ def test_the_command_line_prints_and_reports_the_figures(people, network, tmp_pa
     assert main(["report", str(output)]) == 0
     page = output.with_suffix(".html").read_text()
     assert "66 pairs of faces" in page and "<svg" in page and "TAR at FAR 1e-3" in page
+
+
+def test_networks_of_one_name_have_a_column_each(people, network, tmp_path):
+    torch.manual_seed(1)
+    other = snzoo.create_model("face_resnet18_sn", width=2)
+    output = tmp_path / "two.json"
+    results = evaluate_faces([network[1], other], people, json=output)
+    figures = results.figures()
+    assert list(figures) == ["face_resnet18_sn (1)", "face_resnet18_sn (2)"]
+    assert [figures[name] for name in figures] == [m.verification for m in results.models]
+    assert main(["report", str(output)]) == 0
+    head = output.with_suffix(".html").read_text().split("<thead>")[1].split("</thead>")[0]
+    assert head.count("(1)") == head.count("(2)") == 1
+
+
+def test_too_few_pairs_are_refused_before_photos_are_read(network, tmp_path):
+    for person in range(2):
+        (tmp_path / f"p{person}").mkdir()
+        for i in range(2):
+            (tmp_path / f"p{person}" / f"{i}.png").write_bytes(b"no photo")
+    with pytest.raises(DataError, match="2 genuine pairs only"):
+        evaluate_faces(network[0], tmp_path)
 
 
 @pytest.mark.parametrize(

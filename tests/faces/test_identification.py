@@ -188,6 +188,8 @@ def spoiled(rows, index):
         ({"gallery": spoiled(ROWS[3:], 4)}, NonFiniteError, "gallery photo 4 is not finite"),
         ({"distractors": [ROWS, spoiled(ROWS, 2)]}, NonFiniteError, "distractor 11 is not finite"),
         ({"device": "abacus"}, DeviceError, "abacus"),
+        ({"chunk_size": 0}, ArgumentError, "chunk_size must be a whole number from 1; got 0"),
+        ({"chunk_size": -2}, ArgumentError, "chunk_size must be a whole number from 1; got -2"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changed, error, words):

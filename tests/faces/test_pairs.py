@@ -1,6 +1,7 @@
 """Verification sets: .bin files, lists of pairs and folders of people."""
 
 import pickle
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from snzoo.data.batches import read_batches
 from snzoo.errors import DataError
 from snzoo.faces import pairs as module
-from snzoo.faces.pairs import balance, read_pairs
+from snzoo.faces.pairs import balance, check_folds, read_pairs
 from snzoo.preprocessing import Preprocessing
 
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
@@ -183,6 +184,27 @@ def test_balanced_pairs_have_both_kinds_equally_in_every_fold(tmp_path):
     assert balanced.photos is pairs.photos
     assert list_pairs(balance(pairs)) == list_pairs(balanced)
     assert list_pairs(balance(pairs, seed=1)) != list_pairs(balanced)
+
+
+@pytest.mark.parametrize(
+    "counts, words",
+    [
+        ({"Ann": 2, "Bo": 2, "Cy": 2, "Di": 2}, "4 genuine pairs only.* 10 folds needs 5 or more"),
+        ({"Ann": 6, "Bo": 1}, None),  # 15 genuine and 6 impostor pairs
+        ({"Ann": 4, "Bo": 1}, "4 impostor pairs only"),
+    ],
+)
+def test_folds_need_pairs(tmp_path, counts, words):
+    pairs = read_pairs(make_people(tmp_path / "team", counts))
+    if words is None:
+        check_folds(pairs, tmp_path)
+        assert len(balance(pairs)) >= pairs.folds
+    else:
+        assert len(balance(pairs)) < pairs.folds
+        with pytest.raises(DataError, match=words):
+            check_folds(pairs, tmp_path)
+    with pytest.raises(DataError, match="has one fold of pairs"):
+        check_folds(replace(pairs, folds=1), tmp_path)
 
 
 def test_many_pairs_are_drawn_and_the_name_says_so(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ FOLDS = "TAR at FAR 1e-3 over folds"
 FIRST = Verification(
     genuine=3000,
     impostors=12_000,
-    accuracy=FoldAccuracy(99.768, 0.2824, (99.5, 100.0), (1.2, 1.3)),
+    accuracy=FoldAccuracy(99.768, 0.2824, 199, (99.5, 100.0), (1.2, 1.3)),
     tar_at_far=(TarAtFar(1e-3, Rate.count(2900, 3000), 1.1, 12), TarAtFar(1e-5)),
     fold_tar=FoldTar(96.5, 1.25, 0.00107),
     equal_error_rate=0.0123,
@@ -22,7 +22,7 @@ FIRST = Verification(
     roc=((0, 0), (1, 1)),
 )
 SECOND = Verification(
-    20, 20, FoldAccuracy(50, 0, (50.0,), (0.0,)), (TarAtFar(1e-3),), None, 0.5, 0.5, ()
+    20, 20, FoldAccuracy(50, 0, 20, (50.0,), (0.0,)), (TarAtFar(1e-3),), None, 0.5, 0.5, ()
 )
 
 

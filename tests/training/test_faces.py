@@ -3,6 +3,10 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -27,6 +31,7 @@ from snzoo.training.devices import seed_generators
 from snzoo.training.face_classifier import add_head
 from snzoo.training.face_validation import validate_faces
 from snzoo.training.plan import make_plan
+from snzoo.training.run import check_processes
 from snzoo.training.step import Stepper
 
 SMALL = {"epochs": 2, "batch_size": 4, "images_per_gpu": None, "lr": 0.05, "steps": (1,)}
@@ -296,6 +301,7 @@ def test_the_published_recipes_are_those_of_the_four_configurations():
         ({"drop_last": False}, ArgumentError, "drop_last must be true"),
         ({"batch_size": 1}, ArgumentError, "at least 2 images in a forward pass, but a step of 1"),
         ({"batch_size": 5, "images_per_gpu": 2}, ArgumentError, "a step of 5 has a pass with 1"),
+        ({"images_per_gpu": 1}, ArgumentError, "a step of 4 has a pass with 1"),
         ({"batch_size": 7}, ArgumentError, "part of the training set in an epoch, of 6"),
         ({"validation": "nowhere"}, DataError, "nowhere is no verification set"),
     ],
@@ -308,3 +314,92 @@ def test_what_does_not_fit_a_face_network_is_refused(train, options, error, word
 def test_a_data_set_without_pairs_names_the_option(train, people):
     with pytest.raises(DataError, match=r"holds no pairs of faces .*--validation"):
         train(data=people / "train")
+
+
+@pytest.mark.parametrize("batch_size, fits", [(2, False), (3, False), (4, True), (5, True)])
+def test_each_process_needs_two_images(people, batch_size, fits):
+    config = TrainingConfig(
+        people, model="face_resnet18_sn", width=2, overrides=SMALL | {"batch_size": batch_size}
+    )
+    check = partial(check_processes, make_plan(config), config, torch.device("cpu"))
+    check(Processes())
+    if fits:
+        check(Processes(0, 2))
+    else:
+        with pytest.raises(ArgumentError, match=f"a step of {batch_size} images has passes of 1"):
+            check(Processes(0, 2))
+
+
+def list_in_labels(people, folder):
+    lines = [
+        f"{a.parent.name}/{a.name} {b.parent.name}/{b.name} {int(a.parent == b.parent)}\n"
+        for a, b in combinations(sorted((people / "val").glob("*/*.png")), 2)
+    ]
+    shutil.copytree(people / "val", folder)
+    (folder / "pairs_label.txt").write_text("".join(lines))
+    return folder
+
+
+def pack_in_bin(people, folder):
+    pairs = list(combinations(sorted((people / "val").glob("*/*.png")), 2))
+    photos = [path.read_bytes() for pair in pairs for path in pair]
+    folder.mkdir()
+    path = folder / "val.bin"
+    path.write_bytes(pickle.dumps((photos, [a.parent == b.parent for a, b in pairs])))
+    return path
+
+
+def copy_folders(people, folder):
+    return shutil.copytree(people / "val", folder)
+
+
+@pytest.mark.parametrize("make", [list_in_labels, pack_in_bin, copy_folders])
+def test_a_run_continues_with_the_same_pairs_elsewhere(train, people, tmp_path, make, monkeypatch):
+    first = make(people, tmp_path / "first")
+    train(validation=first, epochs=1)
+    monkeypatch.chdir(tmp_path)
+    train(validation=first.relative_to(tmp_path), epochs=1, resume=True)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / first.relative_to(tmp_path / "first")
+    train(validation=moved, epochs=1, resume=True)
+    photo = next((people / "val").glob("*/*.png"))
+    other = shutil.copytree(people, tmp_path / "other") / photo.relative_to(people)
+    Image.new("RGB", (112, 112)).save(other)
+    with pytest.raises(ArgumentError, match="validation photos changed"):
+        train(validation=make(tmp_path / "other", tmp_path / "changed"), epochs=1, resume=True)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_bad_pairs_are_found_before_the_training(train, people, tmp_path, on_error):
+    few = tmp_path / "few"
+    for name in ("val0", "val1"):
+        (few / name).mkdir(parents=True)
+        for i in range(2):
+            shutil.copy(people / "val" / name / f"{i}.png", few / name)
+    with pytest.raises(DataError, match="few has 2 genuine pairs only"):
+        train(validation=few, on_error=on_error)
+    damaged = shutil.copytree(people / "val", tmp_path / "damaged")
+    (damaged / "val1" / "2.png").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"val1/2.png") as caught:
+        train(validation=damaged, on_error=on_error)
+    assert "--on-error" not in str(caught.value)
+    assert not (tmp_path / "run" / "log.ndjson").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["face_resnet18_sn", "face_resnet18_syncsn"])
+def test_two_processes_go_on_if_one_has_one_photo_left(people, tmp_path, model):
+    data = shutil.copytree(people, tmp_path / "data")
+    (data / "train" / "train0" / "0.png").write_bytes(b"damaged")
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "snzoo", "train", data, "--output", tmp_path / "run", "--on-error", "skip"),
+        *("--model", model, "--width", "2", "--device", "cpu", "--epochs", "4", "--steps", "1"),
+        *("--batch-size", "4", "--lr", "0.05"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "left out" in done.stderr, done.stderr
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["position"]["validated"] == 4
+    values = [*state["model"].values(), *(b for part in state["buffers"] for b in part.values())]
+    assert all(value.isfinite().all() for value in values)
