@@ -17,9 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import harness
+import torch
 from generated_faces import write_people
 from harness import Document, Row
 
+import snzoo
 from snzoo.errors import SnzooError
 from snzoo.evaluation import evaluate_faces
 from snzoo.faces.tables import format_markdown, tabulate_verification
@@ -85,21 +87,27 @@ def training_command(norm: str, args: argparse.Namespace) -> list[str]:
 
 
 def evaluate(name: str, path: Path, runs: Path) -> list[Row]:
+    """Return the figures of the trained networks, and of the same with their random weights."""
     rows = []
     for norm in NORMS:
         run = read_run(runs / norm)
-        results = evaluate_faces(runs / norm / "best.safetensors", path)
-        rows.append(
-            {
-                "set": name,
-                "norm": norm.upper(),
-                "pairs": results.data.pairs,
-                "accuracy_pairs": results.data.accuracy_pairs,
-                "best_epoch": run.best and run.best.epoch,
-                "seconds": sum(epoch.seconds for epoch in run.epochs),
-                "verification": json.loads(json.dumps(asdict(results.models[0].verification))),
-            }
-        )
+        torch.manual_seed(0)
+        untrained = snzoo.create_model(f"face_resnet18_{norm}", width=8)
+        for trained in (True, False):
+            model = runs / norm / "best.safetensors" if trained else untrained
+            results = evaluate_faces(model, path)
+            rows.append(
+                {
+                    "set": name,
+                    "norm": norm.upper(),
+                    "trained": trained,
+                    "pairs": results.data.pairs,
+                    "accuracy_pairs": results.data.accuracy_pairs,
+                    "best_epoch": run.best.epoch if trained and run.best else None,
+                    "seconds": sum(epoch.seconds for epoch in run.epochs) if trained else None,
+                    "verification": json.loads(json.dumps(asdict(results.models[0].verification))),
+                }
+            )
     return rows
 
 
@@ -108,10 +116,16 @@ def markdown(document: Document) -> str:
     lines = harness.heading(document)
     for name in dict.fromkeys(row["set"] for row in document["measurements"]):
         rows = [row for row in document["measurements"] if row["set"] == name]
-        figures = {row["norm"]: convert(row["verification"], Verification, name) for row in rows}
+        figures = {
+            row["norm"] + ("" if row["trained"] else ", untrained"): convert(
+                row["verification"], Verification, name
+            )
+            for row in rows
+        }
         minutes = ", ".join(
             f"{row['norm']} {row['seconds'] / 60:.0f} minutes, best epoch {row['best_epoch']}"
             for row in rows
+            if row["trained"]
         )
         lines += ["", f"## Faces: {name}", "", *format_markdown(tabulate_verification(figures))]
         lines += [

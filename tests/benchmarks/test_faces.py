@@ -22,10 +22,13 @@ def test_networks_are_trained_once_and_evaluated_on_people_of_the_test(tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads(output.read_text())
     rows = document["measurements"]
-    assert [(row["set"], row["norm"]) for row in rows] == [
-        (name, norm) for name in ("generated", "real") for norm in ("SN", "BN")
+    assert [(row["set"], row["norm"], row["trained"]) for row in rows] == [
+        (name, norm, trained)
+        for name in ("generated", "real")
+        for norm in ("SN", "BN")
+        for trained in (True, False)
     ]
-    assert [row["verification"]["genuine"] for row in rows] == [8 * 15] * 4
+    assert [row["verification"]["genuine"] for row in rows] == [8 * 15] * 8
     assert str(tmp_path) not in output.read_text()
     page = output.with_suffix(".md").read_text()
     assert "equal error rate, %" in page and page in done.stdout
