@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -21,11 +22,17 @@ NAMES = [name for name in UNIQUE if not snzoo.get_info(name).is_face]
 FACES = [name for name in UNIQUE if name.startswith("face_resnet18") or "argmax" in name]
 
 
+def mark_deep(names):
+    """Return the names; those of deep networks, whose code is that of others, are slow tests."""
+    deep = re.compile(r"resnet(100|101|152)")
+    return [pytest.param(n, marks=pytest.mark.slow) if deep.search(n) else n for n in names]
+
+
 def create(name, **arguments):
     return snzoo.create_model(name, width=8, **arguments)
 
 
-@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("name", mark_deep(FACES))
 def test_every_face_network_is_a_backbone(name):
     model = create(name).eval()
     x = torch.randn(2, 3, 112, 112)
@@ -59,7 +66,7 @@ def test_every_face_network_is_a_backbone(name):
     assert create(name, in_chans=1)(torch.randn(2, 1, 112, 112)).shape == (2, 512)
 
 
-@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("name", mark_deep(FACES))
 def test_every_parameter_of_a_face_network_is_in_one_group(name):
     model = create(name)
     groups = snzoo.parameter_groups(model, lr=1.0, weight_decay=0.1, layer_decay=0.5)
@@ -76,7 +83,7 @@ def test_every_parameter_of_a_face_network_is_in_one_group(name):
     assert found[id(model.prelu.weight)] == (0.5 ** (blocks + 1), 0.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mark_deep(NAMES))
 def test_every_name_is_a_backbone(name):
     model = create(name, num_classes=7).eval()
     x = torch.randn(2, 3, 65, 97)
@@ -110,7 +117,7 @@ def test_every_name_is_a_backbone(name):
     assert create(name, in_chans=5)(torch.randn(2, 5, 32, 32)).ndim == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mark_deep(NAMES))
 def test_every_name_keeps_its_resolution_where_it_is_asked_to(name):
     for stride in (8, 16):
         model = create(name, features_only=True, output_stride=stride)
@@ -119,7 +126,7 @@ def test_every_name_keeps_its_resolution_where_it_is_asked_to(name):
         assert [64 // found.shape[2] for found in maps] == model.feature_info.reduction()
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(name for name in FACES if "argmax" not in name)])
+@pytest.mark.parametrize("name", mark_deep(n for n in [*NAMES, *FACES] if "argmax" not in n))
 def test_every_name_freezes_and_stays_frozen_through_train(name):
     size = 112 if name in FACES else 64
     for model in (create(name), create(name, features_only=True)):
@@ -144,7 +151,7 @@ def test_every_name_freezes_and_stays_frozen_through_train(name):
         assert all(module.training for module in model.modules())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mark_deep(NAMES))
 def test_every_parameter_is_in_one_group_with_its_rate_and_decay(name):
     model = create(name)
     gates = {"gate_lr": 0.5} if isinstance(model.norm(1), SwitchNorm) else {}
