@@ -5,6 +5,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from snzoo.nn._compat import is_traced
+
 # Values that differ by less count as equal: of their direction from the center, rounding is a part.
 NOISE = 4 * torch.finfo(torch.float32).eps
 
@@ -37,7 +39,12 @@ def sparsestmax(v: Tensor, radius: Tensor | float) -> Tensor:
     >>> sparsestmax(torch.tensor([1.1, 0.95, 0.9]), 0.6)
     tensor([0.8109, 0.1891, 0.0000])
     """
-    if not (isinstance(v, Tensor) and v.is_floating_point() and v.ndim and v.shape[-1]):
+    if not (
+        isinstance(v, Tensor)
+        and v.is_floating_point()
+        and v.ndim
+        and (is_traced(v) or v.shape[-1])  # a traced size is a tensor
+    ):
         got = f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
         raise ValueError(f"v must be a floating-point tensor (..., K), got {got}")
     if not (isinstance(radius, Tensor) or (isinstance(radius, Real) and radius >= 0)):
