@@ -36,13 +36,13 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None and args.weights is None:
         raise ArgumentError("which model? name a face network: --model NAME, or --weights FILE")
 
-    import numpy as np
+    import torch
 
     from snzoo.data.sources import PhotoList
-    from snzoo.faces.embedding import check_embeds, iter_embeddings
+    from snzoo.faces.embedding import check_embeds, embed
     from snzoo.faces.files import check_output, save_embeddings
-    from snzoo.inference.network import default_batch_size
-    from snzoo.inference.predict import list_photos, prepare_network
+    from snzoo.inference.network import choose_device, default_batch_size
+    from snzoo.inference.predict import list_photos
     from snzoo.spec import ModelSpec
 
     spec = ModelSpec.find(args.model, weights=args.weights)
@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> int:
     photos = PhotoList(list_photos(args.photos))
     inputs = [Path(photo) for photo in args.photos]
     check_output(args.output, [*inputs, *([spec.weights] if spec.weights else [])])
-    with prepare_network(spec, spec, args.device) as network:
-        batches = iter_embeddings(
-            network,
-            photos,
-            batch_size=args.batch_size or default_batch_size(network.device),
-            flip=args.flip,
-            workers=args.workers,
-            upright=args.upright,
-        )
-        rows = np.concatenate(list(batches))
+    device = torch.device(choose_device(args.device))
+    rows = embed(
+        spec,
+        photos.photos,
+        batch_size=args.batch_size or default_batch_size(device),
+        flip=args.flip,
+        device=device,
+        workers=args.workers,
+        upright=args.upright,
+    )
     names = [photos.locate(i) for i in range(len(photos))]
     save_embeddings(args.output, names, rows)
     show(f"{len(rows):,} embeddings of {rows.shape[1]} numbers: {args.output}")

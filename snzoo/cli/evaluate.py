@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_faces(args: argparse.Namespace) -> int:
-    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
     if unfit := sorted(given - FOR_FACES):
         raise ArgumentError(f"--{unfit[0].replace('_', '-')} does not go with --faces")
 

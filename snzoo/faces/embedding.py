@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -94,6 +94,7 @@ def iter_embeddings(
     flip: bool = True,
     workers: int | None = None,
     upright: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Embeddings]:
     """Yield the embeddings of :func:`embed` batch by batch.
 
@@ -103,6 +104,7 @@ def iter_embeddings(
             :func:`~snzoo.data.batches.read_batches`.
         batch_size, flip, workers: see :func:`embed`.
         upright: see :func:`embed`. Evaluations do not turn photos.
+        numbers: the numbers of the batches (default: all).
 
     Raises:
         DataError, DownloadError, ArgumentError, DeviceError, NonFiniteError: see :func:`embed`.
@@ -115,6 +117,7 @@ def iter_embeddings(
         network.preprocessing,
         batch_size=batch_size,
         workers=workers or local_cores(),
+        numbers=numbers,
         resize_on=resize_device(network.device),
         upright=upright,
     )

@@ -194,7 +194,7 @@ def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
         kind = (
             "a face network, which returns embeddings"
             if spec.is_face
-            else ("a backbone without a classifier")
+            else "a backbone without a classifier"
         )
         raise ArgumentError(f"{name} has no classes: it is {kind}")
     check_takes_photos(spec)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from snzoo.data.decode import Photo
-from snzoo.data.sources import Photos
+from snzoo.data.batches import count_batches
 from snzoo.errors import SnzooError
 from snzoo.faces.embedding import iter_embeddings
 from snzoo.faces.pairs import FacePairs
@@ -48,23 +46,6 @@ class FaceValidation(NamedTuple):
         return f"{self.correct}/{self.pairs} pairs ({share:.2f} %), equal error rate {rate:.2f} %"
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some of the photos."""
-
-    photos: Photos
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> Photo:
-        return self.photos.read(self.indices[index])
-
-    def locate(self, index: int) -> str:
-        return self.photos.locate(self.indices[index])
-
-
 def validate_faces(
     model: nn.Module,
     plan: Plan,
@@ -91,9 +72,11 @@ def validate_faces(
     network = Network(
         model, plan.spec.preprocessing, name=plan.name, device=device, channels_last=channels_last
     )
-    part = _Part(pairs.photos, processes.share(range(len(pairs.photos))))
     size = default_batch_size(device)
-    own = list(iter_embeddings(network, part, batch_size=size, workers=workers))
+    numbers = processes.share(range(count_batches(len(pairs.photos), size)))
+    own = list(
+        iter_embeddings(network, pairs.photos, batch_size=size, workers=workers, numbers=numbers)
+    )
     embeddings = np.concatenate([rows for parts in processes.gather(own) for rows in parts])
     found = verify(embeddings, pairs.first, pairs.second, pairs.same, folds=pairs.folds)
     return FaceValidation(len(pairs.same), found.accuracy.correct, found.equal_error_rate)

@@ -135,6 +135,7 @@ def test_damaged_results_are_refused(people, network, tmp_path, change, words):
         (["--faces", "PEOPLE"], "which model? name a face network"),
         (["--faces", "PEOPLE", "--model", "resnet18v1_sn_clothing"], "is a classifier"),
         (["--faces", "PEOPLE", "--labels", "real"], "--labels does not go with --faces"),
+        (["--faces", "PEOPLE", "--tolerance", "0"], "--tolerance does not go with --faces"),
         (["--faces", "nowhere", "--model", "face_resnet18_sn"], "nowhere is no verification set"),
         (["--faces", "PEOPLE", "--model", "face_resnet18_sn"], "has no published weights"),
         (["--faces", "PEOPLE", "--model", "face_x*"], "no model with weights matches 'face_x*'"),
