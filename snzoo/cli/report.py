@@ -37,21 +37,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report_results(file: Path, args: argparse.Namespace) -> int:
-    from snzoo.evaluation.face_results import has_faces, read_face_results
-    from snzoo.evaluation.results import read_results
+    from snzoo.evaluation.face_results import is_of_faces, parse_face_results
+    from snzoo.evaluation.results import naming_file, parse_results, read_document
     from snzoo.report.faces import make_face_report
     from snzoo.report.page import make_report
     from snzoo.report.thumbnails import find_thumbnails
 
-    if has_faces(file):
-        if args.images:
-            raise ArgumentError("--images is for classifiers; leave it out")
-        output = args.output or file.with_suffix(".html")
-        _check_output(output, [file], "the results")
-        return _write(output, make_face_report(read_face_results(file)))
-    results = read_results(file)
+    document = read_document(file)
+    of_faces = is_of_faces(document)
+    if of_faces and args.images:
+        raise ArgumentError("--images is for classifiers; leave it out")
     output = args.output or file.with_suffix(".html")
     _check_output(output, [file], "the results")
+    with naming_file(file):
+        if of_faces:
+            return _write(output, make_face_report(parse_face_results(document)))
+        results = parse_results(document)
     thumbnails = find_thumbnails(results, images=args.images, demo=load_manifest().demo)
     return _write(output, make_report(results, thumbnails))
 

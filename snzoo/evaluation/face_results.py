@@ -1,15 +1,13 @@
 """The results of an evaluation on pairs of faces: what ``snzoo eval --faces --json`` writes."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from snzoo.errors import ManifestError
-from snzoo.evaluation.results import LARGEST, MOST_MODELS
+from snzoo.evaluation.results import MOST_MODELS, naming_file, read_document
 from snzoo.faces.verification import MOST_POINTS, Verification
-from snzoo.files import read_bounded
 from snzoo.typed_json import convert
 
 
@@ -86,12 +84,8 @@ def _check(holds: bool, rule: str) -> None:
         raise ManifestError(f"must be: {rule}")
 
 
-def has_faces(path: Path) -> bool:
-    """Return whether a file of results is of faces. Another file may be damaged."""
-    try:
-        document = json.loads(read_bounded(path, limit=LARGEST, kind="a results file"))
-    except (ValueError, RecursionError):
-        return False
+def is_of_faces(document: Any) -> bool:
+    """Return whether a JSON document is of faces; see ``results.read_document``."""
     return isinstance(document, dict) and document.get("kind") == "faces"
 
 
@@ -100,12 +94,19 @@ def read_face_results(path: str | Path) -> FaceResults:
 
     Raises:
         FileError: the file cannot be read, or is too large.
-        ManifestError: a field is missing, unknown, of the wrong type or out of its range.
+        ManifestError: the file is not JSON, or a field is missing, unknown, of the wrong type or
+            out of its range.
     """
-    document = json.loads(read_bounded(Path(path), limit=LARGEST, kind="a results file"))
-    try:
-        results: FaceResults = convert(document, FaceResults, "results")
-    except ManifestError as error:
-        reason = f"{path} is not what snzoo eval --faces --json writes: {error}"
-        raise ManifestError(reason if len(reason) <= 400 else f"{reason[:400]} …") from None
+    document = read_document(path)
+    with naming_file(path):
+        return parse_face_results(document)
+
+
+def parse_face_results(document: Any) -> FaceResults:
+    """Return the checked results of a JSON document.
+
+    Raises:
+        ManifestError: a field is wrong; the message names it.
+    """
+    results: FaceResults = convert(document, FaceResults, "results")
     return results

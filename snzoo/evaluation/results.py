@@ -6,6 +6,8 @@ length of lists is limited, so that a small file cannot lead to a huge page.
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -214,15 +216,31 @@ def read_results(path: str | Path) -> Results:
         ManifestError: the file is not JSON, or a field is missing, unknown, of the wrong type or
             out of its range.
     """
-    path = Path(path)
-    content = read_bounded(path, limit=LARGEST, kind="a results file")
+    document = read_document(path)
+    with naming_file(path):
+        return parse_results(document)
+
+
+def read_document(path: str | Path) -> Any:
+    """Return the JSON document of a file of results, unchecked.
+
+    Raises:
+        FileError: the file cannot be read, or is too large.
+        ManifestError: the file is not JSON.
+    """
+    content = read_bounded(Path(path), limit=LARGEST, kind="a results file")
     try:
-        document = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         message = f"{path} is not JSON: {error}; make it with: snzoo eval --json FILE"
         raise ManifestError(message) from None
+
+
+@contextmanager
+def naming_file(path: str | Path) -> Iterator[None]:
+    """Add the path of the file to the message of a ManifestError, and shorten the message."""
     try:
-        return parse_results(document)
+        yield
     except ManifestError as error:
         reason = str(error)
         reason = reason if len(reason) <= 300 else f"{reason[:300]} …"

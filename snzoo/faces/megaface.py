@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snzoo.data.sources import unreadable
+from snzoo.files import write_atomically
 
 HEADER = struct.Struct("<4i")  # rows, columns, bytes of a row, type
 FLOAT32 = 5
@@ -60,11 +61,12 @@ def write_features(path: str | Path, features: NDArray[np.floating]) -> None:
     """Write a feature (D,) to a file as float32, in one column.
 
     Raises:
-        OSError: the file cannot be written.
+        FileError: the file cannot be written; an earlier file is unchanged.
     """
     (count,) = features.shape
     content = HEADER.pack(count, 1, 4, FLOAT32) + features.astype("<f4").tobytes()
-    Path(path).write_bytes(content)
+    with write_atomically(path) as partial:
+        partial.write_bytes(content)
 
 
 def read_matrices(
