@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from snzoo.data import is_image
-from snzoo.errors import ArgumentError, FileError
+from snzoo.errors import ArgumentError
 from snzoo.evaluation.face_results import FaceData, FaceModel, FaceResults, FaceRun
+from snzoo.evaluation.outputs import check_inputs_survive
 from snzoo.evaluation.summary import device_name, versions
 from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.faces.embedding import Embeddings, check_embeds, iter_embeddings
@@ -67,7 +67,9 @@ def evaluate_faces(
     pairs = faces if isinstance(faces, FacePairs) else read_pairs(faces)
     check_folds(pairs, pairs.name if isinstance(faces, FacePairs) else faces)
     if json is not None:
-        _check_output(Path(json), faces, chosen)
+        check_writable(json)
+        data = None if isinstance(faces, FacePairs) else faces
+        check_inputs_survive([Path(json)], data, [spec for _, spec in chosen])
     there = torch.device(choose_device(device))
     batch_size = batch_size or default_batch_size(there)
     workers = workers or local_cores()
@@ -143,16 +145,3 @@ def _choose_models(
     for model, spec in chosen:
         check_embeds(spec, model)
     return chosen
-
-
-def _check_output(
-    output: Path, faces: str | Path | FacePairs, chosen: Sequence[tuple[Model, ModelSpec]]
-) -> None:
-    """Check that the results can be written and replace no input."""
-    check_writable(output)
-    inputs = [spec.weights for _, spec in chosen if spec.weights]
-    inputs += [] if isinstance(faces, FacePairs) else [Path(faces)]
-    if is_image(output.name) or output.resolve() in [path.resolve() for path in inputs]:
-        raise FileError(
-            f"{output} is not overwritten: it is an input, or named like one; name another file"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from snzoo.data import is_image
 from snzoo.data.demo import demo_samples
 from snzoo.data.imagenet import real_labels_of
 from snzoo.data.samples import Samples, find_samples
 from snzoo.errors import (
     ArgumentError,
-    FileError,
     UnexpectedArgumentError,
     suggest,
 )
 from snzoo.evaluation.config import EvaluationConfig
 from snzoo.evaluation.measure import measure
+from snzoo.evaluation.outputs import check_inputs_survive
 from snzoo.evaluation.predictions import check_suffix, save_predictions
 from snzoo.evaluation.records import Journal, digest_of, run_folder
 from snzoo.evaluation.results import Results
@@ -37,7 +36,6 @@ from snzoo.inference.transform import Model, find_spec
 from snzoo.manifest import load_demo, load_manifest
 from snzoo.processes import Processes, join, local_device
 from snzoo.spec import ModelSpec
-from snzoo.weights.folder import FILES
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,9 @@ def run_evaluation(
     _check_outputs(config)
     candidates = choose_models(config)
     specs = [candidate.spec for candidate in candidates]
-    _check_inputs_survive(config, specs)
+    outputs = [Path(output) for output in (config.json, config.predictions) if output]
+    data = config.data if isinstance(config.data, (str, Path)) else None
+    check_inputs_survive(outputs, data, specs)
     unpublished = [spec.name for spec in specs if not spec.published]
     if config.check and unpublished:
         raise ArgumentError(f"no published figures of {', '.join(unpublished)} to check against")
@@ -231,20 +231,6 @@ def _check_outputs(config: EvaluationConfig) -> None:
         check_suffix(Path(config.predictions))
     if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
         raise ArgumentError(f"--json and --predictions both name {outputs[0]}; name two files")
-
-
-def _check_inputs_survive(config: EvaluationConfig, specs: Iterable[ModelSpec]) -> None:
-    """Check that no output replaces an input."""
-    inputs = {Path(config.data).resolve()} if isinstance(config.data, (str, Path)) else set()
-    for spec in specs:
-        if spec.weights:
-            files = (spec.weights, *(spec.weights / name for name in FILES))
-            inputs |= {file.resolve() for file in files}
-    for output in (Path(output) for output in (config.json, config.predictions) if output):
-        if output.resolve() in inputs or is_image(output.name):
-            raise FileError(
-                f"{output} is not overwritten: it is an input, or named like one; name another file"
-            )
 
 
 def _choose_device(config: EvaluationConfig, candidates: Sequence[Candidate]) -> str:

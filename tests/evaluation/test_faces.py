@@ -10,7 +10,7 @@ from PIL import Image
 
 import snzoo
 from snzoo.cli import main
-from snzoo.errors import ArgumentError, DataError, ManifestError
+from snzoo.errors import ArgumentError, DataError, FileError, ManifestError
 from snzoo.evaluation import evaluate_faces, faces
 from snzoo.evaluation.face_results import read_face_results
 from snzoo.faces.pairs import balance, read_pairs
@@ -218,3 +218,12 @@ def prepare(network, spec):
 def test_several_networks_must_be_without_weights_of_their_own(people, network):
     with pytest.raises(ArgumentError, match="name one model"):
         evaluate_faces(["face_resnet18_sn", "face_resnet18_bn"], people, weights=network[0])
+
+
+def test_results_do_not_replace_the_network(people, network, tmp_path):
+    folder = tmp_path / "network"
+    snzoo.save_pretrained(network[1], folder)
+    before = (folder / "config.json").read_text()
+    with pytest.raises(FileError, match=r"config\.json is not overwritten"):
+        evaluate_faces(folder, people, json=folder / "config.json")
+    assert (folder / "config.json").read_text() == before
