@@ -326,7 +326,9 @@ def test_a_network_without_classes_returns_features(tmp_path):
 
 
 @pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
-@pytest.mark.parametrize("norm", ["sn", "syncsn", "bn"])
+@pytest.mark.parametrize(
+    "norm", ["sn", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("syncsn", "bn"))]
+)
 def test_a_face_network_returns_embeddings(tmp_path, format, norm):
     torch.manual_seed(0)
     model = snzoo.create_model(f"face_resnet18_{norm}", width=8, se=norm == "sn")

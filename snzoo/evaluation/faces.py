@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from snzoo.errors import ArgumentError
@@ -20,7 +19,7 @@ from snzoo.faces.embedding import Embeddings, check_embeds, iter_embeddings
 from snzoo.faces.pairs import FacePairs, balance, check_folds, read_pairs
 from snzoo.faces.verification import Verification, verify
 from snzoo.files import check_writable, write_json
-from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
+from snzoo.inference.network import Network, default_batch_size, local_cores
 from snzoo.inference.predict import prepare_network
 from snzoo.inference.transform import Model, find_spec
 from snzoo.spec import ModelSpec
@@ -49,7 +48,8 @@ def evaluate_faces(
             stand for models of the zoo that have weights.
         faces: the verification set; see :func:`snzoo.faces.read_pairs`.
         weights: a checkpoint or folder to load instead of the zoo's weights, for a single model.
-        device: the device for the computation (default: CUDA if available, else the CPU).
+        device: the device for the computation (default: that of a given network; for names, CUDA
+            if available, else the CPU).
         batch_size: number of photos in a batch (default: 16 on a CPU, else 128).
         workers: number of threads that decode (default: the number of cores).
         json: write the results to this file.
@@ -70,14 +70,13 @@ def evaluate_faces(
         check_writable(json)
         data = None if isinstance(faces, FacePairs) else faces
         check_inputs_survive([Path(json)], data, [spec for _, spec in chosen])
-    there = torch.device(choose_device(device))
-    batch_size = batch_size or default_batch_size(there)
     workers = workers or local_cores()
     start = time.monotonic()
     found = []
     for model, spec in chosen:
         with prepare_network(model, spec, device) as network:
-            embeddings = _embed(network, pairs, batch_size, workers, progress=progress)
+            there, size = network.device, batch_size or default_batch_size(network.device)
+            embeddings = _embed(network, pairs, size, workers, progress=progress)
         weights_of_spec = None if spec.weights is None else str(spec.weights)
         figures = verify_pairs(embeddings, pairs)
         found.append(FaceModel(spec.name, spec.architecture, weights_of_spec, figures))
@@ -89,9 +88,7 @@ def evaluate_faces(
             pairs=len(pairs),
             accuracy_pairs=len(balance(pairs)),
         ),
-        run=FaceRun(
-            device_name(str(there)), batch_size, workers, round(time.monotonic() - start, 3)
-        ),
+        run=FaceRun(device_name(str(there)), size, workers, round(time.monotonic() - start, 3)),
         versions=versions(),
         models=tuple(found),
     )

@@ -142,6 +142,7 @@ def test_a_wrong_command_line_is_one_line_with_status_2(arguments, word):
     assert_one_line(run(*arguments), word, "--help", status=2)
 
 
+@pytest.mark.slow  # a process for each
 @pytest.mark.parametrize(
     "arguments, words",
     [

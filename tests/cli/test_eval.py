@@ -204,6 +204,7 @@ def test_only_the_same_images_are_resumed_and_repaired_ones_are_read(tmp_path, h
         assert results(output)["models"] == whole["models"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, home, whole):
     home.write_text("a file")
     output = tmp_path / "results.json"
