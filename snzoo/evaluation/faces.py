@@ -19,8 +19,8 @@ from snzoo.faces.embedding import Embeddings, check_embeds, iter_embeddings
 from snzoo.faces.pairs import FacePairs, balance, check_folds, read_pairs
 from snzoo.faces.verification import Verification, verify
 from snzoo.files import check_writable, write_json
+from snzoo.inference.classifier import prepare_network
 from snzoo.inference.network import Network, default_batch_size, local_cores
-from snzoo.inference.predict import prepare_network
 from snzoo.inference.transform import Model, find_spec
 from snzoo.spec import ModelSpec
 

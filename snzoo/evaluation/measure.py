@@ -212,7 +212,7 @@ def _store_batch(
     records: Records, networks: Sequence[Network], batch: Batch, ranked: list[TopK]
 ) -> None:
     for i, row in enumerate(ranked):
-        check_finite(row, networks[i % len(networks)].name)
+        check_finite(row.probabilities, networks[i % len(networks)].name)
         probabilities, classes = (values.numpy() for values in row)
         records.put(i, batch.indices, classes, probabilities)
     records.errors.update({i: str(error) for i, error in batch.errors.items()})

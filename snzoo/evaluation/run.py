@@ -30,8 +30,8 @@ from snzoo.evaluation.results import Results
 from snzoo.evaluation.summary import describe_pixels, device_name, summarize, versions
 from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.files import check_writable, write_json
+from snzoo.inference.classifier import borrow, check_classifies_photos
 from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
-from snzoo.inference.predict import borrow, check_classifies_photos
 from snzoo.inference.transform import Model, find_spec
 from snzoo.manifest import load_demo, load_manifest
 from snzoo.processes import Processes, join, local_device

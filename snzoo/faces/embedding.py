@@ -14,8 +14,9 @@ from snzoo.data.batches import read_batches
 from snzoo.data.decode import Photo
 from snzoo.data.sources import PhotoList, Photos
 from snzoo.errors import ArgumentError, NonFiniteError
+from snzoo.inference.classifier import prepare_network
 from snzoo.inference.network import Network, local_cores, resize_device
-from snzoo.inference.predict import list_photos, prepare_network
+from snzoo.inference.predict import list_photos
 from snzoo.inference.transform import Model, check_takes_photos, find_spec
 from snzoo.spec import ModelSpec
 

@@ -1,10 +1,12 @@
 """From photos to class probabilities: transforms, and prediction in batches."""
 
+from snzoo.inference.classifier import Classifier, Prediction, load_classifier
 from snzoo.inference.network import Network, TopK, choose_device, rank_classes
-from snzoo.inference.predict import Prediction, iter_predictions, predict
+from snzoo.inference.predict import iter_predictions, predict
 from snzoo.inference.transform import Transform, create_transform
 
 __all__ = [
+    "Classifier",
     "Network",
     "Prediction",
     "TopK",
@@ -12,6 +14,7 @@ __all__ = [
     "choose_device",
     "create_transform",
     "iter_predictions",
+    "load_classifier",
     "predict",
     "rank_classes",
 ]

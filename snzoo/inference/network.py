@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from snzoo.errors import ArgumentError, DeviceError, NonFiniteError, first_line
 from snzoo.preprocessing import Preprocessing
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Tensors = TypeVar("Tensors", bound=tuple[Tensor | None, ...])
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,7 +74,6 @@ class Network:
         self.model: Any = compile_network(model) if compile else model
         self.largest: int | None = None  # images per batch, once memory was too small
 
-    @torch.inference_mode()
     def predict_logits(self, pixels: Tensor) -> Tensor:
         """Return the float32 logits (N, C) of RGB pixels (N, 3, H, W).
 
@@ -85,11 +85,29 @@ class Network:
             DeviceError: a single image does not fit.
             ArgumentError: the output is not one row of logits per image.
         """
+        return self._compute(pixels, self.model)[0]
+
+    def predict_embeddings(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (N, C) and the embeddings (N, D) of RGB pixels (N, 3, H, W).
+
+        Both are float32 and come from one pass. The embedding of an image is the input of the
+        network's last layer, the pooled last map, as the network computes it. The arguments and
+        errors are those of :meth:`predict_logits`.
+
+        Raises:
+            ArgumentError: the network has no such embeddings.
+        """
+        logits, embeddings = self._compute(pixels, self._forward_both)
+        return logits, embeddings
+
+    @torch.inference_mode()
+    def _compute(self, pixels: Tensor, forward: Callable[[Tensor], Any]) -> list[Tensor]:
+        """Return the outputs of ``forward`` for pixels, in batches that fit into the memory."""
         pixels = pixels.to(self.device, non_blocking=True)
         while True:
             size = min(len(pixels), self.largest or len(pixels))
             try:
-                parts = [self._forward(part) for part in torch.split(pixels, size)]
+                parts = [self._forward(part, forward) for part in torch.split(pixels, size)]
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise DeviceError(
@@ -97,7 +115,7 @@ class Network:
                     ) from None
                 self.largest = (size + 1) // 2
             else:
-                return torch.cat(parts)
+                return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
     def predict_topk(self, pixels: Tensor, k: int = 5) -> TopK:
         """Return the ``k`` most probable classes (at most all) of RGB pixels (N, 3, H, W).
@@ -118,17 +136,25 @@ class Network:
             digest.update(values.flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def _forward(self, pixels: Tensor) -> Tensor:
+    def _forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not hasattr(self.model, "forward_features") or not hasattr(self.model, "forward_head"):
+            raise ArgumentError(f"{self.name} has no embeddings; leave them out")
+        features = self.model.forward_features(x)
+        embeddings = self.model.forward_head(features, pre_logits=True)
+        return self.model.forward_head(features), embeddings
+
+    def _forward(self, pixels: Tensor, forward: Callable[[Tensor], Any]) -> list[Tensor]:
         half = HALF.get(self.precision)
         with (
             float32_precision(self.device, tf32=self.precision == "tf32"),
             torch.autocast(self.device.type, half, enabled=half is not None),
         ):
             x = normalize(pixels, self.preprocessing, memory_format=self.memory_format)
-            logits = self.model(x.to(self.dtype))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            found = forward(x.to(self.dtype))
+        outputs = found if isinstance(found, tuple) else (found,)
+        if not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
             raise ArgumentError(f"{self.name} returns no logits; is it a classifier?")
-        return logits.float()
+        return [output.float() for output in outputs]
 
 
 @torch.inference_mode()
@@ -149,25 +175,30 @@ def rank_classes(logits: Tensor, k: int, among: Tensor | None = None) -> TopK:
     return TopK(probabilities, indices if among is None else among[indices])
 
 
-def check_finite(ranked: TopK, name: str) -> None:
+def check_finite(probabilities: Tensor, name: str) -> None:
     """Check that the logits of the network called ``name`` were finite.
+
+    Args:
+        probabilities: the probabilities of :func:`rank_classes`.
+        name: the name in the error.
 
     Raises:
         NonFiniteError: a logit was not finite.
     """
-    if not ranked.probabilities.isfinite().all():
+    if not probabilities.isfinite().all():
         raise NonFiniteError(f"the logits of {name} are not finite; are these its weights?")
 
 
 def iter_ranked(
-    batches: Iterable[Batch], rank: Callable[[Tensor], Sequence[TopK]]
-) -> Iterator[tuple[Batch, list[TopK]]]:
+    batches: Iterable[Batch], rank: Callable[[Tensor], Sequence[Tensors]]
+) -> Iterator[tuple[Batch, list[Tensors]]]:
     """Yield each batch with what ``rank`` returns for its pixels, on the CPU.
 
-    A result is yielded after ``rank`` has started on the next batch. A GPU, which works
-    asynchronously, thus does not wait until the caller has used the results.
+    ``rank`` returns named tuples of tensors, such as :class:`TopK`. A result is yielded after
+    ``rank`` has started on the next batch. A GPU, which works asynchronously, thus does not wait
+    until the caller has used the results.
     """
-    pending: tuple[Batch, list[TopK], Callable[[], None]] | None = None
+    pending: tuple[Batch, list[Tensors], Callable[[], None]] | None = None
     for batch in chain(batches, [None]):
         following = None
         if batch:
@@ -180,16 +211,22 @@ def iter_ranked(
         pending = following
 
 
-def _copy_to_cpu(ranked: list[TopK]) -> tuple[list[TopK], Callable[[], None]]:
+def _copy_to_cpu(ranked: list[Tensors]) -> tuple[list[Tensors], Callable[[], None]]:
     """Start to copy results to the CPU; return the copies and a function that waits for them.
 
     A copy that started later would also wait for the work on the next batch.
     """
-    if not ranked or ranked[0].indices.device.type != "cuda":
-        return [TopK(*(values.cpu() for values in r)) for r in ranked], lambda: None
-    copies = [TopK(*(values.to("cpu", non_blocking=True) for values in r)) for r in ranked]
+
+    def copy(result: Any) -> Any:
+        values = (v if v is None else v.to("cpu", non_blocking=True) for v in result)
+        return type(result)(*values)
+
+    copies = list(map(copy, ranked))
+    first = next((value for result in ranked for value in result if value is not None), None)
+    if first is None or first.device.type != "cuda":
+        return copies, lambda: None
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(ranked[0].indices.device))
+    copied.record(torch.cuda.current_stream(first.device))
     return copies, copied.synchronize
 
 

@@ -3,52 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from snzoo.data import find_images
 from snzoo.data.batches import read_batches
 from snzoo.data.decode import Photo
-from snzoo.data.imagenet import names_of
 from snzoo.data.remote import is_url
 from snzoo.data.sources import PhotoList
 from snzoo.errors import ArgumentError, SnzooError
+from snzoo.inference.classifier import (
+    Classifier,
+    Prediction,
+    Scores,
+    check_classifies_photos,
+    prepare_network,
+)
 from snzoo.inference.network import (
-    Network,
-    TopK,
-    check_finite,
-    choose_device,
     default_batch_size,
     iter_ranked,
     local_cores,
-    rank_classes,
     resize_device,
 )
-from snzoo.inference.transform import Model, check_takes_photos, find_spec
-from snzoo.spec import ModelSpec
+from snzoo.inference.transform import Model, find_spec
 
 OnError = Literal["raise", "skip"] | Callable[[SnzooError], object]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The k most probable classes of a photo, most probable first.
-
-    ``source`` is the path or URL of the photo, or ``image N`` for the N-th one in memory.
-    """
-
-    source: str
-    names: tuple[str, ...]
-    indices: tuple[int, ...]
-    probabilities: tuple[float, ...]
 
 
 def predict(
@@ -56,6 +41,7 @@ def predict(
     images: Photo | Iterable[Photo],
     *,
     topk: int = 5,
+    embeddings: bool = False,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     workers: int | None = None,
@@ -70,6 +56,7 @@ def predict(
         images: one or several of: a path, a folder (the images directly in it), an http(s) URL,
             the content of an image file (bytes), a PIL image, an RGB array (H, W, 3) of uint8.
         topk: number of classes for each photo (at most all).
+        embeddings: return the pooled features of each photo too.
         batch_size: number of photos in a batch (default: 16 on a CPU, else 128).
         device: the device for the computation (default: the device of the network; for a name,
             CUDA if available).
@@ -98,6 +85,7 @@ def predict(
             model,
             images,
             topk=topk,
+            embeddings=embeddings,
             batch_size=batch_size,
             device=device,
             workers=workers,
@@ -112,6 +100,7 @@ def iter_predictions(
     images: Photo | Iterable[Photo],
     *,
     topk: int = 5,
+    embeddings: bool = False,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     workers: int | None = None,
@@ -131,16 +120,10 @@ def iter_predictions(
     spec = find_spec(model)
     check_classifies_photos(spec, model)
     with prepare_network(model, spec, device) as network:
-        names = names_of(spec.classes)
+        classifier = Classifier(spec, network)
 
-        def rank(pixels: Tensor) -> list[TopK]:
-            logits = network.predict_logits(pixels)
-            if names and logits.shape[1] != len(names):
-                raise ArgumentError(
-                    f"{spec.name} returns {logits.shape[1]} logits for {len(names)} classes; "
-                    "create it with num_classes, or call reset_classifier"
-                )
-            return [rank_classes(logits, topk)]
+        def score(pixels: Tensor) -> list[Scores]:
+            return [classifier.score(pixels, topk=topk, embeddings=embeddings)]
 
         batches = read_batches(
             photos,
@@ -150,13 +133,12 @@ def iter_predictions(
             resize_on=resize_device(network.device),
             upright=upright,
         )
-        for batch, ranked in iter_ranked(batches, rank):
-            rows = iter(zip(*(r.tolist() for r in ranked[0]), strict=True) if ranked else ())
-            if ranked:
-                check_finite(ranked[0], spec.name)
+        for batch, scored in iter_ranked(batches, score):
+            sources = map(photos.locate, batch.indices)
+            predictions = classifier.describe(scored[0], list(sources)) if scored else iter(())
             for i in sorted({*batch.indices, *batch.errors}):
                 if i not in batch.errors:
-                    yield _make_prediction(photos.locate(i), names, *next(rows))
+                    yield next(predictions)
                 elif on_error == "raise":
                     raise batch.errors[i]
                 elif callable(on_error):
@@ -181,65 +163,3 @@ def list_photos(images: Photo | Iterable[Photo]) -> list[Photo]:
         else:
             photos.append(item)
     return photos
-
-
-def check_classifies_photos(spec: ModelSpec, model: object = None) -> None:
-    """Check that the network that ``spec`` describes has classes and takes RGB images.
-
-    Raises:
-        ArgumentError: the network has no classes, or takes other images.
-    """
-    if not getattr(model, "num_classes", spec.num_classes):
-        name = spec.weights or spec.name
-        kind = (
-            "a face network, which returns embeddings"
-            if spec.is_face
-            else "a backbone without a classifier"
-        )
-        raise ArgumentError(f"{name} has no classes: it is {kind}")
-    check_takes_photos(spec)
-
-
-@contextmanager
-def prepare_network(
-    model: Model, spec: ModelSpec, device: str | torch.device | None
-) -> Iterator[Network]:
-    """Yield the network, loaded by its name; restore the mode and device of a given network."""
-    if isinstance(model, nn.Module):
-        with borrow(model, device) as there:
-            yield Network(model, spec.preprocessing, name=spec.name, device=there)
-    else:
-        there = torch.device(choose_device(None if device is None else str(device)))
-        yield Network(spec.load(), spec.preprocessing, name=spec.name, device=there)
-
-
-@contextmanager
-def borrow(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
-    """Yield the device to use; at the end, restore the network's mode, device and memory format.
-
-    Args:
-        device: the device to use (default: the device of the first parameter).
-    """
-    modes = {module: module.training for module in model.modules()}
-    strides = {parameter: parameter.stride() for parameter in model.parameters()}
-    first = next(model.parameters(), torch.empty(0))
-    home = first.device
-    there = home if device is None else torch.device(choose_device(str(device)))
-    try:
-        yield there
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        if there != home:
-            model.to(home)
-        for parameter, stride in strides.items():
-            if parameter.stride() != stride:  # it was changed to channels-last
-                like = parameter.data
-                parameter.data = like.new_empty_strided(like.shape, stride).copy_(like)
-
-
-def _make_prediction(
-    source: str, names: Sequence[str], probabilities: list[float], indices: list[int]
-) -> Prediction:
-    named = tuple(names[i] if names else f"class {i}" for i in indices)
-    return Prediction(source, named, tuple(indices), tuple(probabilities))

@@ -15,7 +15,7 @@ from snzoo.evaluation import evaluate_faces, faces
 from snzoo.evaluation.face_results import read_face_results
 from snzoo.faces.pairs import balance, read_pairs
 from snzoo.faces.verification import verify
-from snzoo.inference.predict import prepare_network
+from snzoo.inference.classifier import prepare_network
 
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
 

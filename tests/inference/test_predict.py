@@ -204,3 +204,22 @@ def test_bytes_are_one_photo():
     file = io.BytesIO()
     Image.new("RGB", (40, 40)).save(file, "PNG")
     assert len(snzoo.predict("resnet18v1_sn_clothing", file.getvalue())) == 1
+
+
+def test_embeddings_are_the_input_of_the_last_layer(clothing, photos):
+    plain = snzoo.predict(clothing, photos)
+    found = snzoo.predict(clothing, photos, embeddings=True)
+    assert plain == found and all(p.embedding is None for p in plain)
+    captured = []
+    hook = clothing.fc.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    for prediction in found:
+        expected(clothing, prediction.source)
+        assert prediction.embedding == pytest.approx(captured.pop()[0].numpy(), abs=1e-5)
+    hook.remove()
+
+
+def test_a_network_without_embeddings_says_so(clothing, photos):
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    network.spec = clothing.spec
+    with pytest.raises(ArgumentError, match="has no embeddings"):
+        snzoo.predict(network, photos, embeddings=True, device="cpu")
