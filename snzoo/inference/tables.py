@@ -14,7 +14,8 @@ from typing import IO, Any
 import numpy as np
 
 from snzoo.environment import require_packages
-from snzoo.errors import ArgumentError
+from snzoo.errors import ArgumentError, printable
+from snzoo.inference.outcomes import Outcome, PredictionOptions
 
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".ndjson", ".parquet")
@@ -64,6 +65,42 @@ def open_rows(
         return
     with open(path, "w", encoding="utf-8", newline="") as file:
         yield _write_csv(file, columns, header) if suffix == ".csv" else _write_ndjson(file)
+
+
+def list_columns(classes: Iterable[int], options: PredictionOptions) -> list[str]:
+    """Return the columns of the rows of :func:`make_rows`.
+
+    Args:
+        classes: the number of classes of each model.
+        options: the options of the prediction.
+    """
+    ranks = range(1, min(options.topk, max(classes)) + 1)
+    ranked = [f"{kind}{rank}" for kind in ("class", "name", "probability") for rank in ranks]
+    return ["model", "image", *ranked, "error", *(["embedding"] if options.embeddings else [])]
+
+
+def make_rows(outcome: Outcome, models: Sequence[str], columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the row of a photo for each model.
+
+    Args:
+        outcome: what became of the photo.
+        models: the names of the models.
+        columns: see :func:`list_columns`. Columns that a row does not fill are None.
+    """
+    for index, model in enumerate(models):
+        row: Row = dict.fromkeys(columns)
+        row |= {"model": printable(model), "image": printable(outcome.source)}
+        if outcome.error:
+            yield row | {"error": printable(str(outcome.error))}
+            continue
+        found = outcome.predictions[index]
+        ranked = zip(found.indices, found.names, found.probabilities, strict=True)
+        for k, (number, name, probability) in enumerate(ranked, 1):
+            row |= {f"class{k}": number, f"name{k}": printable(name)}
+            row[f"probability{k}"] = probability
+        if found.embedding is not None:
+            row["embedding"] = found.embedding
+        yield row
 
 
 def join_rows(paths: Iterable[Path], path: Path, columns: Sequence[str], *, suffix: str) -> None:
