@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from snzoo.data import is_image
 from snzoo.data.decode import Photo
 from snzoo.data.inputs import STDIN, Chunk, is_path, iter_chunks, list_files, list_items
 from snzoo.errors import ArgumentError, DataError, FileError, Interrupted
@@ -171,8 +172,9 @@ def _check_output(
     check_writable(output)
     files: list[Path] = []
     for path in _list_paths(inputs):
-        with suppress(DataError, OSError):  # the run reports it
-            files += list_files(path)
+        if not is_image(os.fspath(path)):  # the output is not named like one
+            with suppress(DataError, OSError):  # the run reports it
+                files += list_files(path)
     check_inputs_survive([output], files, specs)
     check_resumed(output, resume=resume)
 
