@@ -1,4 +1,4 @@
-"""Measure the commands `snzoo predict FOLDER` and `snzoo eval` on the same photos.
+"""Measure the commands `snzoo predict FOLDER --output FILE`, and `snzoo eval`, on the same photos.
 
 python benchmarks/prediction.py PATH --output benchmarks/results/NAME.json
 """
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import harness
 from harness import Document, Row
@@ -35,14 +36,21 @@ def main() -> int | str:
     options += ["--weights", str(args.weights.resolve())] if args.weights else []
 
     def measure() -> Document:
-        with linked(args.path, args.images) as photos:
+        with linked(args.path, args.images) as photos, TemporaryDirectory() as folder:
+            predict = ["predict", str(photos.timed)]
             commands = {
                 "eval": ["eval", "--data", str(photos.timed)],
-                "predict": ["predict", *map(str, sorted(photos.timed.iterdir()))],
+                "predict": predict,
+                "predict --output": [*predict, "--output", str(Path(folder, "x.csv"))],
             }
 
             def run(name: str) -> Row:
-                return {"contender": name, "seconds": run_command([*commands[name], *options])}
+                seconds = run_command([*commands[name], *options])
+                return {
+                    "contender": name,
+                    "seconds": seconds,
+                    "images_per_second": round(args.images / seconds, 2),
+                }
 
             for name in commands:  # not timed; this brings files into the page cache
                 run(name)
@@ -72,14 +80,20 @@ def run_command(arguments: list[str]) -> float:
 
 
 def compare(rows: list[Row]) -> Row:
-    """Return the seconds of both commands, and the ratio of eval to predict in each round."""
+    """Return the seconds and images/s of each command, and its speed against that of eval."""
     rows = sorted(rows, key=lambda row: int(row["round"]))
-    seconds = {
-        name: [row["seconds"] for row in rows if row["contender"] == name]
-        for name in ("eval", "predict")
+    names = sorted({row["contender"] for row in rows})
+    seconds = {name: [row["seconds"] for row in rows if row["contender"] == name] for name in names}
+    rates = {
+        f"{name}, images/s": [row["images_per_second"] for row in rows if row["contender"] == name]
+        for name in seconds
     }
-    values = seconds | {"speed of predict": harness.divide(*seconds.values())}
-    return {name: harness.spread(each) for name, each in values.items()}
+    ratios = {
+        f"speed of {name}": harness.divide(seconds["eval"], values)
+        for name, values in seconds.items()
+        if name != "eval"
+    }
+    return {name: harness.spread(each) for name, each in (seconds | rates | ratios).items()}
 
 
 def markdown(document: Document) -> str:
@@ -89,7 +103,12 @@ def markdown(document: Document) -> str:
         *harness.heading(document),
         f"{document['photos']}; {document['model']}; rounds: {document['rounds']}.",
         *harness.describe_elsewhere(document),
-        *("", *harness.table(["", "seconds of the command, or ratio of a round"], *shown)),
+        *(
+            "",
+            *harness.table(
+                ["", "seconds of the command, images/s, or ratio to eval in a round"], *shown
+            ),
+        ),
     ]
     return "\n".join(lines) + "\n"
 

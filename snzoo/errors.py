@@ -66,6 +66,10 @@ class DataError(SnzooError):
     """Images or labels cannot be read."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user pressed Ctrl-C; the message says how much was done and how to go on."""
+
+
 def suggest(name: str, known: Iterable[str], *, otherwise: str = "it takes") -> str:
     """Return a hint on an unknown name: the most similar known name, or all known names.
 
@@ -81,6 +85,8 @@ def suggest(name: str, known: Iterable[str], *, otherwise: str = "it takes") -> 
 
 def printable(text: str) -> str:
     """Return ``text`` with escaped control characters, so that it is safe to print."""
+    if text.isprintable():  # the usual case, and fast
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -69,6 +69,11 @@ def local_device(name: str | None) -> str | None:
     return name
 
 
+def is_one_of_several() -> bool:
+    """Return whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def join(device: str, *, timeout: timedelta = timedelta(days=7)) -> Iterator[Processes]:
     """Join the processes that torchrun started, over gloo on CPUs and NCCL on GPUs.
@@ -84,7 +89,7 @@ def join(device: str, *, timeout: timedelta = timedelta(days=7)) -> Iterator[Pro
         DeviceError: the other processes cannot be reached.
     """
     exists = distributed.is_available() and distributed.is_initialized()
-    if not exists and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not exists and not is_one_of_several():
         yield Processes()
         return
     on_gpu = device.startswith("cuda")

@@ -79,6 +79,9 @@ class Archived:
         self.names = names
         self._members = members
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     def read(self, index: int) -> bytes:
         return read_member(self._members[index])
 
@@ -93,9 +96,12 @@ def read_member(member: Member) -> bytes:
     """Return the content of a member.
 
     Raises:
-        DataError: the member cannot be read, is damaged, or is larger than ``LARGEST`` bytes.
+        DataError: the member cannot be read, has a flaw, is damaged, or is larger than
+            ``LARGEST`` bytes.
     """
     try:
+        if member.flaw:
+            raise ValueError(member.flaw)
         check_size(member.size)
         with open(member.path, "rb", buffering=0) as file:
             file.seek(member.offset)

@@ -77,6 +77,7 @@ def read_batches(
     batch_size: int,
     workers: int,
     numbers: Sequence[int] | None = None,
+    expected: int | None = None,
     resize_on: torch.device | None = None,
     upright: bool = False,
     approximate: bool = False,
@@ -93,6 +94,8 @@ def read_batches(
         workers: the number of threads.
         numbers: the numbers of the batches to read (default: all). Batch n begins with photo
             n · batch_size.
+        expected: the number of photos that the run has read after this call, if ``photos`` is a
+            part of them (default: the number of ``photos``). Many photos are worth compiling.
         resize_on: the device that resizes and holds the pixels (default: the threads resize on the
             CPU).
         upright: turn photos according to their EXIF orientation. Evaluations do not turn photos.
@@ -104,7 +107,7 @@ def read_batches(
     starts = (number * batch_size for number in numbers)
     groups = (range(start, min(start + batch_size, len(photos))) for start in starts)
     # May compile the loops, which the threads then use.
-    how = resizer(len(photos), resize_on, preprocessing.resampling)
+    how = resizer(expected or len(photos), resize_on, preprocessing.resampling)
     device = resize_on if how == "torch" else None
     options = {"upright": upright, "approximate": approximate}
 

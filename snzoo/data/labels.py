@@ -181,7 +181,7 @@ def label_members(members: Iterable[Member], classes: Classes, *, where: str) ->
         DataError: an image is not a regular file, or occurs twice.
     """
     index = class_indices(classes)
-    entries = [(_visible_parts(member.name), member) for member in members]
+    entries = [(visible_parts(member.name), member) for member in members]
     entries = [(parts, member) for parts, member in entries if parts]
     while (top := _common_folder(entries)) and not (top in index or top.isdecimal()):
         entries = [(parts[1:], member) for parts, member in entries if len(parts) > 1]
@@ -201,7 +201,7 @@ def label_members(members: Iterable[Member], classes: Classes, *, where: str) ->
     return tree
 
 
-def _visible_parts(name: str) -> list[str]:
+def visible_parts(name: str) -> list[str]:
     """Return the parts of a path, or an empty list if one is hidden. ``..`` counts as hidden."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return [] if any(map(is_hidden, parts)) else parts
@@ -228,7 +228,7 @@ def label_shards(
     photos: dict[tuple[Path, str], Member] = {}
     class_files: dict[tuple[Path, str], Member] = {}
     for member in members:
-        parts = _visible_parts(member.name)
+        parts = visible_parts(member.name)
         stem, dot, suffix = parts[-1].partition(".") if parts else ("", "", "")
         key = member.path, "/".join([*parts[:-1], stem])
         kind = photos if is_image(f"x{dot}{suffix}") and "." not in suffix else class_files

@@ -73,11 +73,11 @@ def find_layout(path: Path, classes: Classes) -> Layout:
         folder, name = list(_folders_to_search(path))[-1]
         return Layout("folder", (folder,), name)
     if path.is_file():
-        return Layout(_kind_of(path.name), (path,), path.name)
+        return Layout(kind_of(path.name), (path,), path.name)
     if path.exists():  # reading a pipe could wait forever
         raise unreadable(path, "not a regular file")
-    paths = _expand_pattern(path)
-    kinds = {_kind_of(path.name) for path in paths}
+    paths = expand_pattern(path)
+    kinds = {kind_of(path.name) for path in paths}
     if len(kinds) > 1 or kinds & {"recordio", "text"}:
         raise DataError(f"{path} must stand for tar files or for parquet files only")
     return Layout(kinds.pop(), paths, f"{len(paths)} shards")
@@ -91,7 +91,8 @@ def solution_folder(path: Path) -> Path | None:
     return None
 
 
-def _kind_of(name: str) -> Kind:
+def kind_of(name: str) -> Kind:
+    """Return how a file of this name stores photos; ``"text"`` stands for any other file."""
     if name.endswith(".parquet"):
         return "parquet"
     if name.endswith(".rec"):
@@ -170,11 +171,16 @@ def find_shards(
         raise DataError(f"{folder} mixes {chosen[0]} shards of different counts; move some away")
     part = f"{len(names)} of {count}" if len(names) < count else f"{len(names)}"
     found = f"{part} {chosen[0] or suffix[1:]} shards{of}"
-    return Layout(_kind_of(names[0]), tuple(folder / name for name in names), found)
+    return Layout(kind_of(names[0]), tuple(folder / name for name in names), found)
 
 
-def _expand_pattern(path: Path) -> tuple[Path, ...]:
-    """Return the files that ``NAME-{0000..0063}.tar`` or ``NAME-*.tar`` stands for."""
+def expand_pattern(path: Path) -> tuple[Path, ...]:
+    """Return the files that ``NAME-{0000..0063}.tar`` or ``NAME-*.tar`` stands for.
+
+    Raises:
+        DataError: a file does not exist, or no file matches.
+        OSError: the folder cannot be read.
+    """
     if match := RANGE.fullmatch(path.name):
         before, first, last, after = match.groups()
         numbers = range(int(first), min(int(last), int(first) + MOST_SHARDS) + 1)

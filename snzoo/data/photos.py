@@ -58,22 +58,36 @@ def find_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
     try:
         if not path.is_dir():
             return [path]
-        folders = [path, *(_list_folders(path) if recursive else ())]
-        found = [folder / name for folder in folders for name in list_names(folder)]
+        found = []
+        for folder, names in walk_folders(path) if recursive else [(path, list_names(path))]:
+            if isinstance(names, OSError):
+                raise names
+            found += [folder / name for name in names if is_image(name)]
     except OSError as error:
         raise unreadable(error.filename or path, error) from None
-    found = sorted(file for file in found if is_image(file.name))
     if not found:
         where = "in or below" if recursive else "directly in"
         raise DataError(printable(f"no image {where} {path}"))
-    return found
+    return sorted(found)
 
 
-def _list_folders(path: Path) -> Iterator[Path]:
-    for name in list_names(path):
-        if name.endswith("/") and not (path / name).is_symlink():
-            yield path / name
-            yield from _list_folders(path / name)
+def walk_folders(path: Path) -> Iterator[tuple[Path, list[str] | OSError]]:
+    """Yield a folder and all folders below it, each with the sorted names in it.
+
+    An error takes the place of the names if a folder cannot be read. Names are those of
+    :func:`list_names`. Links to folders are not followed.
+    """
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            names = sorted(list_names(folder))
+        except OSError as error:
+            yield folder, error
+            continue
+        yield folder, names
+        below = (folder / name for name in reversed(names) if name.endswith("/"))
+        folders += [each for each in below if not each.is_symlink()]
 
 
 def check_photos(photos: Photos, *, workers: int) -> None:

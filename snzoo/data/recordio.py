@@ -82,6 +82,9 @@ class RecordIO:
         name = path.name
         self.names: Sequence[str] = tuple(f"{name}#{key}" for key in self._keys.tolist())
 
+    def __len__(self) -> int:
+        return len(self._offsets)
+
     def read(self, index: int) -> bytes:
         try:
             with open(self._path, "rb", buffering=0) as file:

@@ -44,9 +44,13 @@ class Photos(Protocol):
 
 @dataclass(frozen=True)
 class PhotoList:
-    """A list of photos: http(s) URLs or any of the types of :data:`~snzoo.data.decode.Photo`."""
+    """A list of photos: http(s) URLs or any of the types of :data:`~snzoo.data.decode.Photo`.
+
+    A photo in memory is named ``image N``, where N counts from ``first``.
+    """
 
     photos: Sequence[Photo]
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -64,7 +68,11 @@ class PhotoList:
 
     def locate(self, index: int) -> str:
         photo = self.photos[index]
-        return os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else f"image {index}"
+        return (
+            os.fspath(photo)
+            if isinstance(photo, (str, os.PathLike))
+            else f"image {self.first + index}"
+        )
 
 
 class Source(Protocol):
@@ -97,6 +105,9 @@ class Files:
 
     root: Path
     names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def read(self, index: int) -> bytes:
         return read_file(self.root / self.names[index])

@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 from snzoo.errors import ArgumentError
 from snzoo.evaluation.face_results import FaceData, FaceModel, FaceResults, FaceRun
-from snzoo.evaluation.outputs import check_inputs_survive
-from snzoo.evaluation.summary import device_name, versions
 from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.faces.embedding import Embeddings, check_embeds, iter_embeddings
 from snzoo.faces.pairs import FacePairs, balance, check_folds, read_pairs
 from snzoo.faces.verification import Verification, verify
 from snzoo.files import check_writable, write_json
 from snzoo.inference.classifier import prepare_network
+from snzoo.inference.computation import device_name, versions
 from snzoo.inference.network import Network, default_batch_size, local_cores
+from snzoo.inference.outputs import check_inputs_survive
 from snzoo.inference.transform import Model, find_spec
 from snzoo.spec import ModelSpec
 
@@ -68,7 +68,7 @@ def evaluate_faces(
     check_folds(pairs, pairs.name if isinstance(faces, FacePairs) else faces)
     if json is not None:
         check_writable(json)
-        data = None if isinstance(faces, FacePairs) else faces
+        data = [] if isinstance(faces, FacePairs) else [faces]
         check_inputs_survive([Path(json)], data, [spec for _, spec in chosen])
     workers = workers or local_cores()
     start = time.monotonic()

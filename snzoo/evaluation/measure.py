@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from snzoo.data.batches import Batch, count_batches, read_batches
 from snzoo.data.samples import Samples
-from snzoo.errors import ArgumentError, DataError
+from snzoo.errors import DataError, Interrupted
 from snzoo.evaluation.accuracy import Classes, Labels, Probabilities, accuracy
 from snzoo.evaluation.config import OnError
 from snzoo.evaluation.records import Journal, Records
 from snzoo.evaluation.results import Accuracy
+from snzoo.inference.computation import find_shared_preprocessing
 from snzoo.inference.network import (
     Network,
     TopK,
@@ -28,12 +29,7 @@ from snzoo.inference.network import (
     rank_classes,
     resize_device,
 )
-from snzoo.preprocessing import Preprocessing
 from snzoo.processes import Processes
-
-
-class Interrupted(KeyboardInterrupt):
-    """An interruption by Ctrl-C; the message says how many images were evaluated."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def measure(
         NonFiniteError: a network returns logits that are not finite.
         Interrupted: the user pressed Ctrl-C.
     """
-    device, preprocessing = _device_and_preprocessing(networks)
+    device, preprocessing = networks[0].device, find_shared_preprocessing(networks)
     classes = samples.classes_present if present else None
     processes = processes or Processes()
     records = Records.empty(len(networks) * (2 if present else 1), len(samples))
@@ -169,22 +165,6 @@ def measure(
     if not records.read().any():
         raise DataError(f"none of the {len(samples)} images can be read")
     return Evaluation(samples, records, int(records.done().sum()) - before, seconds, classes)
-
-
-def _device_and_preprocessing(networks: Sequence[Network]) -> tuple[torch.device, Preprocessing]:
-    """Return the device and the input size that all networks share."""
-    first = networks[0]
-    shared = first.preprocessing
-    for other in networks[1:]:
-        own = other.preprocessing
-        same_size = (own.resize, own.crop) == (shared.resize, shared.crop)
-        if not same_size or own.resampling != shared.resampling:
-            what = "rules of resizing" if same_size else "sizes"
-            raise ArgumentError(
-                f"{first.name} and {other.name} take images of different {what}; evaluate them "
-                "one after the other"
-            )
-    return first.device, first.preprocessing
 
 
 def _unfinished_batches(records: Records, batch_size: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,18 +22,20 @@ from snzoo.errors import (
 )
 from snzoo.evaluation.config import EvaluationConfig
 from snzoo.evaluation.measure import measure
-from snzoo.evaluation.outputs import check_inputs_survive
-from snzoo.evaluation.predictions import check_suffix, save_predictions
+from snzoo.evaluation.predictions import save_predictions
 from snzoo.evaluation.records import Journal, digest_of, run_folder
 from snzoo.evaluation.results import Results
-from snzoo.evaluation.summary import describe_pixels, device_name, summarize, versions
+from snzoo.evaluation.summary import describe_pixels, summarize
 from snzoo.evaluation.wildcards import is_wildcard, match_models
 from snzoo.files import check_writable, write_json
 from snzoo.inference.classifier import borrow, check_classifies_photos
-from snzoo.inference.network import Network, choose_device, default_batch_size, local_cores
-from snzoo.inference.transform import Model, find_spec
+from snzoo.inference.computation import choose_shared_device, device_name, versions
+from snzoo.inference.network import Network, default_batch_size, local_cores
+from snzoo.inference.outputs import check_inputs_survive
+from snzoo.inference.tables import check_suffix
+from snzoo.inference.transform import Model, find_spec, list_given_models
 from snzoo.manifest import load_demo, load_manifest
-from snzoo.processes import Processes, join, local_device
+from snzoo.processes import Processes, join
 from snzoo.spec import ModelSpec
 
 
@@ -108,12 +109,12 @@ def run_evaluation(
     candidates = choose_models(config)
     specs = [candidate.spec for candidate in candidates]
     outputs = [Path(output) for output in (config.json, config.predictions) if output]
-    data = config.data if isinstance(config.data, (str, Path)) else None
+    data = [config.data] if isinstance(config.data, (str, Path)) else []
     check_inputs_survive(outputs, data, specs)
     unpublished = [spec.name for spec in specs if not spec.published]
     if config.check and unpublished:
         raise ArgumentError(f"no published figures of {', '.join(unpublished)} to check against")
-    device = _choose_device(config, candidates)
+    device = choose_shared_device(config.device, [candidate.model for candidate in candidates])
     with ExitStack() as stack:
         processes = stack.enter_context(join(device))
         samples = _find_samples(config, candidates)
@@ -175,8 +176,7 @@ def choose_models(config: EvaluationConfig) -> list[Candidate]:
         ArgumentError: the models have different classes, or are not classifiers of photos.
         UnknownModelError: a name is unknown, or a wildcard matches no model.
     """
-    one = isinstance(config.models, (str, os.PathLike, ModelSpec, nn.Module))
-    models: list[Any] = [config.models] if one else list(config.models)  # type: ignore[arg-type]
+    models: list[Any] = list_given_models(config.models)
     if config.weights:
         if len(models) > 1 or any(isinstance(model, nn.Module) for model in models):
             raise ArgumentError(f"{config.weights} is the checkpoint of one model: name one model")
@@ -231,13 +231,6 @@ def _check_outputs(config: EvaluationConfig) -> None:
         check_suffix(Path(config.predictions))
     if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
         raise ArgumentError(f"--json and --predictions both name {outputs[0]}; name two files")
-
-
-def _choose_device(config: EvaluationConfig, candidates: Sequence[Candidate]) -> str:
-    given = [c.model for c in candidates if c.model is not None]
-    if config.device is None and given:
-        return str(next(given[0].parameters()).device)
-    return choose_device(local_device(config.device))
 
 
 def _find_samples(config: EvaluationConfig, candidates: Sequence[Candidate]) -> Samples:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from snzoo.evaluation.accuracy import (
 )
 from snzoo.evaluation.measure import Evaluation
 from snzoo.evaluation.results import TOLERANCE, Data, Model, Pixels, Present, Results, Run
+from snzoo.inference.computation import distinct_names, versions
 from snzoo.inference.network import resize_device
 from snzoo.preprocessing import Resampling
 from snzoo.spec import ModelSpec
-
-PACKAGES = ("snzoo", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba")
 
 
 def summarize(
@@ -76,7 +74,7 @@ def summarize(
             _summarize_model(
                 evaluation, i, spec, name, exact=pixels.exact, real=real, tolerance=tolerance
             )
-            for i, (spec, name) in enumerate(zip(specs, _distinct_names(specs), strict=True))
+            for i, (spec, name) in enumerate(zip(specs, distinct_names(specs), strict=True))
         ),
     )
 
@@ -110,40 +108,12 @@ def find_disagreements(results: Results, tolerance: float = TOLERANCE) -> list[s
     return found
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect pixels and logits."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    if torch.cuda.is_available():
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
-    return found
-
-
 def describe_pixels(
     images: int, device: str, *, resampling: Resampling, approximate: bool
 ) -> Pixels:
     """Return the packages that decode and resize the images of an evaluation."""
     by = resizer(images, resize_device(torch.device(device)), resampling)
     return Pixels(exact=not approximate, decoder=decoder(), resize=f"{by} {version(by)}")
-
-
-def device_name(device: str) -> str:
-    """Return the name of the GPU; the names of other devices are returned unchanged."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
-def _distinct_names(specs: Sequence[ModelSpec]) -> list[str]:
-    """Return the names of models, with the weights or a number if several models share a name."""
-    names = [spec.name for spec in specs]
-    return [
-        f"{spec.name} ({spec.weights or i})" if names.count(spec.name) > 1 else spec.name
-        for i, spec in enumerate(specs, 1)
-    ]
 
 
 def _summarize_model(

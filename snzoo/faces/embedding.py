@@ -38,9 +38,9 @@ def embed(
     Args:
         model: a network of :func:`snzoo.create_model`, or a name, folder or checkpoint that the
             function accepts; such a network is loaded with its weights.
-        photos: one or several of: a path, a folder (the images directly in it, sorted), an http(s)
-            URL, the content of an image file (bytes), a PIL image, an RGB array (H, W, 3) of uint8.
-            They show aligned faces, see :func:`snzoo.faces.align`.
+        photos: one or several of: a path, a folder (the images in it and below it, sorted), an
+            http(s) URL, the content of an image file (bytes), a PIL image, an RGB array (H, W, 3)
+            of uint8. They show aligned faces, see :func:`snzoo.faces.align`.
         batch_size: number of photos in a batch.
         flip: add the embedding of the mirrored photo, as in the published evaluations.
         device: the device for the computation (default: the device of the network; for a name,

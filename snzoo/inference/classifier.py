@@ -68,6 +68,10 @@ class Classifier:
     def name(self) -> str:
         return self.spec.name
 
+    @property
+    def num_classes(self) -> int:
+        return getattr(self.network.model, "num_classes", 0) or self.spec.num_classes
+
     def score(self, pixels: Tensor, *, topk: int = 5, embeddings: bool = False) -> Scores:
         """Return the most probable classes of RGB pixels (N, 3, H, W), on the network's device.
 

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from snzoo.data import find_images
-from snzoo.data.batches import read_batches
 from snzoo.data.decode import Photo
-from snzoo.data.remote import is_url
-from snzoo.data.sources import PhotoList
-from snzoo.errors import ArgumentError, SnzooError
-from snzoo.inference.classifier import (
-    Classifier,
-    Prediction,
-    Scores,
-    check_classifies_photos,
-    prepare_network,
-)
-from snzoo.inference.network import (
-    default_batch_size,
-    iter_ranked,
-    local_cores,
-    resize_device,
-)
-from snzoo.inference.transform import Model, find_spec
-
-OnError = Literal["raise", "skip"] | Callable[[SnzooError], object]
+from snzoo.data.inputs import is_path, list_items
+from snzoo.inference.classifier import Prediction
+from snzoo.inference.outcomes import OnError, PredictionOptions, iter_outcomes
+from snzoo.inference.transform import Model
 
 
 def predict(
@@ -53,8 +32,10 @@ def predict(
     Args:
         model: a network of :func:`snzoo.create_model`, or a name, folder or checkpoint that the
             function accepts; such a network is loaded with its weights.
-        images: one or several of: a path, a folder (the images directly in it), an http(s) URL,
-            the content of an image file (bytes), a PIL image, an RGB array (H, W, 3) of uint8.
+        images: one or several of: a path, a folder (the images in it and below it), an http(s) URL,
+            a tar, a zip, a parquet file or a list, the content of an image file (bytes), a PIL
+            image, an RGB array (H, W, 3) of uint8. :func:`~snzoo.data.inputs.iter_chunks` has all
+            forms.
         topk: number of classes for each photo (at most all).
         embeddings: return the pooled features of each photo too.
         batch_size: number of photos in a batch (default: 16 on a CPU, else 128).
@@ -62,8 +43,9 @@ def predict(
             CUDA if available).
         workers: number of threads that decode (default: the number of cores).
         upright: turn photos as their EXIF orientation says.
-        on_error: what to do if a photo cannot be read: ``"raise"``, ``"skip"`` (leave it out), or
-            a function that is called with the error before the photo is left out.
+        on_error: what to do if a photo, or an archive or a folder of photos, cannot be read:
+            ``"raise"``, ``"skip"`` (leave it out), or a function that is called with the error
+            before the photo is left out.
 
     Returns:
         A prediction for each photo, in the order of the photos. The mode and the device of the
@@ -111,55 +93,19 @@ def iter_predictions(
 
     The mode and the device of the network are restored when the iterator ends or is closed.
     """
-    for name, value in (("topk", topk), ("batch_size", batch_size), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ArgumentError(f"{name} must be a whole number from 1, got {value!r}")
-    if not callable(on_error) and on_error not in ("raise", "skip"):
-        raise ArgumentError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
-    photos = PhotoList(list_photos(images))
-    spec = find_spec(model)
-    check_classifies_photos(spec, model)
-    with prepare_network(model, spec, device) as network:
-        classifier = Classifier(spec, network)
-
-        def score(pixels: Tensor) -> list[Scores]:
-            return [classifier.score(pixels, topk=topk, embeddings=embeddings)]
-
-        batches = read_batches(
-            photos,
-            spec.preprocessing,
-            batch_size=batch_size or default_batch_size(network.device),
-            workers=workers or local_cores(),
-            resize_on=resize_device(network.device),
-            upright=upright,
-        )
-        for batch, scored in iter_ranked(batches, score):
-            sources = map(photos.locate, batch.indices)
-            predictions = classifier.describe(scored[0], list(sources)) if scored else iter(())
-            for i in sorted({*batch.indices, *batch.errors}):
-                if i not in batch.errors:
-                    yield next(predictions)
-                elif on_error == "raise":
-                    raise batch.errors[i]
-                elif callable(on_error):
-                    on_error(batch.errors[i])
+    options = PredictionOptions(topk, embeddings, batch_size, workers, upright, on_error)
+    for outcome in iter_outcomes(model, images, device=device, options=options):
+        yield from outcome.predictions
 
 
 def list_photos(images: Photo | Iterable[Photo]) -> list[Photo]:
-    """Return photos one by one: folders are replaced by the images directly in them.
+    """Return photos one by one: folders are replaced by the images in them and below them.
 
     Raises:
         DataError: a folder has no image.
         ArgumentError: a name is empty.
     """
-    single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
-    items: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
     photos: list[Photo] = []
-    for item in items:
-        if isinstance(item, str) and not item:
-            raise ArgumentError("one of the names is empty; name a file, a folder or a URL")
-        if isinstance(item, os.PathLike) or (isinstance(item, str) and not is_url(item)):
-            photos += find_images(Path(item))
-        else:
-            photos.append(item)
+    for item in list_items(images):
+        photos += find_images(Path(item), recursive=True) if is_path(item) else [item]
     return photos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
@@ -91,6 +92,13 @@ def create_transform(
         preprocessing = spec.preprocessing
     assert isinstance(preprocessing, Preprocessing)
     return Transform(preprocessing.replace(resize=resize, crop=crop), upright=upright)
+
+
+def list_given_models(models: Model | Iterable[Model]) -> list[Model]:
+    """Return one or several models as a list."""
+    if isinstance(models, (str, os.PathLike, ModelSpec, nn.Module)):
+        return [models]
+    return list(models)
 
 
 def find_spec(model: Any) -> ModelSpec:

@@ -14,7 +14,7 @@ import torch
 
 from snzoo.data.photos import check_photos
 from snzoo.errors import ArgumentError, DataError, UnexpectedArgumentError, suggest
-from snzoo.evaluation.summary import versions
+from snzoo.inference.computation import versions
 from snzoo.inference.network import choose_device, float32_precision, local_cores
 from snzoo.models.face_resnet import FaceResNet
 from snzoo.nn import convert_sync_switchnorm

@@ -110,7 +110,7 @@ def test_both_commands_are_measured(photos):
         (photos / wnid).rename(photos / name)
     done = run("prediction.py", photos, "--images", "7", "--rounds", "1")
     assert done.returncode == 0, done.stderr
-    assert "\n| speed of predict | " in done.stdout
+    assert "\n| speed of predict --output | " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_wrong_command_line_is_one_line_with_status_2(arguments, word):
         (["eval", "--model", "resnet18v1_sn", "--imagenet", "."], ["neither class folders"]),
         (["predict", "x.jpg", "--weights", "none.pth"], ["none.pth", "No such file"]),
         (["predict", "none.jpg"], ["none.jpg", "No such file"]),
-        (["predict", "."], ["no image directly in"]),
+        (["predict", "."], ["no image in or below"]),
         (["predict", ""], ["one of the names is empty"]),
         (["predict", "x.jpg", "--model", ""], ["no model named ''"]),
         (["predict", "ftp://127.0.0.1/x.jpg"], ["ftp://127.0.0.1/x.jpg", "only http and https"]),

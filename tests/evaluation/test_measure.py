@@ -14,8 +14,8 @@ import snzoo
 from snzoo.cli import main
 from snzoo.data.pixels import load_pixels
 from snzoo.data.samples import find_samples
-from snzoo.errors import ArgumentError, DataError, NonFiniteError
-from snzoo.evaluation.measure import Evaluation, Interrupted, measure
+from snzoo.errors import ArgumentError, DataError, Interrupted, NonFiniteError
+from snzoo.evaluation.measure import Evaluation, measure
 from snzoo.evaluation.records import Journal, Records
 from snzoo.inference.network import Network, float32_precision
 from snzoo.processes import Processes

@@ -8,7 +8,8 @@ import pytest
 from snzoo.data.sources import Files
 from snzoo.errors import ArgumentError, FileError
 from snzoo.evaluation.measure import measure
-from snzoo.evaluation.predictions import check_suffix, read_predictions, save_predictions
+from snzoo.evaluation.predictions import read_predictions, save_predictions
+from snzoo.inference.tables import check_suffix
 
 SUFFIXES = [".csv", ".ndjson", ".parquet"]
 

@@ -1,4 +1,4 @@
-"""Check the files that an evaluation writes."""
+"""Check the files that a command writes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from snzoo.weights.folder import FILES
 
 
 def check_inputs_survive(
-    outputs: Iterable[Path], data: str | Path | None, specs: Iterable[ModelSpec]
+    outputs: Iterable[Path], inputs: Iterable[str | Path], specs: Iterable[ModelSpec]
 ) -> None:
     """Check that no output replaces an input.
 
     Args:
         outputs: the files to write.
-        data: the path of the photos, if they have one.
+        inputs: the paths of the photos.
         specs: the models, whose checkpoints and folders are inputs.
 
     Raises:
         FileError: an output is an input, or named like a photo.
     """
-    inputs = set() if data is None else {Path(data).resolve()}
+    files = {Path(path).resolve() for path in inputs}
     for spec in specs:
         if spec.weights:
-            files = (spec.weights, *(spec.weights / name for name in FILES))
-            inputs |= {file.resolve() for file in files}
+            read = (spec.weights, *(spec.weights / name for name in FILES))
+            files |= {file.resolve() for file in read}
     for output in outputs:
-        if output.resolve() in inputs or is_image(output.name):
+        if output.resolve() in files or is_image(output.name):
             raise FileError(
                 f"{output} is not overwritten: it is an input, or named like one; name another file"
             )

@@ -1,0 +1,190 @@
+"""`snzoo predict` on many photos: files, kills, several processes, lists, and exit statuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import snzoo
+from snzoo.cli import main
+from snzoo.data.sources import Files
+from snzoo.inference import read_predictions
+
+DEMO = Path(snzoo.__file__).parent / "demo" / "photos"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "snzoo"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The folder of a small network."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "small"
+    model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=3)
+    snzoo.save_pretrained(model, folder, classes=("a", "b", "c"))
+    return str(folder)
+
+
+def start(*arguments, launcher=("-m", "snzoo"), **options):
+    command = [sys.executable, *launcher, "predict", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def finish(process, status=0):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == status, errors
+    return output, errors
+
+
+def predict(*arguments):
+    return main(["predict", *map(str, arguments)])
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """As many in each process as in this one: they round as many sums."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_run_that_was_killed_is_resumed_to_the_same_bytes(
+    tmp_path, small, threads, capsys, suffix
+):
+    def command(name):
+        return [DEMO, "--model", small, "--batch-size", 1, "--output", tmp_path / f"{name}{suffix}"]
+
+    process = start(*command("x"))
+    folder = tmp_path / f"x{suffix}.partial"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("0*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    finish(process, -signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("0*")}
+    assert len(kept) < 3 and not (tmp_path / f"x{suffix}").exists()
+    assert predict(*command("x")) == 1 and "--resume" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("0*")} == kept
+    assert predict(*command("x"), "--resume") == 0
+    assert capsys.readouterr().out == f"149 images: {tmp_path / f'x{suffix}'}\n"
+    assert predict(*command("whole")) == 0
+    whole = tmp_path / f"whole{suffix}"
+    assert (tmp_path / f"x{suffix}").read_bytes() == whole.read_bytes()
+    assert len({row["image"] for row in read_predictions(whole)}) == 149
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"whole{suffix}", f"x{suffix}"]
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_does(tmp_path, small, threads):
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no image")
+    command = [DEMO, broken, "--model", small, "--batch-size", 1, "--on-error", "skip", "--output"]
+    assert predict(*command, tmp_path / "one.csv") == 0
+    printed, errors = finish(start(*command, tmp_path / "two.csv", launcher=TORCHRUN))
+    assert printed.count("\n") == 1 and errors.count("broken.jpg") == 1
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert not (tmp_path / "two.csv.partial").exists()
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "-"]])
+def test_several_processes_need_a_file(small, monkeypatch, capsys, output):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert predict(DEMO, "--model", small, *output) == 1
+    assert "torchrun needs a file to write: --output FILE" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, small, monkeypatch, capsys):
+    read, output = Files.read, tmp_path / "x.csv"
+
+    def interrupt(self, index):
+        if "pants" in self.locate(index):
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    monkeypatch.setattr(Files, "read", interrupt)
+    command = [DEMO / "hat", DEMO / "pants", "--model", small, "--output", output]
+    assert predict(*command) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("snzoo: interrupted after 0 photos; ") and "--resume" in error
+    monkeypatch.setattr(Files, "read", read)
+    assert predict(*command, "--resume") == 0 and len(read_predictions(output)) == 22
+
+
+@pytest.mark.slow
+def test_a_list_on_stdin_is_the_same_as_its_photos(tmp_path, small):
+    names = [str(path.relative_to(DEMO)) for path in sorted((DEMO / "hat").iterdir())]
+    options = ["--model", small, "--output", "-"]
+    process = start("-", *options, stdin=subprocess.PIPE, cwd=DEMO)
+    process.stdin.write("\n\n".join(names))
+    process.stdin.close()
+    process.stdin = None
+    rows = [json.loads(line) for line in finish(process)[0].splitlines()]
+    assert predict(DEMO / "hat", "--model", small, "--output", tmp_path / "x.ndjson") == 0
+    expected = read_predictions(tmp_path / "x.ndjson")
+    assert [row.pop("image") for row in rows] == names
+    assert [os.path.relpath(row.pop("image"), DEMO) for row in expected] == names
+    assert rows == expected
+
+
+@pytest.mark.parametrize("how, status", [([], 1), (["--on-error", "skip"], 0)])
+@pytest.mark.parametrize("to", ["file", "stdout", "text"])
+def test_broken_photos_are_reported_and_have_rows(tmp_path, small, photos, capsys, how, status, to):
+    (photos / "04.jpg").write_text("no image")
+    output = {"file": ["--output", tmp_path / "x.ndjson"], "stdout": ["--output", "-"], "text": []}
+    assert predict(photos, "--model", small, *output[to], *how) == status
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "04.jpg" in err
+    if to == "text":
+        assert out.count(".jpg") == 11
+        return
+    if to == "file":
+        assert out == f"12 images, 1 of which could not be read: {tmp_path / 'x.ndjson'}\n"
+        out = (tmp_path / "x.ndjson").read_text()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [bool(row["error"]) for row in rows] == [i == 4 for i in range(12)]
+
+
+def test_a_broken_photo_may_stop_the_run(tmp_path, small, photos, capsys):
+    (photos / "04.jpg").write_text("no image")
+    output = tmp_path / "x.csv"
+    command = [photos, "--model", small, "--output", output]
+    assert predict(*command, "--on-error", "fail") == 1 and not output.exists()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert predict(*command, "--on-error", "skip", "--resume") == 0
+    assert len(read_predictions(output)) == 12
+
+
+def test_several_models_are_named(tmp_path, small, photos, capsys):
+    model = snzoo.create_model("resnet18v1_bn", width=4, num_classes=2)
+    snzoo.save_pretrained(model, tmp_path / "other", classes=("d", "e"))
+    photo = photos / "00.jpg"
+    command = [photo, "--topk", 1, "--model", small, "--model", tmp_path / "other"]
+    assert predict(*command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == [f"resnet18v1_sn: {photo}", f"resnet18v1_bn: {photo}"] and len(lines) == 4
+    assert predict(*command, "--json", "--embeddings") == 0
+    documents = json.loads(capsys.readouterr().out)
+    assert [d["model"] for d in documents] == ["resnet18v1_sn", "resnet18v1_bn"]
+    assert [len(d["embedding"]) for d in documents] == [64, 32]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--resume"], "--resume needs a file to write"),
+        (["--embeddings"], "add --output FILE or --json"),
+        (["--output", "x.csv", "--embeddings"], "not .csv"),
+        (["--model", "resnet18v1_sn_clothing", "--weights", "x.pth"], "name one model"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(small, photos, capsys, options, words):
+    assert predict(photos, "--model", small, *options) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
