@@ -66,6 +66,10 @@ class DataError(SnzooError):
     """Images or labels cannot be read."""
 
 
+class ServerError(SnzooError):
+    """The server cannot listen on its address."""
+
+
 def suggest(name: str, known: Iterable[str], *, otherwise: str = "it takes") -> str:
     """Return a hint on an unknown name: the most similar known name, or all known names.
 
