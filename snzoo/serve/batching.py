@@ -16,8 +16,11 @@ from snzoo.data.loops import Floats
 from snzoo.data.pixels import pixel_dtype
 from snzoo.errors import SnzooError
 from snzoo.inference.classifier import Classifier, Prediction, Scores
+from snzoo.preprocessing import Preprocessing
 from snzoo.serve.engine import ServedModel, describe_classifier, to_batch
 from snzoo.serve.metrics import Metrics
+
+MAX_WAIT = 0.002  # seconds
 
 
 class Item(NamedTuple):
@@ -31,16 +34,20 @@ class Item(NamedTuple):
 
 
 class LocalEngine:
-    """Classifiers on one device, and one thread that computes.
+    """Classifiers on one device.
+
+    A network computes as soon as a thread is free. It then takes all photos that wait for it, up
+    to ``max_batch``; free threads share them evenly. Of several networks, the one whose photo has
+    waited longest comes first.
 
     Args:
         classifiers: the classifiers by name, all on one device.
-        max_batch: the largest number of photos in a forward pass.
-        max_wait: the most seconds that a photo waits for others, while the device is idle and
-            other photos are coming.
-        coming: returns the number of photos that are being decoded. While there are none, an idle
-            device does not wait.
         metrics: where the sizes of batches and the times go.
+        max_batch: the largest number of photos in a forward pass.
+        max_wait: the most seconds that a photo waits for others although a thread is free. It
+            waits only while other photos are coming.
+        coming: returns the number of photos that are being decoded.
+        threads: the number of forward passes at the same time. More than one is for a CPU.
     """
 
     def __init__(
@@ -49,8 +56,9 @@ class LocalEngine:
         *,
         metrics: Metrics,
         max_batch: int = 16,
-        max_wait: float = 0.005,
+        max_wait: float = MAX_WAIT,
         coming: Callable[[], int] = lambda: 0,
+        threads: int = 1,
     ) -> None:
         self.models: dict[str, ServedModel] = {
             name: describe_classifier(name, classifier) for name, classifier in classifiers.items()
@@ -61,20 +69,16 @@ class LocalEngine:
         self._coming = coming
         self._metrics = metrics
         self._waiting: dict[str, deque[Item]] = {name: deque() for name in classifiers}
-        self._busy = False
-        self._thread = ThreadPoolExecutor(1, "inference")
+        self._free = threads
+        self._threads = ThreadPoolExecutor(threads, "inference")
 
     def warm_up(self) -> None:
-        """Compute batches of several sizes up to the largest one; the engine is then ready."""
+        """Compute batches of several sizes up to the largest one. The engine is ready then."""
         sizes = {1 << i for i in range(self._max_batch.bit_length())} | {self._max_batch}
         for classifier in self._classifiers.values():
-            preprocessing = classifier.spec.preprocessing
-            shape = (preprocessing.crop, preprocessing.crop, 3)
-            photo: Pixels | Floats = np.zeros(shape, pixel_dtype(preprocessing))
+            photo = _black(classifier.spec.preprocessing)
             for size in sorted(sizes):
-                self._thread.submit(
-                    classifier.score, to_batch([photo] * size), embeddings=True
-                ).result()
+                self._threads.submit(classifier.score, to_batch([photo] * size)).result()
         self.ready = True
 
     async def predict(
@@ -89,36 +93,36 @@ class LocalEngine:
 
     def close(self) -> None:
         """Drop the work that has not begun."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the batch that has waited longest, if the device is idle and the batch is due."""
-        if self._busy:
-            return
-        for queue in self._waiting.values():
-            while queue and queue[0].answer.done():  # the client has gone
-                queue.popleft()
-        waiting = [(queue[0].since, name) for name, queue in self._waiting.items() if queue]
-        if not waiting:
-            return
-        since, name = min(waiting)
-        queue = self._waiting[name]
-        wait = since + self._max_wait - loop.time()
-        if len(queue) < self._max_batch and self._coming() and wait > 0:
-            loop.call_later(wait, self._send, loop)
-            return
-        items: list[Item] = []
-        while queue and len(items) < self._max_batch:
-            item = queue.popleft()
-            if not item.answer.done():
-                items.append(item)
-                self._metrics.waiting.observe(loop.time() - item.since)
-        self._busy = True
-        task = loop.run_in_executor(self._thread, self._compute, name, items)
+        """Start batches while a thread is free and photos wait that need not wait for others."""
+        while self._free and (name := self._next_model()):
+            queue = self._waiting[name]
+            due = queue[0].since + self._max_wait
+            if len(queue) < self._max_batch and self._coming() and loop.time() < due:
+                loop.call_at(due, self._send, loop)
+                return
+            share = -(-len(queue) // self._free)
+            taken = [queue.popleft() for _ in range(min(share, self._max_batch))]
+            items = [item for item in taken if not item.answer.done()]  # the client may have gone
+            if items:
+                self._start(name, items, loop)
+
+    def _start(self, name: str, items: list[Item], loop: asyncio.AbstractEventLoop) -> None:
+        self._free -= 1
+        for item in items:
+            self._metrics.waiting.observe(loop.time() - item.since)
+        task = loop.run_in_executor(self._threads, self._compute, name, items)
         task.add_done_callback(lambda done: self._answer(done, items, loop))
 
+    def _next_model(self) -> str | None:
+        """Return the model whose photo has waited longest, or None if no photo waits."""
+        waiting = [(queue[0].since, name) for name, queue in self._waiting.items() if queue]
+        return min(waiting)[1] if waiting else None
+
     def _compute(self, name: str, items: Sequence[Item]) -> list[Prediction | SnzooError]:
-        """Return the prediction of each photo, in the thread of the device."""
+        """Return the prediction of each photo. This runs in a thread."""
         start = time.perf_counter()
         classifier = self._classifiers[name]
         found = classifier.score(
@@ -141,11 +145,11 @@ class LocalEngine:
         items: Sequence[Item],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._busy = False
+        self._free += 1
         error = done.exception()
         results = [error] * len(items) if error else done.result()
         for item, result in zip(items, results, strict=True):
-            if item.answer.done():
+            if item.answer.done():  # the client has gone
                 continue
             if isinstance(result, Prediction):
                 item.answer.set_result(result)
@@ -166,3 +170,10 @@ def _pick(classifier: Classifier, scores: Scores, i: int, item: Item) -> Predict
         return next(classifier.describe(mine, [""]))
     except SnzooError as error:
         return error
+
+
+def _black(preprocessing: Preprocessing) -> Pixels | Floats:
+    shape = (preprocessing.crop, preprocessing.crop, 3)
+    if pixel_dtype(preprocessing) is np.uint8:
+        return np.zeros(shape, np.uint8)
+    return np.zeros(shape, np.float32)

@@ -1,25 +1,27 @@
-"""Read the bodies of requests: one image, several parts, or JSON."""
+"""Read the photos in the body of a request: one image, several parts, or JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any, NamedTuple
 
 from fastapi import HTTPException
 from pydantic import ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from snzoo.errors import printable
 from snzoo.serve.limits import Limits
-from snzoo.serve.types import PredictRequest
+from snzoo.serve.types import ImageInput, PredictRequest
 
-NAME = 255  # the most characters of a photo's name in an answer
+LONGEST_NAME = 255  # characters of a photo's name in an answer
+LARGEST_HEADERS = 8192  # bytes of the headers of a part
+# A photo needs at most three fields and a pair of braces in JSON. Names may have such marks too.
+MARKS, MARKS_PER_PHOTO = (b",", b"{", b"["), 64
+TYPES = "multipart/form-data, application/json, image/* or application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,14 @@ class Upload:
     error: str | None = None
 
 
+class Options(NamedTuple):
+    """What is asked about the photos of a request. No models means all models."""
+
+    models: Sequence[str]
+    topk: int
+    embeddings: bool
+
+
 async def read_body(request: Request, limits: Limits) -> bytes:
     """Return the body of a request.
 
@@ -39,157 +49,126 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         HTTPException: 413 for a body over the limit, 408 for one that does not arrive in time.
         ClientDisconnect: the client has gone.
     """
-    declared = request.headers.get("content-length", "0")
+    too_large = HTTPException(413, f"the body has more than {limits.body / (1 << 20):g} MiB")
+    declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.body:
-        raise _too_large(limits)
+        raise too_large
     chunks, size = [], 0
     try:
         async with asyncio.timeout(limits.timeout):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limits.body:
-                    raise _too_large(limits)
+                    raise too_large
                 chunks.append(chunk)
     except TimeoutError:
         message = f"the body did not arrive within {limits.timeout:g} s"
-        raise HTTPException(408, message, {"Connection": "close"}) from None
+        raise HTTPException(408, message) from None
     return b"".join(chunks)
 
 
-def parse_body(content_type: str, body: bytes, limits: Limits) -> PredictRequest | list[Upload]:
-    """Return the photos of a body, or the request if it is JSON.
+def parse_body(
+    body: bytes, content_type: str, options: Options, limits: Limits
+) -> tuple[list[Upload], Options]:
+    """Return the photos of a body and what is asked about them.
+
+    Args:
+        body: the body.
+        content_type: its Content-Type header.
+        options: the options of the query, which fields in JSON override.
+        limits: the limit of photos.
 
     Raises:
         HTTPException: 400 for a body that cannot be read, 413 for too many photos, 415 for a type
             that is not accepted.
     """
-    kind, options = parse_options_header(content_type)
-    if kind == b"multipart/form-data":
-        return _parse_parts(body, options.get(b"boundary", b""), limits)
-    if kind == b"application/json":
-        return _parse_json(body)
-    if kind.startswith(b"image/") or kind == b"application/octet-stream":
-        return [Upload("image 0", body)]
-    accepted = "multipart/form-data, application/json, image/* or application/octet-stream"
-    raise HTTPException(415, f"the body must be {accepted}")
+    header = Message()
+    header["content-type"] = content_type
+    kind = header.get_content_type() if content_type else ""
+    if kind == "multipart/form-data":
+        uploads = _split_parts(body, header.get_boundary() or "", limits)
+    elif kind == "application/json":
+        request = _parse_json(body, limits)
+        uploads = [_decode_image(image, i) for i, image in enumerate(request.images)]
+        options = Options(
+            request.models or options.models,
+            request.topk or options.topk,
+            options.embeddings if request.embeddings is None else request.embeddings,
+        )
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        uploads = [Upload("image 0", body)]
+    else:
+        raise HTTPException(415, f"the type of the body must be {TYPES}")
+    if not uploads:
+        raise HTTPException(400, "the body has no photo")
+    if len(uploads) > limits.photos:
+        raise _too_many(limits)
+    return uploads, options
 
 
-def check_count(photos: int, limits: Limits) -> None:
-    """Raise an HTTPException if a request has no photo, or more than the limit."""
-    if not photos:
-        raise HTTPException(400, "the request has no photo")
-    if photos > limits.photos:
-        raise HTTPException(413, f"more than {limits.photos} photos in a request")
+def describe_invalid(errors: Sequence[Any]) -> str:
+    """Return the first of pydantic's errors in one line."""
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "query")
+    return printable(f"{place}: {first['msg']}" if place else str(first["msg"]))
 
 
-def list_uploads(request: PredictRequest) -> list[Upload]:
-    """Return the photos of a JSON request."""
-    uploads = []
-    for i, image in enumerate(request.images):
-        name = _clean(image.name or image.url or f"image {i}")
-        if (image.base64 is None) == (image.url is None):
-            raise HTTPException(400, f"images[{i}] must have either base64 or url")
-        if image.url is not None:
-            uploads.append(Upload(name, url=image.url))
-            continue
-        try:
-            content = base64.b64decode(image.base64 or "", validate=True)
-            uploads.append(Upload(name, content))
-        except (binascii.Error, ValueError):
-            uploads.append(Upload(name, error=f"can't read {name}: not base64"))
-    return uploads
+def _split_parts(body: bytes, boundary: str, limits: Limits) -> list[Upload]:
+    """Return the files of a multipart body (RFC 2046). Searching it takes no loop over bytes."""
+    if not boundary or not boundary.isascii() or len(boundary) > 70:
+        raise HTTPException(400, "the multipart body has no valid boundary")
+    delimiter = b"\r\n--" + boundary.encode()
+    _, *parts = (b"\r\n" + body).split(delimiter, limits.photos + 2)
+    if len(parts) > limits.photos + 1:
+        raise _too_many(limits)
+    if not parts or not parts[-1].startswith(b"--"):
+        raise HTTPException(400, "the multipart body is cut short")
+    return [_read_part(part, i) for i, part in enumerate(parts[:-1])]
 
 
-def _parse_json(body: bytes) -> PredictRequest:
+def _read_part(part: bytes, i: int) -> Upload:
+    end = part.find(b"\r\n\r\n", 0, LARGEST_HEADERS)
+    # Blanks may follow a boundary on its line.
+    if end < 0 or part[: part.find(b"\r\n")].strip(b" \t"):
+        raise HTTPException(400, f"part {i} of the multipart body has no valid headers")
+    header = Message()
+    for line in part[:end].decode("utf-8", "replace").split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "content-disposition":
+            header["content-disposition"] = value.strip()
+    file = header.get_filename()
+    if file is None:
+        message = f"part {i} of the multipart body is no file; options belong in the URL: ?topk=3"
+        raise HTTPException(400, message)
+    return Upload(_clean(file or f"image {i}"), part[end + 4 :])
+
+
+def _parse_json(body: bytes, limits: Limits) -> PredictRequest:
+    # Counting is cheap, while a parser would fill the memory with millions of empty values.
+    if sum(map(body.count, MARKS)) > MARKS_PER_PHOTO * (limits.photos + 1):
+        raise _too_many(limits)
     try:
         return PredictRequest.model_validate_json(body)
     except ValidationError as error:
-        raise HTTPException(400, f"the JSON is wrong: {describe(error.errors())}") from None
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        raise HTTPException(400, f"the JSON is wrong: {describe_invalid(errors)}") from None
 
 
-def describe(errors: Any) -> str:
-    """Return the first of pydantic's errors in one line."""
-    first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))
-    return printable(f"{place}: {first['msg']}" if place else first["msg"])
-
-
-@dataclass
-class _Part:
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    name: bytes = b""
-    value: bytes = b""
-    content: list[bytes] = field(default_factory=list)
-
-
-def _parse_parts(body: bytes, boundary: bytes, limits: Limits) -> list[Upload]:
-    parts: list[_Part] = []
-    ended = []
-
-    def begin() -> None:
-        if len(parts) >= limits.photos:
-            raise HTTPException(413, f"more than {limits.photos} photos in a request")
-        parts.append(_Part())
-
-    def header_name(data: bytes, start: int, end: int) -> None:
-        parts[-1].name += data[start:end]
-
-    def header_value(data: bytes, start: int, end: int) -> None:
-        parts[-1].value += data[start:end]
-
-    def header_end() -> None:
-        part = parts[-1]
-        part.headers[part.name.lower()] = part.value
-        part.name = part.value = b""
-
-    def content(data: bytes, start: int, end: int) -> None:
-        parts[-1].content.append(data[start:end])
-
-    callbacks: dict[str, Callable[..., None]] = {
-        "on_part_begin": begin,
-        "on_header_field": header_name,
-        "on_header_value": header_value,
-        "on_header_end": header_end,
-        "on_part_data": content,
-        "on_end": lambda: ended.append(True),
-    }
+def _decode_image(image: ImageInput, i: int) -> Upload:
+    name = _clean(image.name or image.url or f"image {i}")
+    if (image.base64 is None) == (image.url is None):
+        raise HTTPException(400, f"images.{i} must have either base64 or url")
+    if image.base64 is None:
+        return Upload(name, url=image.url)
     try:
-        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise HTTPException(400, f"the multipart body is wrong: {printable(str(error))}") from None
-    if not ended:
-        raise HTTPException(400, "the multipart body is cut short")
-    return [_to_upload(part, i) for i, part in enumerate(parts)]
-
-
-def _to_upload(part: _Part, i: int) -> Upload:
-    _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
-    file = options.get(b"filename")
-    if file is None:
-        field_name = printable(options.get(b"name", b"").decode("utf-8", "replace"))[:NAME]
-        raise HTTPException(
-            400, f"the part {field_name!r} is no file; options belong to the query (?topk=3)"
-        )
-    return Upload(_clean(file.decode("utf-8", "replace") or f"image {i}"), b"".join(part.content))
+        return Upload(name, base64.b64decode(image.base64, validate=True))
+    except ValueError:
+        return Upload(name, error=f"can't read {name}: not base64")
 
 
 def _clean(name: str) -> str:
-    return printable(name)[:NAME]
+    return printable(name[:LONGEST_NAME])
 
 
-def _too_large(limits: Limits) -> HTTPException:
-    message = f"the body has more than {limits.body / (1 << 20):g} MiB"
-    return HTTPException(413, message, {"Connection": "close"})
-
-
-__all__ = [
-    "ClientDisconnect",
-    "Upload",
-    "check_count",
-    "describe",
-    "list_uploads",
-    "parse_body",
-    "read_body",
-]
+def _too_many(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"more than {limits.photos} photos in a request")

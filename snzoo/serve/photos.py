@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, UnidentifiedImageError
@@ -64,6 +65,13 @@ class Decoder:
         pixels = load_pixels(content, preprocessing, name=name, upright=True, compiled=compiled)
         self._metrics.decoding.observe(time.perf_counter() - start)
         return pixels
+
+    def warm_up(self, preprocessings: Iterable[Preprocessing]) -> None:
+        """Decode a photo for each preprocessing, so that the loops are compiled."""
+        file = io.BytesIO()
+        Image.new("RGB", (640, 480)).save(file, "JPEG")
+        for preprocessing in preprocessings:
+            self._threads.submit(self._load, file.getvalue(), preprocessing, "a photo").result()
 
     def close(self) -> None:
         """Drop the photos that no thread has begun."""
