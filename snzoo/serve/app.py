@@ -59,7 +59,7 @@ def create_app(
     app.state.stopping = False
     guards = [Depends(make_guard(token))] if token else []
     service = Service(engine, decoder, metrics, fetch)
-    app.include_router(_make_api(service, admission, limits), prefix="/v1", dependencies=guards)
+    app.include_router(_make_api(service, admission, limits), dependencies=guards)
     app.include_router(_make_probes(engine))
     app.include_router(_make_figures(metrics), dependencies=guards)
     if find_spec("snzoo.serve.page"):
@@ -90,7 +90,7 @@ def make_guard(token: str) -> Any:
 def _make_api(service: Service, admission: Admission, limits: Limits) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/predict", response_model=PredictResponse, **PREDICT)
+    @router.post("/v1/predict", response_model=PredictResponse, **PREDICT)
     async def predict(
         request: Request,
         model: Annotated[list[str] | None, Query()] = None,
@@ -112,7 +112,7 @@ def _make_api(service: Service, admission: Admission, limits: Limits) -> APIRout
         status = 200 if any(photo.predictions for photo in photos) else 422
         return Response(answer.model_dump_json(), status, media_type="application/json")
 
-    @router.get("/models")
+    @router.get("/v1/models")
     async def models() -> ModelList:
         """Describe the models of the server."""
         return ModelList(models=[served.info for served in service.engine.models.values()])

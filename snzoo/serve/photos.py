@@ -21,7 +21,7 @@ from snzoo.serve.limits import Limits
 from snzoo.serve.metrics import Metrics
 
 # Formats of photos. Pillow knows others, such as EPS, for which it runs another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 class Decoder:

@@ -49,17 +49,7 @@ def run(app: FastAPI, listener: socket.socket, *, on_start: Callable[[], None]) 
         listener: a socket of :func:`bind`.
         on_start: called once clients can connect.
     """
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE,
-    )
+    config = configure(app)
     # After it has stopped, uvicorn raises its signals again for the handlers from before.
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, lambda *_: None) for number in signals}
@@ -70,6 +60,21 @@ def run(app: FastAPI, listener: socket.socket, *, on_start: Callable[[], None]) 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def configure(app: FastAPI) -> uvicorn.Config:
+    """Return uvicorn's configuration: one process, no log of requests, limits on headers."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
 
 
 class _Server(uvicorn.Server):

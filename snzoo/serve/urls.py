@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -22,6 +22,7 @@ from snzoo.serve.limits import Limits
 
 THREADS = 16  # a slow host occupies one of them
 REDIRECTS = 5
+NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class Fetcher:
@@ -65,20 +66,26 @@ def fetch_public(url: str, *, limit: int, timeout: float) -> bytes:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, _PublicAdapter())
             return fetch_image(url, limit=limit, session=session)
-    except DownloadError:
-        fetching.check_time(url)
-        raise
     finally:
         timer.cancel()
+        fetching.close()
+        fetching.check_time(url)  # else a connection that was shut would be a whole answer
 
 
 def check_public(address: str) -> None:
     """Raise DownloadError if an IP address is not one of the public Internet."""
     parsed = ip_address(address)
     if isinstance(parsed, IPv6Address):
-        parsed = parsed.ipv4_mapped or parsed
+        parsed = _find_ipv4(parsed) or parsed
     if not parsed.is_global or parsed.is_multicast:
         raise DownloadError("its address is not public")
+
+
+def _find_ipv4(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address stands for, or None."""
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 class _Fetching:
@@ -87,19 +94,21 @@ class _Fetching:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.end = time.monotonic() + timeout
-        self.connections: list[HTTPConnection] = []
+        self.sockets: list[socket.socket] = []  # duplicates, which TLS and requests do not close
 
     def check_time(self, url: str) -> None:
         if time.monotonic() > self.end:
             raise DownloadError(f"can't fetch {url}: no answer within {self.timeout:g} s")
 
     def abort(self) -> None:
-        """Close the connections, so that the thread that waits for them goes on."""
-        for connection in self.connections:
-            if connection.sock is not None:
-                with suppress(OSError):  # it may be closed already
-                    # SSLSocket.shutdown would change state that the other thread uses.
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+        """Shut the connections, so that the thread that waits for them goes on."""
+        for each in self.sockets:
+            with suppress(OSError):  # it may be closed already
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
 
 
 _current = threading.local()  # the fetch of each thread
@@ -121,7 +130,7 @@ class _Public:
         except Exception:
             connected.close()
             raise
-        fetching.connections.append(self)
+        fetching.sockets.append(connected.dup())
         return connected
 
 
