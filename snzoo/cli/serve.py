@@ -13,14 +13,13 @@ from snzoo.cli.output import show, warn
 from snzoo.errors import ArgumentError, FileError, first_line
 
 TOKEN = "SNZOO_SERVE_TOKEN"
+# At once, on a CPU. Threads of one pass wait for each other at every layer, passes never do.
+PASSES = 4
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "serve models over HTTP: a page and an API"
-    more = (
-        "On a CPU, each core computes photos of its own: a network uses one thread, and as many "
-        "networks run at once as there are cores."
-    )
+    more = f"On a CPU, up to {PASSES} forward passes run at once, and each uses its share of the cores."
     parser = commands.add_parser(
         "serve", parents=parents, help=about, description=f"{about}. {more}"
     )
@@ -79,8 +78,8 @@ def build_app(args: argparse.Namespace, token: str | None) -> Any:
         timeout=args.timeout,
     )
     device = torch.device(choose_device(args.device))
-    on_cpu = device.type == "cpu"
-    torch.set_num_threads(int(os.environ.get("T_INTRA", 1)) if on_cpu else torch.get_num_threads())
+    passes = min(local_cores(), PASSES) if device.type == "cpu" else 1
+    torch.set_num_threads(max(1, local_cores() // passes))
     metrics = Metrics()
     decoder = Decoder(workers=args.workers, limits=limits, metrics=metrics)
     classifiers = load_classifiers(args.model, weights=args.weights, device=str(device))
@@ -90,7 +89,7 @@ def build_app(args: argparse.Namespace, token: str | None) -> Any:
         max_batch=args.max_batch or default_batch_size(device),
         max_wait=args.max_wait / 1000,
         coming=lambda: decoder.pending,
-        threads=int(os.environ.get("T_INTER", local_cores())) if on_cpu else 1,
+        threads=passes,
     )
     decoder.warm_up({served.preprocessing for served in engine.models.values()})
     engine.warm_up()
