@@ -70,6 +70,10 @@ class Interrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C; the message says how much was done and how to go on."""
 
 
+class ServerError(SnzooError):
+    """The server cannot listen on its address."""
+
+
 def suggest(name: str, known: Iterable[str], *, otherwise: str = "it takes") -> str:
     """Return a hint on an unknown name: the most similar known name, or all known names.
 

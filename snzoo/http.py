@@ -14,7 +14,9 @@ from snzoo.errors import DownloadError, first_line
 TIMEOUT = (10, 30)  # the most seconds to connect, and between two packets
 
 
-class _Session(requests.Session):
+class Session(requests.Session):
+    """A session that follows redirects, but never from https to http."""
+
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return the target of a redirect. Raise an error for a redirect from https to http."""
         target: str | None = super().get_redirect_target(resp)
@@ -25,17 +27,22 @@ class _Session(requests.Session):
 
 
 @contextmanager
-def open_url(url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
+def open_url(
+    url: str, headers: Mapping[str, str] | None = None, *, session: Session | None = None
+) -> Iterator[requests.Response]:
     """Send a GET request and yield the response before its body is read.
 
-    Redirects are followed, but never from https to http.
+    Args:
+        url: the URL.
+        headers: more headers (default: none).
+        session: the session, which is closed afterwards (default: a new one).
 
     Raises:
         requests.RequestException, ValueError: the request failed; see :func:`explain`.
     """
     with (
-        _Session() as session,
-        session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response,
+        session or Session() as opened,
+        opened.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response,
     ):
         yield response
 

@@ -22,6 +22,7 @@ FLOORS = [
     {"evaluation"},
     {"report"},
     {"gates"},
+    {"serve"},
     {"export", "finetune", "integrations", "share", "tasks"},
     {"training"},
     {"cli"},

@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from snzoo.cli import cache, convert, embed, evaluate, export, inspect, predict, report, train, zoo
+from snzoo.cli import (
+    cache,
+    convert,
+    embed,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    report,
+    serve,
+    train,
+    zoo,
+)
 from snzoo.cli.output import redirect_warnings, show_traceback, warn
 from snzoo.errors import SnzooError
 
@@ -35,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)  # the option may follow the command's name
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=about)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (zoo, inspect, evaluate, train, report, predict, embed, export, convert, cache):
+    modules = (zoo, inspect, evaluate, train, report, predict, serve, embed, export, convert, cache)
+    for module in modules:
         module.add_commands(commands, parents=[debug])
     return parser
 

@@ -8,7 +8,7 @@ import requests
 
 from snzoo.environment import is_set
 from snzoo.errors import DownloadError, OfflineError
-from snzoo.http import explain, iter_body, open_url
+from snzoo.http import Session, explain, iter_body, open_url
 
 LARGEST = 64 << 20  # bytes
 
@@ -18,11 +18,16 @@ def is_url(source: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
 
 
-def fetch_image(url: str) -> bytes:
+def fetch_image(url: str, *, limit: int = LARGEST, session: Session | None = None) -> bytes:
     """Return the content at an http(s) URL.
 
+    Args:
+        url: the URL.
+        limit: the largest content in bytes.
+        session: see :func:`~snzoo.http.open_url`.
+
     Raises:
-        DownloadError: the URL returns no content, or more than ``LARGEST`` bytes.
+        DownloadError: the URL returns no content, or more than ``limit`` bytes.
         OfflineError: ``SNZOO_OFFLINE=1``.
     """
     if not url.lower().startswith(("http://", "https://")):
@@ -30,9 +35,9 @@ def fetch_image(url: str) -> bytes:
     if is_set("SNZOO_OFFLINE"):
         raise OfflineError(f"can't fetch {url}: SNZOO_OFFLINE=1; save the image and name the file")
     try:
-        with open_url(url) as response:
+        with open_url(url, session=session) as response:
             response.raise_for_status()
-            return b"".join(iter_body(response, 1 << 16, limit=LARGEST))
+            return b"".join(iter_body(response, 1 << 16, limit=limit))
     except (requests.RequestException, ValueError) as error:  # ValueError: not a valid URL
         raise DownloadError(f"can't fetch {url}: {explain(error)}") from None
     except DownloadError as error:

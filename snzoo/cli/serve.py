@@ -1,0 +1,138 @@
+"""``snzoo serve``."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any
+
+from snzoo.cli.common import MODEL, WEIGHTS, add_device_option, path, positive
+from snzoo.cli.output import show, warn
+from snzoo.errors import ArgumentError, FileError, first_line
+
+TOKEN = "SNZOO_SERVE_TOKEN"
+# At once, on a CPU. Threads of one pass wait for each other at every layer, passes never do.
+PASSES = 4
+
+
+def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    about = "serve models over HTTP: a page and an API"
+    more = f"On a CPU, up to {PASSES} forward passes run at once, and each uses its share of the cores."
+    parser = commands.add_parser(
+        "serve", parents=parents, help=about, description=f"{about}. {more}"
+    )
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    about = f"{MODEL}; several may be named (default: the demo network)"
+    add("--model", nargs="+", action="extend", default=[], metavar="NAME", help=about)
+    add("--weights", type=path, metavar="FILE", help=WEIGHTS)
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=port, default=8000, help="0 chooses a free port (default: 8000)")
+    add_device_option(parser)
+    about = "photos in a forward pass at most (default: 16 on a CPU, else 128)"
+    add("--max-batch", type=positive, metavar="N", help=about)
+    about = "milliseconds that a photo waits for others on an idle device (default: 2)"
+    add("--max-wait", type=number, default=2.0, metavar="MS", help=about)
+    about = "photos that are accepted at once; others are answered 503 (default: 256)"
+    add("--queue", type=positive, default=256, metavar="N", help=about)
+    about = "number of threads that decode (default: the number of cores)"
+    add("--workers", type=positive, metavar="N", help=about)
+    add("--max-body", type=positive, default=32, metavar="MIB", help="of a request (default: 32)")
+    about = "megapixels of a photo (default: 64)"
+    add("--max-pixels", type=number, default=64.0, metavar="MP", help=about)
+    about = "seconds for a body to arrive, and then for its answer (default: 60)"
+    add("--timeout", type=number, default=60.0, metavar="S", help=about)
+    about = "fetch photos from public URLs that clients name"
+    add("--allow-urls", action="store_true", help=about)
+    about = f"file with the token that clients must send (default: {TOKEN}, else none)"
+    add("--token-file", type=path, metavar="FILE", help=about)
+
+
+def run(args: argparse.Namespace) -> int:
+    from snzoo.serve.run import bind, run
+
+    token = read_token(args.token_file)
+    listener = bind(args.host, args.port)
+    app = build_app(args, token)
+    host, number = listener.getsockname()[:2]
+    if not token and not ipaddress.ip_address(host).is_loopback:
+        warn(f"anyone who reaches {host} can use this server; set {TOKEN} or --token-file")
+    host = f"[{host}]" if ":" in host else host
+    run(app, listener, on_start=lambda: show(f"snzoo serves at http://{host}:{number}"))
+    return 0
+
+
+def build_app(args: argparse.Namespace, token: str | None) -> Any:
+    """Return the application over warm networks in this process."""
+    import torch
+
+    from snzoo.inference.network import choose_device, default_batch_size, local_cores
+    from snzoo.serve import Decoder, Limits, LocalEngine, Metrics, create_app, load_classifiers
+
+    limits = Limits(
+        body=args.max_body << 20,
+        pixels=int(args.max_pixels * 1e6),
+        queue=args.queue,
+        timeout=args.timeout,
+    )
+    device = torch.device(choose_device(args.device))
+    passes = min(local_cores(), PASSES) if device.type == "cpu" else 1
+    torch.set_num_threads(max(1, local_cores() // passes))
+    metrics = Metrics()
+    decoder = Decoder(workers=args.workers, limits=limits, metrics=metrics)
+    classifiers = load_classifiers(args.model, weights=args.weights, device=str(device))
+    engine = LocalEngine(
+        classifiers,
+        metrics=metrics,
+        max_batch=args.max_batch or default_batch_size(device),
+        max_wait=args.max_wait / 1000,
+        coming=lambda: decoder.pending,
+        threads=passes,
+    )
+    decoder.warm_up({served.preprocessing for served in engine.models.values()})
+    engine.warm_up()
+    return create_app(
+        engine,
+        limits=limits,
+        token=token,
+        allow_urls=args.allow_urls,
+        decoder=decoder,
+        metrics=metrics,
+    )
+
+
+def read_token(file: Path | None) -> str | None:
+    """Return the token in a file, by default the one of the environment, or None.
+
+    Raises:
+        FileError: the file cannot be read.
+        ArgumentError: the token is empty, or not a single line of visible ASCII characters.
+    """
+    if file is None and TOKEN not in os.environ:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8") if file else os.environ[TOKEN]
+    except (OSError, ValueError) as error:
+        raise FileError(f"can't read {file}: {first_line(error)}") from None
+    token = text.strip()
+    if not token.isascii() or not token.isprintable() or not token or " " in token:
+        raise ArgumentError(f"{file or TOKEN} must have a token of ASCII characters without blanks")
+    return token
+
+
+def port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1,000,000, got {text!r}")
+    return value
