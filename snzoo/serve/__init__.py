@@ -2,13 +2,7 @@
 
 from snzoo.environment import require_packages
 
-require_packages(
-    "fastapi",
-    "prometheus_client",
-    "python_multipart",
-    extra="serve",
-    purpose="snzoo.serve",
-)
+require_packages("fastapi", "prometheus_client", extra="serve", purpose="snzoo.serve")
 
 from snzoo.serve.app import create_app  # noqa: E402
 from snzoo.serve.batching import LocalEngine  # noqa: E402

@@ -18,6 +18,7 @@ from snzoo.serve.limits import Limits
 from snzoo.serve.types import ImageInput, PredictRequest
 
 LONGEST_NAME = 255  # characters of a photo's name in an answer
+LONGEST_TYPE = 1000  # characters of a Content-Type; the parser needs long for longer ones
 LARGEST_HEADERS = 8192  # bytes of the headers of a part
 # A photo needs at most three fields and a pair of braces in JSON. Names may have such marks too.
 MARKS, MARKS_PER_PHOTO = (b",", b"{", b"["), 64
@@ -83,7 +84,7 @@ def parse_body(
             that is not accepted.
     """
     header = Message()
-    header["content-type"] = content_type
+    header["content-type"] = content_type[:LONGEST_TYPE]
     kind = header.get_content_type() if content_type else ""
     if kind == "multipart/form-data":
         uploads = _split_parts(body, header.get_boundary() or "", limits)

@@ -7,11 +7,16 @@ import socket
 from collections.abc import Callable
 from types import FrameType
 
-import uvicorn
 from fastapi import FastAPI
 
+from snzoo.environment import require_packages
 from snzoo.errors import ServerError, first_line
-from snzoo.serve.protocol import LimitedProtocol
+
+require_packages("uvicorn", "httptools", "uvloop", extra="serve", purpose="snzoo serve")
+
+import uvicorn  # noqa: E402
+
+from snzoo.serve.protocol import LimitedProtocol  # noqa: E402
 
 GRACE = 25  # seconds to finish requests after a signal; supervisors often kill after 30
 
