@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import random
 import re
 import shutil
@@ -11,22 +10,11 @@ from html.parser import HTMLParser
 from math import sqrt
 
 import pytest
+from chromium import OPTIONS, find_browser
 from PIL import Image
 
 from snzoo.cli import main
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-]
 VOID = {"meta", "link", "img", "br", "wbr"}
 RECIPE = {
     "resize": 256,
@@ -328,9 +316,6 @@ class Browser:
 
 @pytest.fixture
 def browser(tmp_path):
-    command = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if command is None:
-        assert "SNZOO_NEEDS_BROWSER" not in os.environ, "no browser"  # CI has one
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    command = find_browser()
     (tmp_path / "browser").mkdir()
     return Browser(command, tmp_path / "browser")

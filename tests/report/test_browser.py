@@ -4,24 +4,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from chromium import FONTS, WIDER, contrast, luminance
 
 ZOO = [("resnet101v2_sn_8x32", 78.81), ("resnet50v1_sn_8x32", 77.49), ("resnet50v1_gn", None)]
 LONG = "an_unreasonably_long_name_" * 8
-WIDER = """
-  const width = document.documentElement.clientWidth;
-  const out = [...document.body.querySelectorAll("*")].filter(
-    (e) => !e.closest(".scroll > *") && e.getBoundingClientRect().right > width + 0.5);
-  return {width, scroll: document.documentElement.scrollWidth, inner: window.innerWidth,
-          wider: out.map((e) => e.outerHTML.slice(0, 80))};
-"""
-FONTS = """
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const sizes = [];
-  while (texts.nextNode())
-    if (texts.currentNode.data.trim())
-      sizes.push(parseFloat(window.getComputedStyle(texts.currentNode.parentElement).fontSize));
-  return sizes;
-"""
 COLORS = """
   const found = new Set();
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -103,19 +89,10 @@ def test_no_text_is_small(browser, page):
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_has_contrast_in_light_and_dark(browser, page, dark):
     colors = browser.measure(page, COLORS, dark=dark)
-    background = luminance(colors["page"])
-    assert (background < 0.1) == dark
+    assert (luminance(colors["page"]) < 0.1) == dark
     assert len(colors["text"]) >= 5  # text, muted, links, agreeing, differing
     for color in colors["text"]:
-        low, high = sorted([luminance(color), background])
-        assert (high + 0.05) / (low + 0.05) >= 4.5, color
-
-
-def luminance(color):
-    """Return the relative luminance (WCAG) of ``rgb(r, g, b)``."""
-    parts = [int(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(",")]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        assert contrast(color, colors["page"]) >= 4.5, color
 
 
 def test_thumbnails_are_visible(browser, page):
@@ -199,13 +176,11 @@ def test_runs_fit_on_small_screens(browser, runs_page):
 @pytest.mark.parametrize("dark", [False, True])
 def test_curves_have_contrast_and_are_at_their_values(browser, runs_page, dark):
     colors = browser.measure(runs_page, COLORS, dark=dark)
-    background = luminance(colors["page"])
     plots = browser.measure(runs_page, CURVES, width=700, dark=dark)
     assert [len(plot["curves"]) for plot in plots] == [14, 14, 7]
     assert len(set(plots[2]["colors"])) == 6
     for color in [*colors["text"], *plots[0]["colors"]]:
-        low, high = sorted([luminance(color), background])
-        assert (high + 0.05) / (low + 0.05) >= 4.5, color
+        assert contrast(color, colors["page"]) >= 4.5, color
     loss = plots[0]  # from 1 to 3 in epochs 1 to 3; both axes end at 3
     (left, *_), (right, top, _) = loss["curves"][0]
     assert right == pytest.approx(loss["right"], abs=2)
