@@ -178,7 +178,7 @@ def _open_parquet(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Row]
     import pyarrow
     from pyarrow import parquet
 
-    schema = _make_schema(columns)
+    schema = make_schema(columns)
     rows: list[Row] = []
     batches = []
 
@@ -201,7 +201,7 @@ def _join_parquet(paths: Iterable[Path], path: Path, columns: Sequence[str]) -> 
     import pyarrow
     from pyarrow import parquet
 
-    with parquet.ParquetWriter(path, _make_schema(columns)) as writer:
+    with parquet.ParquetWriter(path, make_schema(columns)) as writer:
         tables: list[Any] = []
         for part in paths:
             with parquet.ParquetFile(part) as file:
@@ -214,7 +214,7 @@ def _join_parquet(paths: Iterable[Path], path: Path, columns: Sequence[str]) -> 
             writer.write_table(pyarrow.concat_tables(tables))
 
 
-def _make_schema(columns: Sequence[str]) -> Any:
+def make_schema(columns: Sequence[str]) -> Any:
     import pyarrow
 
     def find_type(column: str) -> Any:
