@@ -19,7 +19,7 @@ PASSES = 4
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "serve models over HTTP: a page and an API"
-    more = f"On a CPU, up to {PASSES} forward passes run at once, and each uses its share of the cores."
+    more = f"On a CPU, up to {PASSES} forward passes run at once and share the cores."
     parser = commands.add_parser(
         "serve", parents=parents, help=about, description=f"{about}. {more}"
     )
