@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -169,13 +170,28 @@ def test_every_other_command_runs_in_the_order_of_the_readme(stage):
     photo = "DATA/imagenet/n01440764/photo.jpg"
     places = {"/path/to/val": "DATA/imagenet", "/path/to/imagenet": "DATA", "PHOTO": photo}
     places["resnet*_sn_*"] = "resnet50v1_sn_8x32*"  # two of the seven networks say as much
+    places["@PHOTO"] = f"@{photo}"
+    server = None
     for line in COMMANDS:
         if "pip install" not in line:
             command = [places.get(word, word) for word in shlex.split(line)]
             if {"train", "examples/finetune.py"} & set(command):  # two photos, and one epoch
                 command += ["--epochs", "1", "--batch-size", "2"]
+            if "serve" in command:
+                server = subprocess.Popen(
+                    [*command, "--port", "0"], cwd=stage, stdout=PIPE, text=True
+                )
+                address = server.stdout.readline().split()[-1]
+                continue
+            if server:  # the next command asks it
+                command[-1] = command[-1].replace("http://127.0.0.1:8000", address)
             done = subprocess.run(command, cwd=stage, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}: {done.stderr}"
+            if server:
+                assert len(json.loads(done.stdout)["photos"][0]["predictions"][0]["classes"]) == 5
+                server.terminate()
+                assert server.wait(60) == 0
+                server = None
     assert (stage / "results.html").exists() and (stage / "RUN" / "report.html").exists()
     assert (stage / "FACE_RUN" / "best.safetensors").exists() and (stage / "faces.npz").exists()
 

@@ -18,7 +18,7 @@ FILES = {
     "models.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-FOLDER = Path(__file__).with_name("page")
+FOLDER = Path(__file__).with_name("static")
 PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
 EXAMPLES_PER_CLASS = 2
 
