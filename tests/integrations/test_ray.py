@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import re
 import secrets
 import shutil
@@ -170,6 +171,14 @@ def test_each_model_has_a_row(models, photos, make_classifier):
             check_row(row, prediction := expected[Path(row["path"]).stem])
             if row["error"] is None:
                 assert row["embedding"] == pytest.approx(prediction.embedding.tolist(), abs=1e-5)
+
+
+def test_a_network_in_training_mode_is_evaluated(models, photos, make_classifier):
+    classifier = make_classifier(snzoo.create_model(models[0]).train(), topk=2)
+    gc.collect()
+    expected = expect(models[0], photos, topk=2)
+    for row in classifier(make_table(photos)).to_pylist():
+        check_row(row, expected[Path(row["path"]).stem])
 
 
 def test_photos_are_kept_on_request(models, photos, make_classifier):

@@ -69,7 +69,8 @@ class PhotoClassifier:
             topk, embeddings, workers=workers, upright=upright, on_error="skip"
         )
         self.columns, self.keep_photos = columns, keep_photos
-        self.classifiers = ExitStack().enter_context(open_classifiers(models, device))
+        self._open = ExitStack()  # for the life of the worker
+        self.classifiers = self._open.enter_context(open_classifiers(models, device))
         self.names = distinct_names([classifier.spec for classifier in self.classifiers])
         self.seen = 0  # photos
 
