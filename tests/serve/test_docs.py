@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import snzoo
 from snzoo.cli.main import build_parser
 from snzoo.serve.types import PredictRequest, PredictResponse
 
@@ -29,7 +30,9 @@ def snzoo_commands():
 
 @pytest.mark.parametrize("arguments", [*snzoo_commands()], ids=" ".join)
 def test_commands_are_those_of_the_parser(arguments):
-    assert callable(build_parser().parse_args(arguments).run)
+    args = build_parser().parse_args(arguments)
+    for name in getattr(args, "models", None) or getattr(args, "model", None) or []:
+        assert snzoo.get_info(name)
 
 
 def test_documents_are_those_of_the_api():
