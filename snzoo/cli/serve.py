@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snzoo.cli.common import MODEL, WEIGHTS, add_device_option, path, positive
 from snzoo.cli.output import show, warn
-from snzoo.errors import ArgumentError, FileError, first_line
 
-TOKEN = "SNZOO_SERVE_TOKEN"
-# At once, on a CPU. Threads of one pass wait for each other at every layer, passes never do.
-PASSES = 4
+if TYPE_CHECKING:
+    from snzoo.serve import Limits
 
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "serve models over HTTP: a page and an API"
-    more = f"On a CPU, up to {PASSES} forward passes run at once and share the cores."
+    more = "On a CPU, several forward passes run at once and share the cores."
     parser = commands.add_parser(
         "serve", parents=parents, help=about, description=f"{about}. {more}"
     )
@@ -46,80 +42,50 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     add("--timeout", type=number, default=60.0, metavar="S", help=about)
     about = "fetch photos from public URLs that clients name"
     add("--allow-urls", action="store_true", help=about)
-    about = f"file with the token that clients must send (default: {TOKEN}, else none)"
+    about = "file with the token that clients must send (default: $SNZOO_SERVE_TOKEN, else none)"
     add("--token-file", type=path, metavar="FILE", help=about)
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from snzoo.inference.network import choose_device, local_cores
+    from snzoo.serve.local import count_passes, create_local_app
     from snzoo.serve.run import bind, run
+    from snzoo.serve.token import VARIABLE, read_token
 
     token = read_token(args.token_file)
     listener = bind(args.host, args.port)
-    app = build_app(args, token)
+    device = torch.device(choose_device(args.device))
+    torch.set_num_threads(max(1, local_cores() // count_passes(device)))
+    app = create_local_app(
+        args.model,
+        weights=args.weights,
+        device=device,
+        max_batch=args.max_batch,
+        max_wait=args.max_wait / 1000,
+        workers=args.workers,
+        limits=_limits(args),
+        token=token,
+        allow_urls=args.allow_urls,
+    )
     host, number = listener.getsockname()[:2]
     if not token and not ipaddress.ip_address(host).is_loopback:
-        warn(f"anyone who reaches {host} can use this server; set {TOKEN} or --token-file")
+        warn(f"anyone who reaches {host} can use this server; set {VARIABLE} or --token-file")
     host = f"[{host}]" if ":" in host else host
     run(app, listener, on_start=lambda: show(f"snzoo serves at http://{host}:{number}"))
     return 0
 
 
-def build_app(args: argparse.Namespace, token: str | None) -> Any:
-    """Return the application over warm networks in this process."""
-    import torch
+def _limits(args: argparse.Namespace) -> Limits:
+    from snzoo.serve import Limits
 
-    from snzoo.inference.network import choose_device, default_batch_size, local_cores
-    from snzoo.serve import Decoder, Limits, LocalEngine, Metrics, create_app, load_classifiers
-
-    limits = Limits(
+    return Limits(
         body=args.max_body << 20,
         pixels=int(args.max_pixels * 1e6),
         queue=args.queue,
         timeout=args.timeout,
     )
-    device = torch.device(choose_device(args.device))
-    passes = min(local_cores(), PASSES) if device.type == "cpu" else 1
-    torch.set_num_threads(max(1, local_cores() // passes))
-    metrics = Metrics()
-    decoder = Decoder(workers=args.workers, limits=limits, metrics=metrics)
-    classifiers = load_classifiers(args.model, weights=args.weights, device=str(device))
-    engine = LocalEngine(
-        classifiers,
-        metrics=metrics,
-        max_batch=args.max_batch or default_batch_size(device),
-        max_wait=args.max_wait / 1000,
-        coming=lambda: decoder.pending,
-        threads=passes,
-    )
-    decoder.warm_up({served.preprocessing for served in engine.models.values()})
-    engine.warm_up()
-    return create_app(
-        engine,
-        limits=limits,
-        token=token,
-        allow_urls=args.allow_urls,
-        decoder=decoder,
-        metrics=metrics,
-    )
-
-
-def read_token(file: Path | None) -> str | None:
-    """Return the token in a file, by default the one of the environment, or None.
-
-    Raises:
-        FileError: the file cannot be read.
-        ArgumentError: the token is empty, or not a single line of visible ASCII characters.
-    """
-    if file is None and TOKEN not in os.environ:
-        return None
-    try:
-        text = file.read_text(encoding="utf-8") if file else os.environ[TOKEN]
-    except (OSError, ValueError) as error:
-        raise FileError(f"can't read {file}: {first_line(error)}") from None
-    token = text.strip()
-    if not token.isascii() or not token.isprintable() or not token or " " in token:
-        raise ArgumentError(f"{file or TOKEN} must have a token of ASCII characters without blanks")
-    return token
 
 
 def port(text: str) -> int:

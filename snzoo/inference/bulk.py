@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from snzoo.inference.parts import (
     begin_run,
     check_resumed,
     list_parts,
+    lock_parts,
     partial_folder,
     read_parts,
     remove_parts,
@@ -123,15 +124,18 @@ def write_predictions(
         if processes.count > 1 and STDIN in _list_paths(inputs):
             raise ArgumentError("several processes can't share stdin: write the list to a file")
         job = _Job(classifiers, distinct_names(specs), options, output)
-        found = _open_parts(job, processes, resume=resume, report=report)
-        disable = None if progress and processes.rank == 0 else True
-        with tqdm(unit="img", leave=False, disable=disable) as bar:
-            seen = _write_parts(job, inputs, found, processes, bar)
-        if len(set(processes.gather(seen))) > 1:
-            raise DataError("the processes found different photos; give all of them the same ones")
-        broken = _join_parts(job, seen.parts) if processes.rank == 0 else 0
+        is_first = processes.rank == 0
+        with lock_parts(job.folder) if is_first else nullcontext():
+            found = _open_parts(job, processes, resume=resume, report=report)
+            disable = None if progress and is_first else True
+            with tqdm(unit="img", leave=False, disable=disable) as bar:
+                seen = _write_parts(job, inputs, found, processes, bar)
+            if len(set(processes.gather(seen))) > 1:
+                raise DataError("the processes found different photos; give all the same ones")
+            broken = _join_parts(job, seen.parts) if is_first else 0
         summary = Summary(seen.photos, processes.broadcast(broken))
-        if processes.rank == 0:
+        if is_first:
+            remove_parts(job.folder)
             show(summary)
     return summary
 
@@ -283,7 +287,7 @@ def _check_same(part: Part, digest: str, chunk: Chunk) -> None:
 
 
 def _join_parts(job: _Job, count: int) -> int:
-    """Join the parts, remove them, and return the number of photos that could not be read."""
+    """Join the parts; return the number of photos that could not be read."""
     folder = job.folder
     found = list_parts(folder)
     if missing := sorted(set(range(count)) - set(found)):
@@ -296,5 +300,4 @@ def _join_parts(job: _Job, count: int) -> int:
     paths = (found[number].path for number in range(count))
     with write_atomically(job.output) as temporary:
         join_rows(paths, temporary, job.columns, suffix=job.suffix)
-    remove_parts(folder)
     return sum(part.broken for part in found.values())

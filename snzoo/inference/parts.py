@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from snzoo.errors import FileError, first_line, printable
 from snzoo.files import read_bounded, write_atomically, write_json
 
 RUN = "run.json"
+LOCK = ".lock"
 LARGEST_RUN = 1 << 20  # bytes
 NAME = re.compile(r"(\d{8,})-([0-9a-f]{16})-(\d+)\.[a-z]+", re.ASCII)
 
@@ -105,16 +108,33 @@ def list_parts(folder: Path) -> dict[int, Part]:
     return {int(found[1]): Part(path, found[2], int(found[3])) for path, found in matches if found}
 
 
+@contextmanager
+def lock_parts(folder: Path) -> Iterator[None]:
+    """Make the folder for the parts of a run, and keep other runs out of it.
+
+    Raises:
+        FileError: another run writes to the folder, or it cannot be written.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise FileError(f"another run writes to {folder}; wait until it ends") from None
+    except OSError as error:
+        raise FileError(f"can't write {folder}: {first_line(error)}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def begin_run(folder: Path, run: dict[str, Any]) -> None:
-    """Make the folder for the parts of a run.
+    """Write the description of a run.
 
     Raises:
         FileError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise FileError(f"can't write {folder}: {first_line(error)}") from None
     write_json(folder / RUN, run)
 
 
@@ -148,6 +168,7 @@ def remove_parts(folder: Path) -> None:
     """Remove the files of a run, and the folder unless it holds other files."""
     with suppress(OSError):
         for path in list(folder.iterdir()):
-            if path.name == RUN or path.name.startswith(".") or NAME.fullmatch(path.name):
+            if path.name.startswith(".") or NAME.fullmatch(path.name):
                 path.unlink()
+        (folder / RUN).unlink()  # last: parts without it would be those of any run
         folder.rmdir()

@@ -91,10 +91,6 @@ class LocalEngine:
         self._send(loop)
         return await item.answer
 
-    def close(self) -> None:
-        """Drop the work that has not begun."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start batches while a thread is free and photos wait that need not wait for others."""
         while self._free and (name := self._next_model()):

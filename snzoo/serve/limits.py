@@ -20,7 +20,7 @@ class Limits:
     Attributes:
         body: bytes of a body.
         pixels: pixels of a photo, as its header says, and after resizing.
-        photos: photos in a request.
+        photos: photos in a request. It is at most ``queue``, or such a request would wait forever.
         queue: photos that are accepted and not answered yet, in all requests.
         timeout: seconds in which a body must arrive, and then seconds until its answer.
     """
@@ -30,6 +30,9 @@ class Limits:
     photos: int = 64
     queue: int = 256
     timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "photos", min(self.photos, self.queue))
 
 
 class Admission:

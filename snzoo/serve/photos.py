@@ -73,10 +73,6 @@ class Decoder:
         for preprocessing in preprocessings:
             self._threads.submit(self._load, file.getvalue(), preprocessing, "a photo").result()
 
-    def close(self) -> None:
-        """Drop the photos that no thread has begun."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
 
 def check_size(content: bytes, preprocessing: Preprocessing, *, most: int, name: str) -> None:
     """Check the size of a photo by its header.

@@ -23,6 +23,7 @@ from snzoo.serve.limits import Limits
 THREADS = 16  # a slow host occupies one of them
 REDIRECTS = 5
 NAT64 = IPv6Network("64:ff9b::/96")
+UNICAST = IPv6Network("2000::/3")  # the part of IPv6 that is assigned to the public Internet
 
 
 class Fetcher:
@@ -77,7 +78,8 @@ def check_public(address: str) -> None:
     parsed = ip_address(address)
     if isinstance(parsed, IPv6Address):
         parsed = _find_ipv4(parsed) or parsed
-    if not parsed.is_global or parsed.is_multicast:
+    is_assigned = isinstance(parsed, IPv4Address) or parsed in UNICAST
+    if not (is_assigned and parsed.is_global) or parsed.is_multicast:
         raise DownloadError("its address is not public")
 
 
@@ -119,18 +121,18 @@ class _Public:
 
     def _new_conn(self: Any) -> socket.socket:
         fetching: _Fetching = _current.fetching
-        if time.monotonic() > fetching.end:
-            raise DownloadError("time is up")
         # Connecting to a private address would tell clients whether it answers.
         for *_, found in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             check_public(str(found[0]))
         connected: socket.socket = super()._new_conn()  # type: ignore[misc]
         try:  # the name may have another address by now
             check_public(connected.getpeername()[0])
+            fetching.sockets.append(connected.dup())
+            if time.monotonic() > fetching.end:  # abort() did not see this connection
+                raise DownloadError("time is up")
         except Exception:
             connected.close()
             raise
-        fetching.sockets.append(connected.dup())
         return connected
 
 

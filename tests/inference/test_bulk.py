@@ -1,6 +1,7 @@
 """Files of predictions: the same rows as one prediction after the other, whatever interrupts it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +139,40 @@ def test_an_interruption_while_parts_are_joined_loses_nothing(
     reads["read"] = []
     write_predictions(models, photos, output, device="cpu", resume=True)
     assert len(read_predictions(output)) == 24 and reads["read"] == []
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_an_interruption_while_parts_are_removed_leaves_none_of_an_unknown_run(
+    tmp_path, models, photos, small_chunks, monkeypatch, count
+):
+    unlink, left = Path.unlink, [count]
+
+    def interrupt(self, *args, **options):
+        if self.parent.name == "x.csv.partial":
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        unlink(self, *args, **options)
+
+    options = {"batch_size": 2, "device": "cpu"}
+    monkeypatch.setattr(Path, "unlink", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(models, photos, tmp_path / "x.csv", **options)
+    monkeypatch.undo()
+    with pytest.raises(FileError, match="topk was 5, is 3"):
+        write_predictions(models, photos, tmp_path / "x.csv", resume=True, topk=3, **options)
+
+
+def test_two_runs_do_not_write_the_same_file_at_once(tmp_path, models, photos):
+    output = tmp_path / "x.csv"
+
+    def list_photos():
+        with pytest.raises(FileError, match="another run writes to"):
+            write_predictions(models, photos, output, device="cpu", resume=True)
+        yield photos
+
+    assert write_predictions(models, list_photos(), output, device="cpu").photos == 12
+    assert len(read_predictions(output)) == 24 and list(tmp_path.glob("x*")) == [output]
 
 
 @pytest.fixture

@@ -206,6 +206,13 @@ def test_batches_of_another_format_are_refused(models, photos, make_classifier):
         make_classifier(models[0])(make_table(photos).to_pandas())
 
 
+@pytest.mark.parametrize("token", ["", "two words"])
+def test_a_token_that_cannot_be_used_opens_no_server(monkeypatch, token):
+    monkeypatch.setenv("SNZOO_SERVE_TOKEN", token)
+    with pytest.raises(ArgumentError, match="SNZOO_SERVE_TOKEN must have a token"):
+        app({})
+
+
 @pytest.fixture(scope="module")
 def url(cluster, models):
     """The address of two networks; with CPUs, the replica would keep them from Ray Data."""

@@ -169,6 +169,14 @@ def test_a_request_counts_with_all_its_photos(models, photo):
     assert asyncio.run(go()) == (200, 503)
 
 
+def test_a_request_with_more_photos_than_the_queue_is_too_large_and_not_late(models):
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\na\r\n'
+    client = Client(part * 4 + b"--x--")
+    client.headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    status, _ = asyncio.run(client.post(create_app(SlowEngine(models), limits=Limits(queue=3))))
+    assert status == 413
+
+
 def test_work_that_takes_too_long_is_given_up(models, photo):
     async def go():
         engine = SlowEngine(models)

@@ -106,7 +106,7 @@ def test_wrong_options_are_refused(arguments, capsys):
 
 def test_an_address_for_everyone_without_a_token_is_warned_of(monkeypatch, capsys):
     monkeypatch.delenv("SNZOO_SERVE_TOKEN", raising=False)
-    monkeypatch.setattr("snzoo.cli.serve.build_app", lambda *_: None)
+    monkeypatch.setattr("snzoo.serve.local.create_local_app", lambda *_, **__: None)
     monkeypatch.setattr("snzoo.serve.run.run", lambda app, listener, on_start: on_start())
     for host, warned in (("0.0.0.0", True), ("127.0.0.1", False)):
         assert main(["serve", "--host", host, "--port", "0"]) == 0

@@ -84,7 +84,7 @@ def test_public_addresses_pass(address):
         "169.254.169.254", "100.64.0.1", "100.100.100.200", "192.0.2.1", "198.18.0.1",
         "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1",
         "ff0e::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
-        "2002:7f00:1::1",
+        "2002:7f00:1::1", "::127.0.0.1", "::ffff:0:127.0.0.1", "fec0::1", "64:ff9b:1::a00:1",
     ],
 )  # fmt: skip
 def test_other_addresses_do_not(address):
@@ -164,3 +164,18 @@ def test_json_may_name_urls(host, public, make_app, ask, contents):
     assert response.status_code == 200 and good["predictions"] and good["name"] == host.url("a.jpg")
     assert bad["name"] == "b" and "not public" in bad["error"]
     assert ipaddress.ip_address("127.0.0.1").is_loopback and len(host.paths) == 1
+
+
+def test_a_connection_that_takes_longer_than_the_limit_is_closed(host, public, monkeypatch):
+    """The time ends between the check of the address and the connection."""
+    resolve = socket.getaddrinfo
+
+    def resolve_slowly(*args, **options):
+        time.sleep(0.2)
+        return resolve(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_slowly)
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=r"no answer within 0\.3 s"):
+        fetch_public(host.url("drip"), limit=1000, timeout=0.3)
+    assert time.monotonic() - start < 3

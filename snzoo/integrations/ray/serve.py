@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from snzoo.inference.classifier import Classifier, Prediction
 from snzoo.integrations.ray.cpus import count_cpus
 from snzoo.serve import Decoder, LocalEngine, Metrics, create_app, load_classifiers
 from snzoo.serve.batching import MAX_WAIT, Item
+from snzoo.serve.token import read_token
 
 Answer = Prediction | SnzooError
 
@@ -50,8 +50,11 @@ def build_app(
         num_replicas: the number of replicas (default: 1, or as ``autoscaling_config`` says).
         deployment: other options of :func:`ray.serve.deployment`, such as ``autoscaling_config``,
             ``ray_actor_options`` and ``max_queued_requests``.
+
+    Raises:
+        ArgumentError: the token of the environment is empty, or has blanks.
     """
-    token = token or os.environ.get("SNZOO_SERVE_TOKEN")
+    token = token or read_token()
 
     def make_app() -> FastAPI:  # each replica calls it
         metrics = Metrics()

@@ -83,8 +83,7 @@ def site(serve, demo, other):
     """The address of a server of the demo network and of ``other``."""
     engine = LocalEngine({DEMO: demo, "other": other}, metrics=Metrics(), max_batch=2)
     engine.warm_up()
-    yield serve(engine)
-    engine.close()
+    return serve(engine)
 
 
 @pytest.fixture(scope="session")
