@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -47,9 +48,10 @@ class Host:
         handler.send_response(200)
         handler.end_headers()
         if path == "drip":
-            for _ in range(100):
-                handler.wfile.write(b"x")
-                time.sleep(0.1)
+            with suppress(BrokenPipeError):
+                for _ in range(100):
+                    handler.wfile.write(b"x")
+                    time.sleep(0.1)
         handler.wfile.write(b"x" * (2 << 20) if path == "large" else b"photo")
 
 
