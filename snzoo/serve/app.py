@@ -13,7 +13,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from snzoo.errors import SnzooError
 from snzoo.serve.bodies import Options, describe_invalid, parse_body, read_body
 from snzoo.serve.engine import Engine
 from snzoo.serve.limits import Admission, Limits, QueueFullError
@@ -157,5 +156,4 @@ def _answer_nobody(request: Request, error: Exception) -> Response:
 
 
 def _answer_failure(request: Request, error: Exception) -> Response:
-    detail = str(error) if isinstance(error, SnzooError) else "the server failed; its log says why"
-    return JSONResponse({"detail": detail}, 500)
+    return JSONResponse({"detail": "the server failed; its log says why"}, 500)
