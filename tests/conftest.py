@@ -1,5 +1,11 @@
 """Photos and networks for tests of inference and evaluation."""
 
+import os
+
+# One thread in each process, also in those that tests start: pytest already uses two cores, and
+# threads that wait for each other take several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

@@ -166,7 +166,8 @@ def stage(tmp_path, httpserver, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_other_command_runs_in_the_order_of_the_readme(stage):
+def test_every_other_command_runs_in_the_order_of_the_readme(stage, monkeypatch):
+    monkeypatch.chdir(stage)
     photo = "DATA/imagenet/n01440764/photo.jpg"
     places = {"/path/to/val": "DATA/imagenet", "/path/to/imagenet": "DATA", "PHOTO": photo}
     places["resnet*_sn_*"] = "resnet50v1_sn_8x32*"  # two of the seven networks say as much
@@ -185,6 +186,9 @@ def test_every_other_command_runs_in_the_order_of_the_readme(stage):
                 continue
             if server:  # the next command asks it
                 command[-1] = command[-1].replace("http://127.0.0.1:8000", address)
+            if command[0] == "snzoo":  # without a process that imports PyTorch again
+                assert main(command[1:]) == 0, line
+                continue
             done = subprocess.run(command, cwd=stage, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}: {done.stderr}"
             if server:
@@ -207,20 +211,15 @@ def test_a_hub_user_of_the_bgr_network_gets_the_right_classes_from_the_snippet(t
     photo = re.search(r'photo = "(.*)"', code)[1]
     code = code.replace("pretrained=True", f"weights={str(weights)!r}")
     code = code.replace("resnet18v1_sn_clothing", "resnet50v1_bn_msra")
-    body = code.replace(photo, "{photo}")
+    script = "\n".join(code.replace(photo, str(path)) for path in photos[:3])
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     model = snzoo.create_model("resnet50v1_bn_msra", weights=weights).eval()
-    for path in photos[:3]:
-        done = subprocess.run(
-            [sys.executable, "-c", body.replace("{photo}", str(path))],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    for path, line in zip(photos[:3], done.stdout.splitlines(), strict=True):
         with Image.open(path) as image:
             steps = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
             pixels = np.asarray(steps(image.convert("RGB"))).astype(np.float32)
         bgr = torch.tensor(pixels[:, :, ::-1] - np.float32([103.939, 116.779, 123.68]))
         best = model(bgr.permute(2, 0, 1)[None]).argmax(1).item()
-        index, name = done.stdout.strip().split(" ", 1)
+        index, name = line.split(" ", 1)
         assert (int(index), name) == (best, class_names()[best])

@@ -53,8 +53,10 @@ def losses(model, step, steps=12):
     return found
 
 
-@pytest.mark.parametrize("make", [tasks.faster_rcnn, tasks.mask_rcnn])
-@pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet18v2_bn"])
+@pytest.mark.parametrize(
+    "make, name",
+    [(tasks.faster_rcnn, "resnet18v2_bn"), (tasks.mask_rcnn, "resnet18v1_sn")],
+)
 @pytest.mark.slow
 def test_a_detector_learns(make, name):
     model = make(backbone(name), **DETECTOR)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hmac
 import time
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query
@@ -15,13 +13,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from snzoo.errors import SnzooError
 from snzoo.serve.bodies import Options, describe_invalid, parse_body, read_body
 from snzoo.serve.engine import Engine
 from snzoo.serve.limits import Admission, Limits, QueueFullError
 from snzoo.serve.metrics import Metrics
 from snzoo.serve.middleware import Observer
 from snzoo.serve.openapi import PREDICT, add_schemas
+from snzoo.serve.page import make_router as make_page
 from snzoo.serve.photos import Decoder
 from snzoo.serve.service import RETRY, Service, finish_for
 from snzoo.serve.types import ModelList, PredictResponse
@@ -62,8 +60,7 @@ def create_app(
     app.include_router(_make_api(service, admission, limits), dependencies=guards)
     app.include_router(_make_probes(engine))
     app.include_router(_make_figures(metrics), dependencies=guards)
-    if find_spec("snzoo.serve.page"):
-        app.include_router(import_module("snzoo.serve.page").make_router())
+    app.include_router(make_page())
     app.add_middleware(Observer, metrics=metrics)
     app.add_exception_handler(QueueFullError, _answer_full)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -159,5 +156,4 @@ def _answer_nobody(request: Request, error: Exception) -> Response:
 
 
 def _answer_failure(request: Request, error: Exception) -> Response:
-    detail = str(error) if isinstance(error, SnzooError) else "the server failed; its log says why"
-    return JSONResponse({"detail": detail}, 500)
+    return JSONResponse({"detail": "the server failed; its log says why"}, 500)

@@ -48,7 +48,12 @@ def add_schemas(app: FastAPI) -> None:
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
             body = PredictRequest.model_json_schema(ref_template=SCHEMAS + "{model}")
-            document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                routes=app.routes,
+                separate_input_output_schemas=False,
+            )
             document["components"]["schemas"] |= body.pop("$defs") | {"PredictRequest": body}
             app.openapi_schema = document
         return app.openapi_schema

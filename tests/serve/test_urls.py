@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -47,9 +48,11 @@ class Host:
         handler.send_response(200)
         handler.end_headers()
         if path == "drip":
-            for _ in range(100):
-                handler.wfile.write(b"x")
-                time.sleep(0.1)
+            with suppress(OSError):  # the client goes
+                for _ in range(100):
+                    handler.wfile.write(b"x")
+                    time.sleep(0.1)
+            return
         handler.wfile.write(b"x" * (2 << 20) if path == "large" else b"photo")
 
 

@@ -39,7 +39,7 @@ def load(output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--images-per-gpu", "4"], ["--ema-decay", "0.9"]])
+@pytest.mark.parametrize("more", [["--images-per-gpu", "4"], ["--ema-decay", "0.9"]])
 def test_two_processes_with_synchronized_sn_are_one(colors, tmp_path, more):
     options = ["--model", "resnet18v1_sn", "--precision", "fp64", *more]
     run(colors, tmp_path / "two", *options, "--sync-norm")

@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow  # each run is a process that imports torch
+from snzoo.cli import main
+
+pytestmark = pytest.mark.slow  # most runs are processes that import torch
 OPTIONS = shlex.split(
     "--model resnet18v1_sn --width 8 --device cpu --epochs 3 --batch-size 4 --crop "
     "32 --resize 36 --lr 0.05 --drop-rate 0.5 --ema-decay 0.9 --workers 2 --save-minutes 0"
@@ -29,6 +31,11 @@ def command(data, output, *more):
 
 def run(*arguments, **options):
     return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
+
+
+def run_here(capsys, *arguments):
+    """Return the status and the errors of a run that ends before its first step."""
+    return main(command(*arguments)[3:]), capsys.readouterr().err
 
 
 def position(output):
@@ -149,10 +156,11 @@ def test_a_lost_network_is_written_again(colors, whole, tmp_path):
         (["--resume", "--weights", "{whole}"], "starts from weights changed from False to True"),
     ],
 )
-def test_another_run_is_not_continued(colors, whole, more, message):
+@pytest.mark.filterwarnings("error")  # a process would show them
+def test_another_run_is_not_continued(colors, whole, capsys, more, message):
     before = (whole / "last.pt").read_bytes()
-    done = run(colors, whole, *(word.format(whole=whole) for word in more))
-    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+    status, errors = run_here(capsys, colors, whole, *(w.format(whole=whole) for w in more))
+    assert status == 1 and message in errors and errors.count("\n") == 1
     assert (whole / "last.pt").read_bytes() == before
 
 
@@ -178,7 +186,8 @@ class Code:
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", "tensor", "code", "position", "shapes"])
-def test_a_damaged_state_is_one_line(colors, whole, tmp_path, content):
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_state_is_one_line(colors, whole, tmp_path, capsys, content):
     shutil.copytree(whole, tmp_path / "run")
     last = tmp_path / "run" / "last.pt"
     if content == "tensor":
@@ -193,9 +202,9 @@ def test_a_damaged_state_is_one_line(colors, whole, tmp_path, content):
         torch.save(state | {"position": {"step": 1, "jump": 2}}, last)
     else:
         last.write_bytes(content)
-    done = run(colors, tmp_path / "run", "--resume")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "can't resume from" in done.stderr and "weights_only" not in done.stderr
+    status, errors = run_here(capsys, colors, tmp_path / "run", "--resume")
+    assert status == 1 and errors.count("\n") == 1
+    assert "can't resume from" in errors and "weights_only" not in errors
 
 
 def test_a_full_disk_loses_the_new_state_only(colors, tmp_path):

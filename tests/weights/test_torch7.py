@@ -178,17 +178,17 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(tmp_path, tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", ["small", "network"])
-def test_whatever_is_changed_the_file_is_read_or_refused(tmp_path, tree, content):
-    """10,000 files: bytes near the beginning of a value are changed, removed or repeated."""
+@pytest.mark.parametrize("content, files", [("small", 5000), ("network", 2000)])
+def test_whatever_is_changed_the_file_is_read_or_refused(tmp_path, tree, content, files):
+    """7,000 files: bytes near the beginning of a value are changed, removed or repeated."""
     writer = Writer().write(SMALL if content == "small" else tree)
     generator = random.Random(7)
     refused = 0
-    for _ in range(5000):
+    for _ in range(files):
         changed = bytearray(writer.out)
         for _ in range(generator.choice((1, 1, 1, 3))):
             at = min(generator.choice(writer.starts) + generator.randrange(48), len(changed) - 1)
             put = generator.choice((b"\0", b"\xff", b"\x7f", generator.randbytes(4), b""))
             changed[at : at + generator.choice((0, 1, 4, 8))] = put * generator.choice((1, 1, 4))
         refused += refuses_or_reads(tmp_path / "x", changed)
-    assert refused > 2500
+    assert refused > files / 2
