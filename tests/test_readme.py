@@ -100,6 +100,19 @@ def test_the_operators_speeds_are_those_that_were_measured():
     assert f"what is kept for the backward pass is {share:.0%}" in " ".join(README.split())
 
 
+def test_the_speeds_of_servers_are_those_that_were_measured():
+    rows = results("serving-2core-cpu.json")["comparison"]
+    titles = {"resnet18v1_sn_clothing": "demo network, 128×128"}
+    for model in dict.fromkeys(row["model"] for row in rows):
+        cells = [titles.get(model, "ResNet-50 with SN, 224×224")]
+        for name in ("snzoo serve", "plain FastAPI", "LitServe"):
+            same = [r for r in rows if r["model"] == model and r["contender"].startswith(name)]
+            best = max(same, key=lambda row: row["requests_per_s"]["median"])
+            rate, slowest = (best[key]["median"] for key in ("requests_per_s", "p99_ms"))
+            cells.append(f"{rate:.1f} ({slowest:,.0f})")
+        assert f"| {' | '.join(cells)} |" in README
+
+
 def test_the_cold_starts_are_those_that_were_measured():
     seconds = results("cold-start-2core-cpu.json")["comparison"]["seconds"]
     ours, theirs = seconds["snzoo"]["median"], seconds["torchvision"]["median"]
