@@ -1,5 +1,6 @@
 """``snzoo serve`` as a process: its address, its token, its end."""
 
+import json
 import os
 import re
 import signal
@@ -7,13 +8,18 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
 
 import snzoo
 from snzoo.cli import main
+from snzoo.cli.main import build_parser
 
+DOCKERFILE = (
+    (Path(__file__).parents[2] / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+)
 TOKEN = "a-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -54,6 +60,24 @@ def test_it_serves_the_demo_network_behind_its_token(process, contents, demo):
     [expected] = snzoo.predict(demo.network.model, contents["turned.jpg"])
     assert found["model"] == "resnet18v1_sn_clothing"
     assert tuple(c["name"] for c in found["classes"]) == expected.names
+
+
+def test_the_container_starts_this_server_and_asks_whether_it_lives(process):
+    _, url = process
+    entry, check = (
+        json.loads(words)
+        for words in re.findall(
+            r"^(?:ENTRYPOINT|HEALTHCHECK.*CMD) (\[.*?\])$", DOCKERFILE, re.DOTALL | re.MULTILINE
+        )[::-1]
+    )
+    args = build_parser().parse_args([*entry[1:], "--model", "resnet18v1_sn_clothing"])
+    assert (entry[0], args.host, args.port) == ("snzoo", "0.0.0.0", 8000)
+    assert f"EXPOSE {args.port}" in DOCKERFILE
+    code = check[-1].replace("http://127.0.0.1:8000", url)
+    subprocess.run([sys.executable, *check[1:-1], code], check=True)
+    with pytest.raises(subprocess.CalledProcessError):
+        absent = code.replace("/healthz", "/absent")
+        subprocess.run([sys.executable, "-c", absent], check=True, stderr=subprocess.DEVNULL)
 
 
 def test_a_signal_ends_it_after_the_answers_to_what_it_accepted(process, contents):
