@@ -102,6 +102,8 @@ COMMANDS = [  # the status, and a command line
     (0, ["convert", f"model {EVIL}", "--norm", "sn", "--output", "x.safetensors"]),
     (1, ["report", f"foreign {EVIL}.json"]),
     (1, ["report", f"none {EVIL}"]),
+    (1, ["serve", "--model", EVIL, "--port", "0"]),
+    (1, ["serve", "--token-file", f"none {EVIL}"]),
     (1, ["fetch", EVIL]),
     (1, ["import", f"gates {EVIL}.safetensors"]),
     (1, ["import", f"gates {EVIL}.safetensors", "--model", "resnet50v1_sn_8x1"]),
