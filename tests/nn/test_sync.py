@@ -4,6 +4,7 @@ The processes are this file, run as a script: they run all of :data:`WORK` and s
 """
 
 import copy
+import multiprocessing
 import subprocess
 import sys
 from datetime import timedelta
@@ -176,20 +177,9 @@ def work(rank, folder):
 def found(tmp_path_factory):
     """Return a function that gives the results of a piece of work in the two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in (0, 1)]
-    logs = [(folder / f"{rank}.log").open("w+") for rank in (0, 1)]
-    processes = [
-        subprocess.Popen(command, stdout=log, stderr=log)
-        for command, log in zip(commands, logs, strict=True)
-    ]
-    try:
-        codes = [process.wait(120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    written = [(folder / f"{rank}.log").read_text() for rank in (0, 1)]
-    assert codes == [0, 0], "\n".join(text[-3000:] for text in written)
+    command = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-6000:]
     both = zip(*(torch.load(folder / f"{rank}.pt") for rank in (0, 1)), strict=True)
     results = {(function, *case): pair for (function, case), pair in zip(WORK, both, strict=True)}
     return lambda *piece: results[piece]
@@ -369,4 +359,11 @@ def test_arguments_are_those_of_the_layer():
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))
+    # Forked, as the import of PyTorch takes longer than the work.
+    fork = multiprocessing.get_context("fork").Process
+    processes = [fork(target=work, args=(rank, Path(sys.argv[1]))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))

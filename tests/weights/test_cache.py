@@ -76,7 +76,7 @@ def test_a_read_only_cache_is_refused(zoo, mirror, state, content):
     zoo.refuses(zoo.run("fetch", "made"), "can't write", str(zoo.home), "set SNZOO_HOME")
     assert mirror.seen == []
 
-    zoo.home.chmod(0o755)
+    zoo.unlock(zoo.home)
     zoo.holds(state, zoo.run("fetch", "made"))
 
 

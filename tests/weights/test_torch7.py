@@ -131,10 +131,10 @@ HOSTILE = {
     "an index twice": (struct.pack("<iiiidii", 3, 1, 1, 1, 7.0, 4, 1), "a reference before byte"),
     "more bytes": (Writer().write({}).out + b"abc", "3 bytes follow its content"),
     "deep nesting": (
-        nested(100_000),
+        nested(20_000),
         "is not the ResNet-50 of fb.resnet.torch: it holds another value",
     ),
-    "many values": (nested(200_000), "it holds more than 262,144 values"),
+    "many values": (nested(140_000), "it holds more than 262,144 values"),
 }
 
 
