@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -147,14 +147,16 @@ def started(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes],
             yield process, f"http://127.0.0.1:{port}/v1/predict"
         except SnzooError as error:
             log.seek(0)
-            lines = log.read().decode(errors="replace").splitlines()
-            raise SnzooError(f"{error}; {lines[-1] if lines else 'it printed nothing'}") from None
+            printed = log.read().decode(errors="replace").split("\n")
+            last = next((line for line in reversed(printed) if line), "it printed nothing")
+            raise SnzooError(f"{error}; {last}") from None
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended before it answered
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
