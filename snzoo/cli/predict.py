@@ -27,8 +27,9 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
     about = (
-        "file, folder, http(s) URL, tar, zip, parquet or .rec file, NAME-{0000..0063}.tar, list "
-        "NAME.txt of paths and URLs, or - for a list on stdin"
+        "file, folder (with its subfolders, and with links), http(s) URL, tar, zip, parquet or "
+        ".rec file, NAME-{0000..0063}.tar, list NAME.txt of paths and URLs, or - for a list on "
+        "stdin"
     )
     add("images", nargs="+", metavar="IMAGE", help=about)
     about = f"{MODEL}; may be repeated: several share one pass (default: the demo network)"

@@ -93,8 +93,8 @@ def iter_chunks(inputs: Photo | Iterable[Photo], size: int) -> Iterator[Chunk]:
     Args:
         inputs: one or several of:
 
-            - the path of a photo; a folder (the photos in it and below it; links to folders are
-              not followed); an http(s) URL;
+            - the path of a photo; a folder (the photos in it and below it, see
+              :func:`~snzoo.data.photos.walk_folders`); an http(s) URL;
             - an uncompressed tar or a zip file (the photos in it), such as a webdataset shard;
             - a parquet file, see :class:`~snzoo.data.parquet.ParquetPhotos`;
             - a RecordIO file ``NAME.rec`` with ``NAME.idx`` beside it;

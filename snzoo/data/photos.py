@@ -10,9 +10,11 @@ from posixpath import basename, splitext
 from snzoo.data.sources import Photos, unreadable
 from snzoo.errors import DataError, printable
 
-# Common formats of photos that Pillow opens. Other files are left out.
+# Those of the formats of photos that Pillow opens. Other files are left out.
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+    | {".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".ico"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 # Operating systems and storage devices create these:
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
@@ -49,7 +51,7 @@ def find_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
 
     Args:
         path: the path of a folder or a file.
-        recursive: search all subfolders too (default: False). Links to folders are not followed.
+        recursive: search all subfolders too (default: False), see :func:`walk_folders`.
 
     Raises:
         DataError: the folder holds no photo, or a folder cannot be read.
@@ -75,19 +77,23 @@ def walk_folders(path: Path) -> Iterator[tuple[Path, list[str] | OSError]]:
     """Yield a folder and all folders below it, each with the sorted names in it.
 
     An error takes the place of the names if a folder cannot be read. Names are those of
-    :func:`list_names`. Links to folders are not followed.
+    :func:`list_names`. Links to folders are followed, except to a folder above the link.
     """
-    folders = [path]
+    folders: list[tuple[Path, frozenset[tuple[int, int]]]] = [(path, frozenset())]
     while folders:
-        folder = folders.pop()
+        folder, above = folders.pop()
         try:
+            status = folder.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                continue
             names = sorted(list_names(folder))
         except OSError as error:
             yield folder, error
             continue
         yield folder, names
         below = (folder / name for name in reversed(names) if name.endswith("/"))
-        folders += [each for each in below if not each.is_symlink()]
+        folders += [(each, above | {identity}) for each in below]
 
 
 def check_photos(photos: Photos, *, workers: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from snzoo.data import find_images, is_image
-from snzoo.data.photos import check_photos
+from snzoo.data.photos import SUFFIXES, check_photos
 from snzoo.data.sources import PhotoList
 from snzoo.errors import DataError
 
@@ -15,6 +15,9 @@ from snzoo.errors import DataError
         ("a.jpg", True),
         ("n01440764/A.JPEG", True),
         (".cache/a.png", True),
+        ("a.AVIF", True),
+        ("a.jp2", True),
+        ("a.jpe", True),
         ("a.txt", False),
         ("jpg", False),
         ("._a.jpg", False),
@@ -37,6 +40,29 @@ def test_images_are_a_file_or_those_in_a_folder(touch):
         find_images(path / "none")
     with pytest.raises(DataError, match="no image in or below"):
         find_images(path / "none", recursive=True)
+
+
+def test_photos_have_the_suffixes_of_formats_that_pillow_opens():
+    Image.init()
+    opened = {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
+    # The opener of JPEG opens MPO, too. Old releases of Pillow lack AVIF.
+    assert SUFFIXES - opened <= {".mpo", ".avif"}
+
+
+def test_linked_folders_and_photos_are_found_and_loops_are_left(touch, tmp_path_factory):
+    path = touch("a/x/1.jpg", "b/2.jpg")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "3.jpg").touch()
+    (path / "a" / "far").symlink_to(elsewhere)
+    (path / "a" / "near").symlink_to(path / "b")
+    (path / "b" / "3.jpg").symlink_to(elsewhere / "3.jpg")
+    (path / "b" / "back").symlink_to(path / "a")
+    (path / "a" / "x" / "loop").symlink_to("..")
+    (elsewhere / "self").symlink_to(elsewhere)
+    names = [str(image.relative_to(path)) for image in find_images(path, recursive=True)]
+    in_a = ["far/3.jpg", "near/2.jpg", "near/3.jpg", "x/1.jpg"]
+    in_b = ["2.jpg", "3.jpg", "back/far/3.jpg", "back/x/1.jpg"]
+    assert names == [*(f"a/{name}" for name in in_a), *(f"b/{name}" for name in in_b)]
 
 
 def test_damaged_photos_are_found_and_named_with_their_number(tmp_path):
