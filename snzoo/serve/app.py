@@ -15,13 +15,13 @@ from starlette.responses import Response
 
 from snzoo.serve.bodies import Options, describe_invalid, parse_body, read_body
 from snzoo.serve.engine import Engine
-from snzoo.serve.limits import Admission, Limits, QueueFullError
+from snzoo.serve.limits import RETRY, STOPPING, Admission, Limits, QueueFullError
 from snzoo.serve.metrics import Metrics
 from snzoo.serve.middleware import Observer
 from snzoo.serve.openapi import PREDICT, add_schemas
 from snzoo.serve.page import make_router as make_page
 from snzoo.serve.photos import Decoder
-from snzoo.serve.service import RETRY, Service, finish_for
+from snzoo.serve.service import Service, finish_for
 from snzoo.serve.types import ModelList, PredictResponse
 from snzoo.serve.urls import Fetcher
 
@@ -37,7 +37,8 @@ def create_app(
 ) -> FastAPI:
     """Return the HTTP application over an engine.
 
-    While ``app.state.stopping`` is True, it takes no new work and ``/readyz`` answers 503.
+    While ``app.state.stopping`` is True, it takes no new work and ``/readyz`` answers 503. The
+    timeouts of bodies that arrive are in ``app.state.arriving``.
 
     Args:
         engine: the networks.
@@ -54,7 +55,7 @@ def create_app(
     admission = Admission(limits.queue)
     metrics.watch_queue(lambda: admission.count)
     app = FastAPI(title="snzoo", docs_url=None, redoc_url=None)
-    app.state.stopping = False
+    app.state.stopping, app.state.arriving = False, set()
     guards = [Depends(make_guard(token))] if token else []
     service = Service(engine, decoder, metrics, fetch)
     app.include_router(_make_api(service, admission, limits), dependencies=guards)
@@ -96,7 +97,7 @@ def _make_api(service: Service, admission: Admission, limits: Limits) -> APIRout
     ) -> Response:
         """Classify photos. The status is 200 if at least one photo was classified."""
         if request.app.state.stopping:
-            raise HTTPException(503, "the server is stopping", RETRY)
+            raise HTTPException(503, STOPPING, RETRY)
         with admission.admit(1):
             body = await read_body(request, limits)
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from snzoo.errors import printable
-from snzoo.serve.limits import Limits
+from snzoo.serve.limits import RETRY, STOPPING, Limits
 from snzoo.serve.types import ImageInput, PredictRequest
 
 LONGEST_NAME = 255  # characters of a photo's name in an answer
@@ -47,7 +47,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     """Return the body of a request.
 
     Raises:
-        HTTPException: 413 for a body over the limit, 408 for one that does not arrive in time.
+        HTTPException: 413 for a body over the limit, 408 for one that does not arrive in time, 503
+            for one that the server does not wait for because it stops.
         ClientDisconnect: the client has gone.
     """
     too_large = HTTPException(413, f"the body has more than {limits.body / (1 << 20):g} MiB")
@@ -55,16 +56,22 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if declared.isdecimal() and int(declared) > limits.body:
         raise too_large
     chunks, size = [], 0
+    state, clock = request.app.state, asyncio.timeout(limits.timeout)
     try:
-        async with asyncio.timeout(limits.timeout):
+        async with clock:
+            state.arriving.add(clock)
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limits.body:
                     raise too_large
                 chunks.append(chunk)
     except TimeoutError:
+        if state.stopping:
+            raise HTTPException(503, STOPPING, RETRY) from None
         message = f"the body did not arrive within {limits.timeout:g} s"
         raise HTTPException(408, message) from None
+    finally:
+        state.arriving.discard(clock)
     return b"".join(chunks)
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from snzoo.errors import SnzooError
 
+RETRY = {"Retry-After": "1"}  # seconds
+STOPPING = "the server is stopping"
+
 
 class QueueFullError(SnzooError):
     """Too many photos wait already; the client should try again later."""

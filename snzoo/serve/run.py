@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import uvicorn  # noqa: E402
 from snzoo.serve.protocol import LimitedProtocol  # noqa: E402
 
 GRACE = 25  # seconds to finish requests after a signal; supervisors often kill after 30
+SLOW = 5  # seconds of these for bodies to arrive
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -90,3 +92,10 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._state.stopping = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        end = asyncio.get_running_loop().time() + SLOW
+        for clock in self._state.arriving:
+            if not clock.expired():
+                clock.reschedule(min(clock.when(), end))
+        await super().shutdown(sockets)

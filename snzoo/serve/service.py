@@ -14,13 +14,12 @@ from snzoo.errors import SnzooError
 from snzoo.inference.classifier import Prediction
 from snzoo.serve.bodies import Options, Upload
 from snzoo.serve.engine import Engine
-from snzoo.serve.limits import QueueFullError
+from snzoo.serve.limits import RETRY, QueueFullError
 from snzoo.serve.metrics import Metrics
 from snzoo.serve.photos import Decoder
 from snzoo.serve.types import ClassScore, ModelPrediction, PhotoResult
 
 Result = TypeVar("Result")
-RETRY = {"Retry-After": "1"}  # seconds
 
 
 @dataclass(frozen=True)

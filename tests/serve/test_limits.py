@@ -256,3 +256,18 @@ def test_an_engine_may_refuse_work(models, photo):
 
     (status, _), client = asyncio.run(go())
     assert status == 503 and client.answer_headers[b"retry-after"] == b"1"
+
+
+def test_work_that_the_server_stops_has_an_answer(models, photo):
+    async def go():
+        engine = SlowEngine(models)
+        app = create_app(engine)
+        client = Client(photo)
+        work = asyncio.ensure_future(client.post(app))
+        while not engine.begun:
+            await asyncio.sleep(0.01)
+        app.state.stopping = True
+        work.cancel()
+        return (await work)[0], client.messages[-1]["body"], engine.cancelled
+
+    assert asyncio.run(go()) == (503, b'{"detail":"the server is stopping"}', 1)

@@ -1,13 +1,13 @@
 """Connections over loopback: heads that are slow or long, bodies that nobody reads."""
 
+import signal
 import socket
 import threading
 import time
 
 import pytest
-import uvicorn
 
-from snzoo.serve import Limits, protocol
+from snzoo.serve import Limits, protocol, run
 from snzoo.serve.run import bind, configure
 
 POST = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n"
@@ -18,7 +18,8 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 def connect(make_app, monkeypatch):
     """Return connections to a server in a thread whose heads must arrive in 0.4 s."""
     monkeypatch.setattr(protocol, "SECONDS", 0.4)
-    server = uvicorn.Server(configure(make_app(limits=Limits(body=100_000, timeout=0.6))))
+    app = make_app(limits=Limits(body=100_000, timeout=0.6))
+    server = run._Server(configure(app), app)
     listener = bind("127.0.0.1", 0)
     listener.listen()
     address = listener.getsockname()
@@ -30,6 +31,7 @@ def connect(make_app, monkeypatch):
         opened.append(socket.create_connection(address, timeout=10))
         return opened[-1]
 
+    make.server = server
     yield make
     for each in opened:
         each.close()
@@ -132,3 +134,17 @@ def test_a_body_that_drips_is_answered_408(connect):
         connection.sendall(b"x")
         time.sleep(0.2)
     assert b" 408 " in connection.recv(1 << 16).split(b"\r\n")[0]
+
+
+def test_a_body_that_arrives_while_the_server_stops_is_waited_for_shortly(connect, monkeypatch):
+    monkeypatch.setattr(run, "SLOW", 0.3)
+    slow, quick = connect(), connect()
+    for each in (slow, quick):
+        each.sendall(POST + b"Content-Length: 1000\r\n\r\n" + b"x" * 500)
+    time.sleep(0.1)
+    connect.server.handle_exit(signal.SIGTERM, None)
+    quick.sendall(b"x" * 500)
+    assert b" 422 " in read_all(quick).split(b"\r\n")[0]
+    answer = read_all(slow)
+    assert b" 503 " in answer.split(b"\r\n")[0]
+    assert answer.endswith(b'{"detail":"the server is stopping"}')
