@@ -66,6 +66,10 @@ class DataError(SnzooError):
     """Images or labels cannot be read."""
 
 
+class InputError(DataError):
+    """A folder, an archive or another input of photos cannot be read as a whole."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C; the message says how much was done and how to go on."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from snzoo.cli.common import MODEL, WEIGHTS, add_device_option, choose_entry, path, positive
 from snzoo.cli.output import show, show_json, warn
-from snzoo.errors import ArgumentError
+from snzoo.errors import ArgumentError, InputError
 from snzoo.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -76,10 +76,12 @@ def run(args: argparse.Namespace) -> int:
         args.topk, args.embeddings, args.batch_size, args.workers, args.upright, _on_error(args)
     )
     if args.output and str(args.output) != STDOUT:
-        broken = _write(args, models, options)
+        summary = _write(args, models, options)
     else:
-        broken = _print(args, models, options)
-    return 1 if broken and args.on_error != "skip" else 0
+        summary = _print(args, models, options)
+        _warn_of_inputs(args, summary)
+    failed = summary.unreadable if args.on_error == "skip" else summary.broken
+    return 1 if failed else 0
 
 
 def _choose_models(args: argparse.Namespace) -> list[ModelSpec]:
@@ -95,17 +97,26 @@ def _on_error(args: argparse.Namespace) -> OnError:
     return "raise" if args.on_error == "fail" else lambda error: warn(str(error))
 
 
+def _warn_of_inputs(args: argparse.Namespace, summary: Summary) -> None:
+    """Say why the exit status is 1 although broken images are skipped."""
+    if (names := summary.unreadable) and args.on_error == "skip":
+        more = ", ..." if len(names) > 3 else ""
+        count = f"{len(names):,} input{'s' * (len(names) > 1)}"
+        warn(f"{count} could not be read: {', '.join(names[:3])}{more}")
+
+
 def _write(
     args: argparse.Namespace, models: Sequence[ModelSpec], options: PredictionOptions
-) -> int:
-    """Write a file; return the number of images that could not be read."""
+) -> Summary:
+    """Write a file."""
     from snzoo.inference import write_predictions
 
     def show_summary(summary: Summary) -> None:
         broken = f", {summary.broken:,} of which could not be read" if summary.broken else ""
         show(f"{summary.photos:,} images{broken}: {args.output}")
+        _warn_of_inputs(args, summary)
 
-    summary = write_predictions(
+    return write_predictions(
         models,
         args.images,
         args.output,
@@ -116,13 +127,13 @@ def _write(
         report=warn,
         progress=True,
     )
-    return summary.broken
 
 
 def _print(
     args: argparse.Namespace, models: Sequence[ModelSpec], options: PredictionOptions
-) -> int:
-    """Print the classes; return the number of images that could not be read."""
+) -> Summary:
+    """Print the classes."""
+    from snzoo.inference.bulk import Summary
     from snzoo.inference.computation import distinct_names
     from snzoo.inference.outcomes import iter_outcomes
     from snzoo.inference.tables import format_row, list_columns, make_rows
@@ -135,9 +146,13 @@ def _print(
         raise ArgumentError("embeddings are not printed as text: add --output FILE or --json")
     names = distinct_names(models)
     columns = list_columns([model.num_classes for model in models], options)
-    broken, documents, bars = 0, [], sys.stdout.isatty()
+    photos, broken, unreadable = 0, 0, list[str]()
+    documents, bars = [], sys.stdout.isatty()
     for outcome in iter_outcomes(models, args.images, device=args.device, options=options):
+        photos += 1
         broken += outcome.error is not None
+        if isinstance(outcome.error, InputError):
+            unreadable.append(outcome.source)
         if args.output:
             show(*map(format_row, make_rows(outcome, names, columns)))
             continue
@@ -149,7 +164,7 @@ def _print(
                 show(*_lines(prediction, model, bars=bars))
     if args.json:
         show_json(documents)
-    return broken
+    return Summary(photos, broken, tuple(unreadable))
 
 
 def _lines(prediction: Prediction, model: str | None, *, bars: bool) -> Iterator[str]:

@@ -28,7 +28,7 @@ from snzoo.data.recordio import open_recordio
 from snzoo.data.samples import printable_errors
 from snzoo.data.sources import Files, PhotoList, unreadable
 from snzoo.data.tables import number_lines
-from snzoo.errors import ArgumentError, DataError, SnzooError
+from snzoo.errors import ArgumentError, DataError, InputError, SnzooError
 
 if TYPE_CHECKING:
     from snzoo.data.decode import Photo
@@ -62,6 +62,12 @@ class Chunk:
         source, place = self.photos[index]
         return source.locate(place)
 
+    def list_unreadable(self) -> list[str]:
+        """Return the names of inputs that cannot be read as a whole."""
+        return [
+            source.locate(place) for source, place in self.photos if isinstance(source, Unreadable)
+        ]
+
     def digest(self) -> str:
         """Return the first 16 hexadecimal digits of the SHA-256 of the names of the photos."""
         digest = hashlib.sha256()
@@ -81,7 +87,7 @@ class Unreadable:
         return 1
 
     def read(self, index: int) -> NoReturn:
-        raise self.error
+        raise InputError(str(self.error))
 
     def locate(self, index: int) -> str:
         return self.name
@@ -182,6 +188,8 @@ def _open_path(path: Path) -> Iterator[Photos]:
         return
     kind = kind_of(path.name)
     if kind == "text" and path.suffix.lower() != ".txt":
+        if not is_image(path.name):
+            path.stat()  # what is missing may be a folder
         yield PhotoList([path])
         return
     if not S_ISREG(path.stat().st_mode):

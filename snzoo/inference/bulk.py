@@ -55,10 +55,18 @@ from snzoo.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Summary:
-    """The number of photos of a run, and the number of those that could not be read."""
+    """The number of photos of a run, and what could not be read.
+
+    Attributes:
+        photos: the number of photos.
+        broken: the number of those that could not be read.
+        unreadable: the names of inputs that could not be read as a whole, such as a missing folder.
+            Each of them counts as a broken photo.
+    """
 
     photos: int
     broken: int
+    unreadable: tuple[str, ...] = ()
 
 
 def write_predictions(
@@ -133,7 +141,7 @@ def write_predictions(
             if len(set(processes.gather(seen))) > 1:
                 raise DataError("the processes found different photos; give all the same ones")
             broken = _join_parts(job, seen.parts) if is_first else 0
-        summary = Summary(seen.photos, processes.broadcast(broken))
+        summary = Summary(seen.photos, processes.broadcast(broken), seen.unreadable)
         if is_first:
             remove_parts(job.folder)
             show(summary)
@@ -232,6 +240,7 @@ class _Seen(NamedTuple):
     parts: int
     photos: int
     digest: str
+    unreadable: tuple[str, ...]
 
 
 def _write_parts(
@@ -243,7 +252,7 @@ def _write_parts(
 ) -> _Seen:
     """Write this process's share of the parts that are missing."""
     parts = photos = done = 0
-    digests = hashlib.sha256()
+    digests, unreadable = hashlib.sha256(), list[str]()
     try:
         size = count_photos(job.classifiers, job.options)
         for number, chunk in enumerate(iter_chunks(inputs, size)):
@@ -258,11 +267,12 @@ def _write_parts(
             parts, photos = number + 1, photos + len(chunk)
             done += len(chunk) if part or is_own else 0
             digests.update(digest.encode())
+            unreadable += chunk.list_unreadable()
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted after {done:,} photos; the same command with --resume goes on from there"
         ) from None
-    return _Seen(parts, photos, digests.hexdigest())
+    return _Seen(parts, photos, digests.hexdigest(), tuple(unreadable))
 
 
 def _write_rows(job: _Job, chunk: Chunk, bar: tqdm[NoReturn], path: Path) -> int:

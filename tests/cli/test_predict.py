@@ -14,7 +14,7 @@ import torch
 import snzoo
 from snzoo.cli import main
 from snzoo.data.sources import Files
-from snzoo.inference import read_predictions
+from snzoo.inference import bulk, read_predictions
 
 DEMO = Path(snzoo.__file__).parent / "demo" / "photos"
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "snzoo"]
@@ -188,3 +188,28 @@ def test_options_that_do_not_go_together_are_refused(small, photos, capsys, opti
     assert predict(photos, "--model", small, *options) == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("to", [["--output", "x.csv"], ["--output", "-"], []])
+def test_inputs_that_cannot_be_read_are_not_skipped(
+    tmp_path, small, photos, monkeypatch, capsys, to
+):
+    monkeypatch.chdir(tmp_path)
+    (photos / "04.jpg").write_text("no image")
+    options = ["--model", small, *to, "--on-error", "skip"]
+    assert predict(photos, "none.jpg", *options) == 0
+    assert predict("none", photos, "none.tar", "none.jpg", *options) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "snzoo: 2 inputs could not be read: none, none.tar"
+
+
+def test_a_resumed_run_knows_the_inputs_that_could_not_be_read(
+    tmp_path, small, photos, monkeypatch, capsys
+):
+    command = ["none", photos, "--model", small, "--output", tmp_path / "x.csv"]
+    monkeypatch.setattr(bulk, "join_rows", lambda *_, **__: 1 / 0)
+    assert predict(*command, "--on-error", "skip") == 1
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert predict(*command, "--on-error", "skip", "--resume") == 1
+    assert capsys.readouterr().err == "snzoo: 1 input could not be read: none\n"

@@ -152,6 +152,7 @@ def make_link(path):
     "name, make, words",
     [
         ("none.tar", lambda path: None, "No such file"),
+        ("none", lambda path: None, "No such file"),
         ("none-*.tar", lambda path: None, "does not exist"),
         ("none-{00..01}.tar", lambda path: None, "none-00.tar does not exist"),
         ("empty", Path.mkdir, "no image in or below"),
@@ -169,7 +170,10 @@ def make_link(path):
 )
 def test_an_input_that_cannot_be_opened_is_one_broken_photo(tmp_path, name, make, words):
     make(tmp_path / name)
-    ((_, error), good) = read([tmp_path / name, b"good"])
+    inputs = [tmp_path / name, b"good"]
+    ((_, error), good) = read(inputs)
+    whole = [] if make is make_link else [str(tmp_path / name)]  # a link is a photo of its tar
+    assert next(iter_chunks(inputs, 9)).list_unreadable() == whole
     assert words in error and str(tmp_path) in error and error.isprintable()
     assert good == ("image 1", b"good")
 
