@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from snzoo.inference.parts import (
     Part,
     begin_run,
     check_resumed,
+    is_complete,
     list_parts,
     lock_parts,
     partial_folder,
@@ -107,7 +108,7 @@ def write_predictions(
         on_error: see :func:`snzoo.predict`. Unless it is ``"raise"``, photos that cannot be read
             have rows.
         resume: continue an interrupted run of the same call. Chunks that are finished are not
-            read again.
+            read again. A file that is complete is left as it is, and no photo is read.
         show: a function that is called with the summary, in the first process only.
         report: a function that is called with a message if there is nothing to resume.
         progress: show a progress bar if stderr is a terminal.
@@ -128,11 +129,16 @@ def write_predictions(
     specs = [find_spec(model) for model in models]
     _check_output(output, inputs, specs, options, resume=resume)
     shared = choose_shared_device(device, models)
-    with join(shared) as processes, open_classifiers(models, shared) as classifiers:
+    with join(shared) as processes, ExitStack() as stack:
+        is_first = processes.rank == 0
+        if resume and is_complete(output):
+            if is_first:
+                report(f"{output} is complete; remove it to begin anew")
+            return Summary(0, 0)
+        classifiers = stack.enter_context(open_classifiers(models, shared))
         if processes.count > 1 and STDIN in _list_paths(inputs):
             raise ArgumentError("several processes can't share stdin: write the list to a file")
         job = _Job(classifiers, distinct_names(specs), options, output)
-        is_first = processes.rank == 0
         with lock_parts(job.folder) if is_first else nullcontext():
             found = _open_parts(job, processes, resume=resume, report=report)
             disable = None if progress and is_first else True
@@ -270,7 +276,8 @@ def _write_parts(
             unreadable += chunk.list_unreadable()
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted after {done:,} photos; the same command with --resume goes on from there"
+            f"interrupted; the rows of {done:,} photos are kept, and the same command with "
+            "--resume goes on from there"
         ) from None
     return _Seen(parts, photos, digests.hexdigest(), tuple(unreadable))
 

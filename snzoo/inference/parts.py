@@ -61,6 +61,11 @@ def check_resumed(output: Path, *, resume: bool) -> None:
         )
 
 
+def is_complete(output: Path) -> bool:
+    """Return whether a file is there, and no run that goes on or was interrupted writes it."""
+    return os.path.lexists(output) and not os.path.lexists(partial_folder(output))
+
+
 def read_parts(folder: Path, run: dict[str, Any]) -> dict[int, Part] | None:
     """Return the finished parts by their numbers, or None if no run has begun.
 

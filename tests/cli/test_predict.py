@@ -112,9 +112,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, small, monkeypatch, capsys):
     command = [DEMO / "hat", DEMO / "pants", "--model", small, "--output", output]
     assert predict(*command) == 130
     error = capsys.readouterr().err
-    assert error.startswith("snzoo: interrupted after 0 photos; ") and "--resume" in error
+    assert error.startswith("snzoo: interrupted; the rows of 0 photos are kept, ")
+    assert "--resume" in error
     monkeypatch.setattr(Files, "read", read)
     assert predict(*command, "--resume") == 0 and len(read_predictions(output)) == 22
+    assert predict(*command, "--resume") == 0
+    assert capsys.readouterr().err == f"snzoo: {output} is complete; remove it to begin anew\n"
 
 
 @pytest.mark.slow

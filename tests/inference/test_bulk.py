@@ -111,7 +111,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
 
     whole = run(f"whole{suffix}")
     reads["interrupt at"] = stop_at
-    with pytest.raises(Interrupted, match=f"after {done} photos; .* --resume"):
+    with pytest.raises(Interrupted, match=f"rows of {done} photos are kept, .* --resume"):
         run(f"x{suffix}")
     folder = tmp_path / f"x{suffix}.partial"
     assert len(list(folder.glob("0*"))) == done / 4 and not (tmp_path / f"x{suffix}").exists()
@@ -256,6 +256,18 @@ def test_a_run_that_did_not_begin_is_resumed_from_the_start(tmp_path, models, ph
     options = {"device": "cpu", "resume": True, "report": said.append}
     assert write_predictions(models, photos, tmp_path / "x.csv", **options).photos == 12
     assert len(said) == 1 and "begins anew" in said[0]
+
+
+def test_a_complete_file_is_not_begun_anew(tmp_path, models, photos, reads):
+    output, said = tmp_path / "x.csv", []
+    write_predictions(models, photos, output, device="cpu")
+    before = output.stat()
+    reads["read"] = []
+    options = {"device": "cpu", "resume": True, "report": said.append}
+    assert write_predictions(models, photos, output, **options).photos == 0
+    assert said == [f"{output} is complete; remove it to begin anew"]
+    assert output.stat() == before and reads["read"] == []
+    assert not (tmp_path / "x.csv.partial").exists()
 
 
 def test_other_files_in_the_folder_are_kept(tmp_path, models, photos):
