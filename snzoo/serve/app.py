@@ -13,7 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from snzoo.serve.bodies import Options, describe_invalid, parse_body, read_body
+from snzoo.serve.bodies import Options, check_query, describe_invalid, parse_body, read_body
 from snzoo.serve.engine import Engine
 from snzoo.serve.limits import RETRY, STOPPING, Admission, Limits, QueueFullError
 from snzoo.serve.metrics import Metrics
@@ -98,6 +98,7 @@ def _make_api(service: Service, admission: Admission, limits: Limits) -> APIRout
         """Classify photos. The status is 200 if at least one photo was classified."""
         if request.app.state.stopping:
             raise HTTPException(503, STOPPING, RETRY)
+        check_query([name for name, _ in request.query_params.multi_items()])
         with admission.admit(1):
             body = await read_body(request, limits)
         start = time.perf_counter()

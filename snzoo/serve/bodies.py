@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
@@ -13,15 +14,18 @@ from fastapi import HTTPException
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from snzoo.errors import printable
+from snzoo.errors import first_line, printable, suggest
 from snzoo.serve.limits import RETRY, STOPPING, Limits
 from snzoo.serve.types import ImageInput, PredictRequest
 
 LONGEST_NAME = 255  # characters of a photo's name in an answer
 LONGEST_TYPE = 1000  # characters of a Content-Type; the parser needs long for longer ones
 LARGEST_HEADERS = 8192  # bytes of the headers of a part
+QUERY = ("model", "topk", "embeddings")
 # A photo needs at most three fields and a pair of braces in JSON. Names may have such marks too.
 MARKS, MARKS_PER_PHOTO = (b",", b"{", b"["), 64
+DATA_URI = re.compile(r"data:[^,]{0,255};base64,")  # may precede base64
+STANDARD, BLANKS = bytes.maketrans(b"-_", b"+/"), b" \t\r\n"
 TYPES = "multipart/form-data, application/json, image/* or application/octet-stream"
 
 
@@ -73,6 +77,20 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     finally:
         state.arriving.discard(clock)
     return b"".join(chunks)
+
+
+def check_query(names: Sequence[str]) -> None:
+    """Check the names of the options in a query, in their order.
+
+    Raises:
+        HTTPException: 400 for an unknown option, and for a repeated one except ``model``.
+    """
+    for name in names:
+        if name not in QUERY:
+            hint = suggest(name, QUERY, otherwise="the options are")
+            raise HTTPException(400, printable(f"unknown option {name[:LONGEST_NAME]}; {hint}"))
+        if name != "model" and names.count(name) > 1:
+            raise HTTPException(400, f"{name} is given more than once")
 
 
 def parse_body(
@@ -168,10 +186,17 @@ def _decode_image(image: ImageInput, i: int) -> Upload:
         raise HTTPException(400, f"images.{i} must have either base64 or url")
     if image.base64 is None:
         return Upload(name, url=image.url)
+    prefix = DATA_URI.match(image.base64)
+    text = image.base64[prefix.end() if prefix else 0 :]
     try:
-        return Upload(name, base64.b64decode(image.base64, validate=True))
-    except ValueError:
-        return Upload(name, error=f"can't read {name}: not base64")
+        return Upload(name, base64.b64decode(_plain(text), validate=True))
+    except ValueError as error:
+        return Upload(name, error=f"can't read {name}: its base64 is wrong: {first_line(error)}")
+
+
+def _plain(text: str) -> bytes:
+    """Return base64 in the standard alphabet and in one line."""
+    return text.encode("ascii").translate(STANDARD, BLANKS)
 
 
 def _clean(name: str) -> str:

@@ -22,6 +22,7 @@ from snzoo.serve.metrics import Metrics
 
 # Formats of photos. Pillow knows others, such as EPS, for which it runs another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+UNKNOWN = f"not a photo in a format that the server takes: {', '.join(FORMATS)}"
 
 
 class Decoder:
@@ -86,8 +87,7 @@ def check_size(content: bytes, preprocessing: Preprocessing, *, most: int, name:
             width, height = image.size
     except Exception as error:  # Pillow raises exceptions of many types for damaged files
         known = not isinstance(error, UnidentifiedImageError)
-        reason = error if known else "not a photo in a format that the server takes"
-        raise unreadable(name, reason) from None
+        raise unreadable(name, error if known else UNKNOWN) from None
     if width * height > most:
         raise unreadable(name, f"{width}x{height} pixels, more than {most:,}; make it smaller")
     rule = preprocessing.resampling

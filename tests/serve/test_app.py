@@ -2,22 +2,27 @@
 
 import asyncio
 import base64
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import snzoo
 from snzoo.gates import load_gates
 from snzoo.serve import Decoder, Limits, LocalEngine, Metrics, create_app
+from snzoo.serve.photos import FORMATS
 
 DEMO = "resnet18v1_sn_clothing"
 PREDICT = "/v1/predict"
+PAGE = (Path(snzoo.__file__).parent / "serve/static/index.html").read_text(encoding="utf-8")
 
 
 def as_parts(contents):
@@ -92,6 +97,49 @@ def test_fields_of_json_override_the_query(make_app, ask, demo, other, contents)
     assert len(found["embedding"]) == other.network.model.num_features
 
 
+def test_the_page_offers_the_formats_that_the_server_takes():
+    Image.init()
+    (accepted,) = re.findall(r'id="files"[^>]* accept="([^"]*)"', PAGE)
+    types = {Image.MIME[name]: name for name in FORMATS} | Image.EXTENSION
+    assert {types[each] for each in accepted.split(",")} == set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        base64.encodebytes,  # a line break after 76 characters
+        lambda content: b"data:image/jpeg;charset=x;base64," + base64.b64encode(content),
+        base64.urlsafe_b64encode,
+        lambda content: b" \r\n" + base64.b64encode(content) + b"\t\n",
+    ],
+)
+def test_base64_may_be_as_common_tools_write_it(make_app, ask, demo, contents, encode):
+    content = contents["turned.jpg"]
+    assert {b"+", b"/"} <= set(map(bytes, zip(base64.b64encode(content))))
+    body = {"json": {"images": [{"base64": encode(content).decode()}]}}
+    [photo] = ask(make_app(), "POST", PREDICT, **body).json()["photos"]
+    assert_equal(photo["predictions"][0], *snzoo.predict(demo.network.model, content))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/9j/4", "4"),
+        ("/9j/4A", "padding"),
+        ("/9j?", "base64"),
+        ("é", "ascii"),
+        ("data:image/jpeg,abcd", "base64"),
+        ("data:" + "x" * 999 + ";base64,abcd", "base64"),
+    ],
+)
+def test_wrong_base64_is_an_error_of_its_photo(make_app, ask, text, words):
+    response = ask(make_app(), "POST", PREDICT, json={"images": [{"base64": text}]})
+    [photo] = response.json()["photos"]
+    assert response.status_code == 422 and photo["error"].isprintable()
+    assert photo["error"].startswith("can't read image 0: its base64 is wrong: ")
+    assert words in photo["error"]
+
+
 @pytest.mark.parametrize("body", [as_parts, as_json])
 def test_a_broken_photo_spoils_its_own_answer_only(make_app, ask, demo, contents, body):
     good = contents["turned.jpg"]
@@ -123,7 +171,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpa
         (raw_png(8_000, 8_000), "8000x8000 pixels, more than 1,000,000"),
         (raw_png(60_000, 60_000), "decompression bomb"),
         (raw_png(2, 20_000), "2x20000 pixels are too narrow"),
-        (EPS, "not a photo in a format that the server takes"),
+        (EPS, "not a photo in a format that the server takes: JPEG, PNG, WEBP, GIF, BMP"),
     ],
     ids=["large", "huge", "narrow", "program"],
 )
@@ -143,6 +191,9 @@ PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r
     [
         ({"params": {"topk": 0}}, 400, "topk"),
         ({"params": {"topk": "many"}}, 400, "topk"),
+        ({"params": {"top_k": 3}}, 400, "unknown option top_k; did you mean 'topk'?"),
+        ({"params": {"k\n": 3}}, 400, "unknown option k\\n; the options are model, topk, emb"),
+        ({"params": {"topk": [3, 4]}}, 400, "topk is given more than once"),
         ({"params": {"model": "nobody"}}, 404, "no model named 'nobody'"),
         ({"content": b"data", "headers": {}}, 415, "multipart/form-data"),
         ({"content": b"a=1", "headers": {"Content-Type": "text/html"}}, 415, "image/*"),
@@ -334,8 +385,6 @@ def test_sixty_four_photos_at_once_share_passes_and_get_their_own_answers(
 
 def to_png(pixels):
     import io
-
-    from PIL import Image
 
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
