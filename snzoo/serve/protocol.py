@@ -29,12 +29,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
+        rest = b""
         if self._head is not None:
+            room = LARGEST_HEAD - self._head
+            data, rest = data[:room], data[room:]
             self._head += len(data)
             self._start_timer()
         super().data_received(data)
-        if self._head is not None and self._head > LARGEST_HEAD:
+        if rest and self._head is not None and self._head >= LARGEST_HEAD:
             self.transport.close()
+        elif rest and not self.transport.is_closing():
+            super().data_received(rest)
 
     def on_headers_complete(self) -> None:
         self._head = None

@@ -92,6 +92,20 @@ def test_a_head_that_is_too_long_is_given_up(connect, part):
             time.sleep(0.001)
 
 
+@pytest.mark.parametrize(("size", "answered"), [(60_000, True), (100_000, False)])
+def test_a_head_that_arrives_at_once_is_limited_too(connect, size, answered):
+    connection = connect()
+    connection.sendall(GET[:-2] + b"a: " + b"x" * size + b"\r\nConnection: close\r\n\r\n")
+    assert read_all(connection).startswith(b"HTTP/1.1 200") == answered
+
+
+def test_a_body_may_follow_a_head_at_once(connect):
+    connection = connect()
+    body = b"x" * 90_000
+    connection.sendall(POST + b"Connection: close\r\nContent-Length: 90000\r\n\r\n" + body)
+    assert read_all(connection).startswith(b"HTTP/1.1 422")
+
+
 def test_several_requests_share_a_connection(connect):
     connection = connect()
     for _ in range(5):
