@@ -12,6 +12,8 @@ from snzoo.cli.output import show, warn
 if TYPE_CHECKING:
     from snzoo.serve import Limits
 
+MOST_PIXELS = 178  # millions; Pillow refuses larger photos as decompression bombs
+
 
 def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "serve models over HTTP: a page and an API"
@@ -36,10 +38,10 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "number of threads that decode (default: the number of cores)"
     add("--workers", type=positive, metavar="N", help=about)
     add("--max-body", type=positive, default=32, metavar="MIB", help="of a request (default: 32)")
-    about = "megapixels of a photo (default: 64)"
-    add("--max-pixels", type=number, default=64.0, metavar="MP", help=about)
+    about = "megapixels of a photo, at most 178 (default: 64)"
+    add("--max-pixels", type=megapixels, default=64.0, metavar="MP", help=about)
     about = "seconds for a body to arrive, and then for its answer (default: 60)"
-    add("--timeout", type=number, default=60.0, metavar="S", help=about)
+    add("--timeout", type=seconds, default=60.0, metavar="S", help=about)
     about = "fetch photos from public URLs that clients name"
     add("--allow-urls", action="store_true", help=about)
     about = "file with the token that clients must send (default: $SNZOO_SERVE_TOKEN, else none)"
@@ -92,6 +94,21 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535, got {text!r}")
     return int(text)
+
+
+def megapixels(text: str) -> float:
+    return _above_zero(text, most=MOST_PIXELS)
+
+
+def seconds(text: str) -> float:
+    return _above_zero(text, most=1e6)
+
+
+def _above_zero(text: str, *, most: float) -> float:
+    value = number(text)
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, up to {most:,g}, got {text!r}")
+    return value
 
 
 def number(text: str) -> float:

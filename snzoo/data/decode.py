@@ -105,9 +105,24 @@ def load_image(
     except DataError:
         raise
     except Exception as error:  # Pillow raises exceptions of many types for damaged files
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "not an image that Pillow knows" if unknown else error
+        reason = explain(error, content, unknown="not an image that Pillow knows")
         raise unreadable(name, reason) from None
+
+
+def explain(error: Exception, content: bytes, *, unknown: str) -> str | Exception:
+    """Return why Pillow did not open the content of an image file.
+
+    Args:
+        error: the error of Pillow.
+        content: the content of the file.
+        unknown: the reason if the format is unknown.
+    """
+    if not content:
+        return "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than {most:,} pixels, which may be a decompression bomb; make it smaller"
+    return unknown if isinstance(error, UnidentifiedImageError) else error
 
 
 def _convert(image: Image.Image, name: str, upright: bool) -> Image.Image:

@@ -22,7 +22,8 @@ class Limits:
 
     Attributes:
         body: bytes of a body.
-        pixels: pixels of a photo, as its header says, and after resizing.
+        pixels: pixels of a photo, as its header says, and after resizing. Pillow opens no photo
+            of more than ``2 * Image.MAX_IMAGE_PIXELS`` pixels.
         photos: photos in a request. It is at most ``queue``, or such a request would wait forever.
         queue: photos that are accepted and not answered yet, in all requests.
         timeout: seconds in which a body must arrive, and then seconds until its answer.

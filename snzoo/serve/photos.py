@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from snzoo.data.batches import WORTH_COMPILING, resizer
-from snzoo.data.decode import Pixels
+from snzoo.data.decode import Pixels, explain
 from snzoo.data.loops import Floats
 from snzoo.data.pixels import geometry, load_pixels
 from snzoo.data.sources import unreadable
@@ -62,8 +62,7 @@ class Decoder:
     def _load(self, content: bytes, preprocessing: Preprocessing, name: str) -> Pixels | Floats:
         start = time.perf_counter()
         check_size(content, preprocessing, most=self._limits.pixels, name=name)
-        compiled = resizer(WORTH_COMPILING, None, preprocessing.resampling) == "numba"
-        pixels = load_pixels(content, preprocessing, name=name, upright=True, compiled=compiled)
+        pixels = _read(content, preprocessing, name)
         self._metrics.decoding.observe(time.perf_counter() - start)
         return pixels
 
@@ -72,7 +71,12 @@ class Decoder:
         file = io.BytesIO()
         Image.new("RGB", (640, 480)).save(file, "JPEG")
         for preprocessing in preprocessings:
-            self._threads.submit(self._load, file.getvalue(), preprocessing, "a photo").result()
+            self._threads.submit(_read, file.getvalue(), preprocessing, "a photo").result()
+
+
+def _read(content: bytes, preprocessing: Preprocessing, name: str) -> Pixels | Floats:
+    compiled = resizer(WORTH_COMPILING, None, preprocessing.resampling) == "numba"
+    return load_pixels(content, preprocessing, name=name, upright=True, compiled=compiled)
 
 
 def check_size(content: bytes, preprocessing: Preprocessing, *, most: int, name: str) -> None:
@@ -86,8 +90,7 @@ def check_size(content: bytes, preprocessing: Preprocessing, *, most: int, name:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
     except Exception as error:  # Pillow raises exceptions of many types for damaged files
-        known = not isinstance(error, UnidentifiedImageError)
-        raise unreadable(name, error if known else UNKNOWN) from None
+        raise unreadable(name, explain(error, content, unknown=UNKNOWN)) from None
     if width * height > most:
         raise unreadable(name, f"{width}x{height} pixels, more than {most:,}; make it smaller")
     rule = preprocessing.resampling

@@ -147,8 +147,11 @@ SIXTEEN_BITS = Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 25
         (encoded(SIXTEEN_BITS, "PNG"), "mode I;16, not 8 bits"),
         (encoded(photo(300, 300))[:5000], "truncated"),
         (b"no image", "not an image"),
-        (b"", "not an image"),
-        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "decompression bomb"),
+        (b"", "the file is empty"),
+        (
+            encoded(Image.new("1", (20_000, 20_000)), "PNG"),
+            "more than 178,956,970 pixels, which may be a decompression bomb; make it smaller",
+        ),
         (encoded(Image.new("L", (16_000, 16_000))), "decompression bomb"),
     ],
     ids=["16 bits", "truncated", "text", "empty", "bomb", "JPEG bomb"],

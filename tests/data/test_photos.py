@@ -72,7 +72,7 @@ def test_damaged_photos_are_found_and_named_with_their_number(tmp_path):
     check_photos(PhotoList(paths), workers=2)
     paths[1].write_bytes(b"\0\5\26\7")
     paths[66].write_bytes(b"")
-    message = r"2 of 70 photos can't be used; .*/1\.png: not an image.*/66\.png: not an image"
+    message = r"2 of 70 photos can't be used; .*/1\.png: not an image.*/66\.png: the file is empty"
     with pytest.raises(DataError, match=message):
         check_photos(PhotoList(paths), workers=2)
 

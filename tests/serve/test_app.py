@@ -169,11 +169,12 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpa
     ("content", "words"),
     [
         (raw_png(8_000, 8_000), "8000x8000 pixels, more than 1,000,000"),
-        (raw_png(60_000, 60_000), "decompression bomb"),
+        (raw_png(60_000, 60_000), "more than 178,956,970 pixels, which may be a decompression"),
+        (b"", "the file is empty"),
         (raw_png(2, 20_000), "2x20000 pixels are too narrow"),
         (EPS, "not a photo in a format that the server takes: JPEG, PNG, WEBP, GIF, BMP"),
     ],
-    ids=["large", "huge", "narrow", "program"],
+    ids=["large", "huge", "empty", "narrow", "program"],
 )
 def test_photos_are_refused_by_their_headers(make_app, ask, monkeypatch, content, words):
     app = make_app(limits=Limits(pixels=1_000_000))

@@ -271,3 +271,8 @@ def test_work_that_the_server_stops_has_an_answer(models, photo):
         return (await work)[0], client.messages[-1]["body"], engine.cancelled
 
     assert asyncio.run(go()) == (503, b'{"detail":"the server is stopping"}', 1)
+
+
+def test_a_decoder_is_warm_whatever_its_limits(demo):
+    decoder = Decoder(workers=1, limits=Limits(pixels=1), metrics=Metrics())
+    decoder.warm_up([demo.spec.preprocessing])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
 import snzoo
 from snzoo.cli import main
@@ -120,12 +121,25 @@ def test_a_token_that_cannot_be_used_is_an_error(tmp_path, capsys, content, word
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--port", "65536"], ["--port", "-1"], ["--timeout", "nan"], ["--max-batch", "0"]],
+    [
+        ["--port", "65536"],
+        ["--port", "-1"],
+        ["--timeout", "nan"],
+        ["--timeout", "0"],
+        ["--max-batch", "0"],
+        ["--max-pixels", "0"],
+        ["--max-pixels", "179"],
+    ],
 )
 def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as error:
-        main(["serve", *arguments])
+        build_parser().parse_args(["serve", *arguments])
     assert error.value.code == 2 and "must be" in capsys.readouterr().err
+
+
+def test_the_largest_photo_that_the_option_takes_is_none_of_more_pixels_than_pillow_opens():
+    args = build_parser().parse_args(["serve", "--max-pixels", "178"])
+    assert args.max_pixels * 1e6 <= 2 * Image.MAX_IMAGE_PIXELS < 179e6
 
 
 def test_an_address_for_everyone_without_a_token_is_warned_of(monkeypatch, capsys):
