@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from snzoo.cli import (
     cache,
@@ -28,6 +28,13 @@ from snzoo.errors import SnzooError
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """Refuse unknown arguments here, so that the error names the command that has no such."""
+        namespace, unknown = super().parse_known_args(*args, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
     def error(self, message: str) -> NoReturn:
         warn(f"{message} (see: {self.prog} --help)", program=self.prog)
         self.exit(2)

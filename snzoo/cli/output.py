@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from snzoo.errors import printable
+from snzoo.errors import FileError, first_line, printable
 
 
 class Painted(NamedTuple):
@@ -31,12 +31,21 @@ Line = str | Sequence[str | Painted]
 
 def show(*lines: Line) -> None:
     """Print lines to stdout. Control characters in a line, such as line breaks, are escaped."""
-    print("\n".join(map(_format, lines)), flush=True)
+    _print("\n".join(map(_format, lines)))
 
 
 def show_json(document: Any) -> None:
     """Print a JSON document to stdout, in ASCII; JSON escapes all other characters."""
-    print(json.dumps(document, indent=2), flush=True)
+    _print(json.dumps(document, indent=2))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # e.g. snzoo list | head
+        raise
+    except OSError as error:
+        raise FileError(f"can't write to stdout: {first_line(error)}") from None
 
 
 def warn(message: str, *, program: str = "snzoo") -> None:

@@ -113,7 +113,8 @@ def _write(
 
     def show_summary(summary: Summary) -> None:
         broken = f", {summary.broken:,} of which could not be read" if summary.broken else ""
-        show(f"{summary.photos:,} images{broken}: {args.output}")
+        images = "image" if summary.photos == 1 else "images"
+        show(f"{summary.photos:,} {images}{broken}: {args.output}")
         _warn_of_inputs(args, summary)
 
     return write_predictions(

@@ -241,11 +241,29 @@ def _read_stdin() -> Iterator[PhotoList]:
 def _read_list(file: TextIO, path: Path, folder: Path) -> Iterator[PhotoList]:
     from snzoo.data.remote import is_url
 
-    lines = (line.rstrip("\n") for _, line in number_lines(file, path))
+    lines = (_check_line(line.rstrip("\n"), i, path) for i, line in number_lines(file, path))
     names = (line if is_url(line) else str(folder / line) for line in lines if line.strip())
     is_empty = True
     while part := list(islice(names, LINES)):
-        yield PhotoList(part)
+        yield _Listed(part)
         is_empty = False
     if is_empty:
         raise DataError(f"{path} lists no image")
+
+
+def _check_line(line: str, number: int, path: Path) -> str:
+    if "\0" in line:
+        raise DataError(
+            f"{path} is no list: line {number} has a NUL byte; write one path in each line"
+        )
+    return line
+
+
+class _Listed(PhotoList):
+    """The photos that a list names."""
+
+    def read(self, index: int) -> Photo:
+        name = self.locate(index)
+        if not is_image(name) and (kind_of(name) != "text" or os.path.isdir(name)):
+            raise unreadable(name, "a list names photos; name this on the command line instead")
+        return super().read(index)

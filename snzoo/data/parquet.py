@@ -181,7 +181,9 @@ def _find_column(schema: Any) -> str:
             parts = {part.name: part.type for part in kind}
             if parts.get("bytes") in binary:
                 return "image.bytes"
-    raise ValueError("no column 'image' or 'bytes' that holds the images' content")
+    raise ValueError(
+        "no column 'image' or 'bytes' that holds the images' content; name paths in a list NAME.txt"
+    )
 
 
 def _labels_and_paths(path: Path) -> Iterator[tuple[list[int | None], list[str | None]]]:

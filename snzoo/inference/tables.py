@@ -35,7 +35,9 @@ def check_suffix(path: Path) -> None:
         MissingPackageError: the suffix is ``.parquet``, but pyarrow is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ArgumentError(f"{path}: the suffix of predictions must be {', '.join(SUFFIXES)}")
+        raise ArgumentError(
+            f"{path}: the suffix of predictions must be one of {', '.join(SUFFIXES)}"
+        )
     if path.suffix.lower() == ".parquet":
         require_packages("pyarrow", extra="parquet", purpose=f"writing {path}")
 

@@ -122,11 +122,11 @@ def _make_api(service: Service, admission: Admission, limits: Limits) -> APIRout
 def _make_probes(engine: Engine) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/healthz")
+    @router.api_route("/healthz", methods=["GET", "HEAD"])
     async def healthz() -> Response:
         return Response("alive\n", media_type="text/plain")
 
-    @router.get("/readyz")
+    @router.api_route("/readyz", methods=["GET", "HEAD"])
     async def readyz(request: Request) -> Response:
         ready = engine.ready and not request.app.state.stopping
         text = "ready\n" if ready else "not ready\n"

@@ -53,7 +53,7 @@ def make_router() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     examples = find_examples(PHOTOS)
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     def page(request: Request) -> Response:
         return _answer_file(request, FOLDER / "index.html", FILES["index.html"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if listener:
             listener.close()
-        message = f"can't listen on {host}, port {port}: {first_line(error)}; try another --port"
+        option = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        message = f"can't listen on {host}, port {port}: {first_line(error)}; try another {option}"
         raise ServerError(message) from None
     return listener
 

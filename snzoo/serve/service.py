@@ -41,7 +41,7 @@ class Service:
         for name in options.models:
             if name not in self.engine.models:
                 raise HTTPException(404, f"no model named {name!r}; see: /v1/models")
-        if self.fetch is None and any(upload.url for upload in uploads):
+        if self.fetch is None and any(upload.url is not None for upload in uploads):
             raise HTTPException(403, "this server fetches no URLs")
         models = dict.fromkeys(options.models or self.engine.models)
         options = options._replace(models=list(models))
@@ -63,7 +63,7 @@ class Service:
 
     async def _predict(self, upload: Upload, options: Options) -> list[ModelPrediction]:
         content = upload.content
-        if upload.url and self.fetch:
+        if upload.url is not None and self.fetch:
             content = await self.fetch(upload.url)
         prepared = [self.engine.models[name].preprocessing for name in options.models]
         distinct = list(dict.fromkeys(prepared))

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,19 @@ def test_only_output_prints():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         ]
         assert "print" not in names, f"{path} prints; use snzoo.cli.output"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"]])
+def test_a_full_disk_behind_stdout_is_an_error_of_one_line(monkeypatch, capsys, arguments):
+    with suppress(OSError), open("/dev/full", "w") as full:  # closing it writes again
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(arguments) == 1
+    assert capsys.readouterr().err == "snzoo: can't write to stdout: No space left on device\n"
+
+
+def test_an_unknown_option_points_to_the_help_of_its_command(capsys):
+    for arguments, program in ((["serve", "--nope"], "snzoo serve"), (["--nope", "list"], "snzoo")):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args(arguments)
+        expected = f"{program}: unrecognized arguments: --nope (see: {program} --help)\n"
+        assert capsys.readouterr().err == expected

@@ -216,3 +216,8 @@ def test_a_resumed_run_knows_the_inputs_that_could_not_be_read(
     capsys.readouterr()
     assert predict(*command, "--on-error", "skip", "--resume") == 1
     assert capsys.readouterr().err == "snzoo: 1 input could not be read: none\n"
+
+
+def test_one_image_is_no_images(tmp_path, small, photos, capsys):
+    assert predict(photos / "00.jpg", "--model", small, "--output", tmp_path / "x.csv") == 0
+    assert capsys.readouterr().out == f"1 image: {tmp_path / 'x.csv'}\n"

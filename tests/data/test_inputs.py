@@ -163,9 +163,14 @@ def make_link(path):
         ("x.txt", os.mkfifo, "not a regular file"),
         ("x.txt", lambda path: path.write_text(" \n"), "lists no image"),
         ("x.txt", lambda path: path.write_text("a" * 70_000), "characters or more"),
+        ("x.txt", lambda path: path.write_bytes(b"\xff\xd8\nJF\0IF"), "no list: line 2 has a NUL"),
         ("x.rec", lambda path: path.write_bytes(b"x"), "no x.idx beside it"),
         ("x.parquet", lambda path: path.write_bytes(b"x"), "can't read"),
-        ("x.parquet", lambda path: parquet.write_table(pa.table({"a": [1]}), path), "no column"),
+        (
+            "x.parquet",
+            lambda path: parquet.write_table(pa.table({"a": [1]}), path),
+            "in a list NAME",
+        ),
     ],
 )
 def test_an_input_that_cannot_be_opened_is_one_broken_photo(tmp_path, name, make, words):
@@ -176,6 +181,14 @@ def test_an_input_that_cannot_be_opened_is_one_broken_photo(tmp_path, name, make
     assert next(iter_chunks(inputs, 9)).list_unreadable() == whole
     assert words in error and str(tmp_path) in error and error.isprintable()
     assert good == ("image 1", b"good")
+
+
+def test_a_list_names_photos_only(tmp_path):
+    fill_folder(tmp_path / "folder")
+    fill_tar(tmp_path / "x.tar")
+    (tmp_path / "list.txt").write_text("folder\nfolder/b.jpg\nx.tar\nhttps://host/y.parquet\n")
+    found = [str(content) for _, content in read(tmp_path / "list.txt")]
+    assert ["name this on the command line" in each for each in found] == [True, False, True, True]
 
 
 def test_a_folder_that_cannot_be_read_leaves_the_others_as_they_are(tmp_path):

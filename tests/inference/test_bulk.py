@@ -290,7 +290,7 @@ def test_an_output_replaces_no_input(tmp_path, models):
 @pytest.mark.parametrize(
     "name, options, error, words",
     [
-        ("x.txt", {}, ArgumentError, r"\.csv, \.ndjson, \.parquet"),
+        ("x.txt", {}, ArgumentError, r"one of \.csv, \.ndjson, \.parquet"),
         ("x.csv", {"embeddings": True}, ArgumentError, r"\.parquet or \.ndjson file, not \.csv"),
         ("none/x.csv", {}, FileError, "folder that you may write"),
         ("x.csv", {"topk": 0}, ArgumentError, "topk must be a whole number"),

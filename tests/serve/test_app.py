@@ -216,6 +216,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r
         ({"json": {"images": [{"base64": ""}], "models": ["no"]}}, 404, "no model named 'no'"),
         ({"json": {"images": [{"url": "http://127.0.0.1/"}]}}, 403, "no URLs"),
         ({"json": {"images": [{"url": "file:///etc/passwd"}]}}, 403, "no URLs"),
+        ({"json": {"images": [{"url": ""}]}}, 403, "no URLs"),
         ({"content": b"[" * 400, "headers": {"Content-Type": "application/json"}}, 413, "photos"),
         ({"content": b"[" * 200, "headers": {"Content-Type": "application/json"}}, 400, "JSON"),
     ],
@@ -292,6 +293,12 @@ def test_probes_follow_the_life_of_the_server(demo, ask, contents):
     assert ask(app, "GET", "/healthz").status_code == 200
     refused = ask(app, "POST", PREDICT, **as_parts(contents))
     assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_probes_may_ask_for_headers_only(make_app, ask, path):
+    response = ask(make_app(), "HEAD", path)
+    assert response.status_code == 200 and response.headers["Content-Type"].startswith("text/")
 
 
 def test_models_are_described_with_their_gates(make_app, ask, demo, other):

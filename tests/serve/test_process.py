@@ -108,6 +108,12 @@ def test_an_address_in_use_is_an_error_of_one_line(capsys):
     assert f"port {port}" in output.err and "in use" in output.err and "--port" in output.err
 
 
+def test_an_address_of_another_machine_is_an_error_of_one_line(capsys):
+    assert main(["serve", "--host", "192.0.2.1", "--port", "0"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "192.0.2.1" in error and "try another --host" in error
+
+
 @pytest.mark.parametrize(
     ("content", "word"), [(None, "can't read"), (b"", "token"), (b"two words", "blanks")]
 )

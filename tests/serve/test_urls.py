@@ -162,10 +162,12 @@ def test_json_may_name_urls(host, public, make_app, ask, contents):
     )  # fmt: skip
     app = make_app(allow_urls=True, limits=Limits(timeout=10))
     images = [{"url": host.url("a.jpg")}, {"url": host.url("a.jpg", "127.0.0.2"), "name": "b"}]
+    images.append({"url": ""})
     response = ask(app, "POST", "/v1/predict", json={"images": images})
-    good, bad = response.json()["photos"]
+    good, bad, empty = response.json()["photos"]
     assert response.status_code == 200 and good["predictions"] and good["name"] == host.url("a.jpg")
     assert bad["name"] == "b" and "not public" in bad["error"]
+    assert "only http and https URLs" in empty["error"]
     assert ipaddress.ip_address("127.0.0.1").is_loopback and len(host.paths) == 1
 
 
