@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,10 +37,12 @@ class ModelSpec(Entry):
             weights are loaded. If None, the weights are the zoo's, if the entry has a file.
         origin: The zoo model whose weights were converted to another norm, and whose license
             therefore applies.
+        alias: The last part of the path or the repository by which the user named the model.
     """
 
     weights: Path | None = None
     origin: str | None = None
+    alias: str | None = field(default=None, compare=False)
 
     @classmethod
     def find(
@@ -69,7 +71,8 @@ class ModelSpec(Entry):
                 raise UnknownModelError(describe_unknown(os.fspath(name)))
             if source is not None:
                 raise ArgumentError(f"{name} has its own weights: name it or {weights}, not both")
-            return cls._from_checkpoint(_locate(name), None)
+            found = cls._from_checkpoint(_locate(name), None)
+            return dataclasses.replace(found, alias=_last_part(os.fspath(name)))
         if source is None:
             if name is None:
                 raise ArgumentError("name a model or a checkpoint; see: snzoo list")
@@ -135,8 +138,13 @@ class ModelSpec(Entry):
     def with_norm(self, norm: str, **arguments: Any) -> Self:
         origin = self.origin or (self.name if self.file else None)
         return dataclasses.replace(
-            super().with_norm(norm, **arguments), weights=None, origin=origin
+            super().with_norm(norm, **arguments), weights=None, origin=origin, alias=None
         )
+
+    @property
+    def called(self) -> str:
+        """The name of the model in predictions and in APIs."""
+        return self.alias or self.name
 
     @property
     def network(self) -> Architecture:
@@ -277,6 +285,12 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     path = Path(text.removeprefix(LOCAL))
     best = path / "best.safetensors"  # of a run of snzoo train
     return best if best.is_file() and not (path / "config.json").exists() else path
+
+
+def _last_part(source: str) -> str:
+    if source.startswith(HUB):
+        source = source.partition("@")[0]
+    return Path(source.removeprefix(LOCAL)).name
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:

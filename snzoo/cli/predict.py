@@ -90,7 +90,11 @@ def _choose_models(args: argparse.Namespace) -> list[ModelSpec]:
         return [choose_entry(args, names[0])]
     if args.weights:
         raise ArgumentError(f"{args.weights} is the checkpoint of one model: name one model")
-    return [ModelSpec.find(name) for name in names]
+    from snzoo.inference.computation import check_names
+
+    specs = [ModelSpec.find(name) for name in names]
+    check_names(specs)
+    return specs
 
 
 def _on_error(args: argparse.Namespace) -> OnError:
@@ -135,7 +139,7 @@ def _print(
 ) -> Summary:
     """Print the classes."""
     from snzoo.inference.bulk import Summary
-    from snzoo.inference.computation import distinct_names
+    from snzoo.inference.computation import number_names
     from snzoo.inference.outcomes import iter_outcomes
     from snzoo.inference.tables import format_row, list_columns, make_rows
     from snzoo.processes import is_one_of_several
@@ -145,7 +149,7 @@ def _print(
         raise ArgumentError(f"{what} needs a file to write: --output FILE")
     if args.embeddings and not (args.output or args.json):
         raise ArgumentError("embeddings are not printed as text: add --output FILE or --json")
-    names = distinct_names(models)
+    names = number_names(models)
     columns = list_columns([model.num_classes for model in models], options)
     photos, broken, unreadable = 0, 0, list[str]()
     documents, bars = [], sys.stdout.isatty()

@@ -24,7 +24,7 @@ from snzoo.inference.classifier import Classifier
 from snzoo.inference.computation import (
     choose_shared_device,
     device_name,
-    distinct_names,
+    number_names,
     versions,
 )
 from snzoo.inference.network import default_batch_size
@@ -138,7 +138,7 @@ def write_predictions(
         classifiers = stack.enter_context(open_classifiers(models, shared))
         if processes.count > 1 and STDIN in _list_paths(inputs):
             raise ArgumentError("several processes can't share stdin: write the list to a file")
-        job = _Job(classifiers, distinct_names(specs), options, output)
+        job = _Job(classifiers, number_names(specs), options, output)
         with lock_parts(job.folder) if is_first else nullcontext():
             found = _open_parts(job, processes, resume=resume, report=report)
             disable = None if progress and is_first else True

@@ -74,6 +74,24 @@ def find_shared_preprocessing(networks: Sequence[Network]) -> Preprocessing:
     return shared
 
 
+def check_names(specs: Sequence[ModelSpec]) -> None:
+    """Check that no two models have the same name in predictions and in APIs.
+
+    Raises:
+        ArgumentError: two have the same.
+    """
+    names = [spec.called for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"two models are called {name}; rename a folder or a file")
+
+
+def number_names(specs: Sequence[ModelSpec]) -> list[str]:
+    """Return the names of models in predictions, with a number if several share a name."""
+    names = [spec.called for spec in specs]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+
+
 def distinct_names(specs: Sequence[ModelSpec]) -> list[str]:
     """Return the names of models, with the weights or a number if several models share a name."""
     names = [spec.name for spec in specs]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,6 +14,7 @@ from snzoo.data.loops import Floats
 from snzoo.errors import ArgumentError
 from snzoo.gates import read_gates
 from snzoo.inference.classifier import Classifier, Prediction, load_classifier
+from snzoo.inference.computation import check_names
 from snzoo.manifest import load_demo
 from snzoo.models.architectures import SWITCH_NORMS
 from snzoo.preprocessing import Preprocessing
@@ -86,14 +86,10 @@ def load_classifiers(
     if weights and len(models) > 1:
         raise ArgumentError("weights are for one model; name the other checkpoints as models")
     names: list[str | None] = list(models) or [None if weights else load_demo().model]
-    found: dict[str, Classifier] = {}
-    for name in names:
-        spec = ModelSpec.find(name, weights=None if weights is None else os.fspath(weights))
-        key = _serving_name(spec, name)
-        if key in found:
-            raise ArgumentError(f"two models are called {key}; rename a folder or a file")
-        found[key] = load_classifier(spec, device=device)
-    return found
+    path = None if weights is None else os.fspath(weights)
+    specs = [ModelSpec.find(name, weights=path) for name in names]
+    check_names(specs)
+    return {spec.called: load_classifier(spec, device=device) for spec in specs}
 
 
 def describe_classifier(name: str, classifier: Classifier) -> ServedModel:
@@ -121,9 +117,3 @@ def describe_classifier(name: str, classifier: Classifier) -> ServedModel:
 def to_batch(pixels: Sequence[Pixels | Floats]) -> torch.Tensor:
     """Return the pixels (H, W, 3) of n photos as a tensor (n, 3, H, W), as networks take it."""
     return torch.stack([torch.from_numpy(photo) for photo in pixels]).permute(0, 3, 1, 2)
-
-
-def _serving_name(spec: ModelSpec, name: str | None) -> str:
-    if name is None or name == spec.name:
-        return spec.name
-    return Path(name.partition("@")[0].rstrip("/")).name or spec.name

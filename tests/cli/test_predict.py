@@ -15,6 +15,7 @@ import snzoo
 from snzoo.cli import main
 from snzoo.data.sources import Files
 from snzoo.inference import bulk, read_predictions
+from snzoo.serve import load_classifiers
 
 DEMO = Path(snzoo.__file__).parent / "demo" / "photos"
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "snzoo"]
@@ -171,10 +172,11 @@ def test_several_models_are_named(tmp_path, small, photos, capsys):
     command = [photo, "--topk", 1, "--model", small, "--model", tmp_path / "other"]
     assert predict(*command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[::2] == [f"resnet18v1_sn: {photo}", f"resnet18v1_bn: {photo}"] and len(lines) == 4
+    assert lines[::2] == [f"small: {photo}", f"other: {photo}"] and len(lines) == 4
     assert predict(*command, "--json", "--embeddings") == 0
     documents = json.loads(capsys.readouterr().out)
-    assert [d["model"] for d in documents] == ["resnet18v1_sn", "resnet18v1_bn"]
+    assert [d["model"] for d in documents] == ["small", "other"]
+    assert [*load_classifiers([small, str(tmp_path / "other")])] == ["small", "other"]
     assert [len(d["embedding"]) for d in documents] == [64, 32]
 
 
@@ -185,6 +187,7 @@ def test_several_models_are_named(tmp_path, small, photos, capsys):
         (["--embeddings"], "add --output FILE or --json"),
         (["--output", "x.csv", "--embeddings"], "not .csv"),
         (["--model", "resnet18v1_sn_clothing", "--weights", "x.pth"], "name one model"),
+        (["--model", "resnet18v1_sn_clothing"] * 2, "two models are called resnet18v1_sn_clothing"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(small, photos, capsys, options, words):

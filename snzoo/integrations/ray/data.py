@@ -14,7 +14,7 @@ import pyarrow as pa
 from snzoo.data.inputs import Chunk
 from snzoo.data.sources import unreadable
 from snzoo.errors import ArgumentError
-from snzoo.inference.computation import distinct_names
+from snzoo.inference.computation import number_names
 from snzoo.inference.outcomes import PredictionOptions, classify, open_classifiers
 from snzoo.inference.tables import list_columns, make_rows, make_schema
 from snzoo.inference.transform import Model
@@ -71,7 +71,7 @@ class PhotoClassifier:
         self.columns, self.keep_photos = columns, keep_photos
         self._open = ExitStack()  # for the life of the worker
         self.classifiers = self._open.enter_context(open_classifiers(models, device))
-        self.names = distinct_names([classifier.spec for classifier in self.classifiers])
+        self.names = number_names([classifier.spec for classifier in self.classifiers])
         self.seen = 0  # photos
 
     def __call__(self, batch: Any) -> pa.Table:
