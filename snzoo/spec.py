@@ -102,11 +102,12 @@ class ModelSpec(Entry):
 
     @classmethod
     def _from_checkpoint(cls, source: Path, name: str | None) -> Self:
-        from snzoo.weights import description_of
+        from snzoo.weights import description_of, read_state_dict
 
         document = description_of(source)
         if document is None:
             if name is None:
+                read_state_dict(source)  # any other file has its own error
                 raise CheckpointError(
                     f"{source} does not say which model it is; name it too: "
                     "--model NAME --weights FILE, or NAME --weights FILE for snzoo convert"

@@ -224,3 +224,9 @@ def test_a_resumed_run_knows_the_inputs_that_could_not_be_read(
 def test_one_image_is_no_images(tmp_path, small, photos, capsys):
     assert predict(photos / "00.jpg", "--model", small, "--output", tmp_path / "x.csv") == 0
     assert capsys.readouterr().out == f"1 image: {tmp_path / 'x.csv'}\n"
+
+
+def test_weights_that_are_none_are_not_said_to_lack_a_model(photos, capsys):
+    assert predict(photos, "--weights", photos / "00.jpg") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "00.jpg: it is not a weights file" in error
