@@ -229,4 +229,5 @@ def test_memory_does_not_grow_with_the_length_of_a_list(tmp_path):
         return found
 
     peak(5_000)  # imports
-    assert peak(60_000) < 2 * peak(12_000)
+    # All lines take 9 MB; what else runs in the process may take some.
+    assert peak(60_000) < peak(12_000) + 2e6
