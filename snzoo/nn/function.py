@@ -30,11 +30,12 @@ def normalize(
     config: Config,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Tensor, BatchStats]:
     """Return the layer's output, and the BN statistics (C,) of ``x`` if ``config.batch``.
 
     With ``relu``, which is not for traced ``x``, the output is the ReLU of the layer's [+
-    ``shortcut``].
+    ``shortcut``]. With ``overwrite`` it may be written over ``x``.
     """
     batch: BatchStats = None
     if config.group is not None:
@@ -54,8 +55,8 @@ def normalize(
                 mean, var = to_logits(tensors.mean_weight), to_logits(tensors.var_weight)
                 tensors = tensors._replace(mean_weight=mean, var_weight=var)
             if shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
-                return backend.infer(x, tensors, config, shortcut, relu), None
-            y = backend.infer(x, tensors, config)
+                return backend.infer(x, tensors, config, shortcut, relu, overwrite), None
+            y = backend.infer(x, tensors, config, overwrite=overwrite)
     return add_relu_(y, shortcut) if relu else y, batch
 
 

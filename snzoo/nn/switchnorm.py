@@ -94,13 +94,24 @@ class SwitchNorm(nn.Module):
             return x.tracer.create_proxy("call_module", path, (x,), {})
         return self._normalize(x)
 
-    def forward_relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Return ``relu(forward(x) [+ shortcut])``; not for ``x`` that a compiler traces."""
-        return self._normalize(x, shortcut, relu=True)
+    def forward_relu(
+        self, x: Tensor, shortcut: Tensor | None = None, *, overwrite: bool = False
+    ) -> Tensor:
+        """Return ``relu(forward(x) [+ shortcut])``; not for ``x`` that a compiler traces.
 
-    def _normalize(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+        With ``overwrite`` it may be written over ``x``, where no gradient is needed.
+        """
+        return self._normalize(x, shortcut, relu=True, overwrite=overwrite)
+
+    def _normalize(
+        self,
+        x: Tensor,
+        shortcut: Tensor | None = None,
+        relu: bool = False,
+        overwrite: bool = False,
+    ) -> Tensor:
         self._check_input(x)
-        y, batch = normalize(x, *self.tensors_and_config(), shortcut, relu)
+        y, batch = normalize(x, *self.tensors_and_config(), shortcut, relu, overwrite)
         if batch is not None and self.training and self.track_running_stats:
             self.update_running_statistics(*batch)
         return y

@@ -55,8 +55,11 @@ class Backend(Passes, Protocol):
         config: Config,
         shortcut: Tensor | None = None,
         relu: bool = False,
+        overwrite: bool = False,
     ) -> Tensor:
         """Return the layer's output, or with ``relu`` the ReLU of it [+ ``shortcut``].
+
+        With ``overwrite`` it may be written over ``x``.
 
         ``x`` has any strides and any floating dtype, which the output has too. ``shortcut``
         has the shape, dtype and device of ``x``.

@@ -35,13 +35,14 @@ def infer(
     config: Config,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> Tensor:
     """Normalize, add and rectify in three launches."""
     x, tensors = prepare(x), tensors.flat()
     positions = num_positions(x)
     mean, var = moments(x, config.variance_factor(positions))
     mean, scale = coefficients(mean, var, tensors, config, positions)
-    return affine(x, mean, scale, tensors.bias, shortcut, relu)
+    return affine(x, mean, scale, tensors.bias, shortcut, relu, overwrite)
 
 
 def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -92,12 +93,14 @@ def affine(
     bias: Tensor,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> Tensor:
     """Return ``(x - mean) * scale + bias``, with ``+ shortcut`` and then ReLU if asked for.
 
-    ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating dtype.
+    ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating dtype. With
+    ``overwrite`` the result is written over ``x``.
     """
-    y = torch.empty_like(x)
+    y = x if overwrite else torch.empty_like(x)
     shortcut = None if shortcut is None else _laid_out_like(x, shortcut)
     rows = (mean.contiguous(), scale.contiguous(), bias.contiguous())
     _cover(kernels.affine, _plan(x, split=False), x, *rows, shortcut, y, RELU=relu)

@@ -1,0 +1,467 @@
+"""The loops of a layer in evaluation mode on the CPU. Importing this module imports llvmlite.
+
+A team of OpenMP threads runs one function. It has two phases with a barrier between them: the sums
+of each channel of each sample, and then ``x * scale + shift [+ shortcut] [ReLU]``. Coefficients are
+computed in float64. Sums are of distances to a value near the mean, in float32 over at most
+``BLOCK`` values, so that neither a far mean nor a large map costs accuracy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+
+from snzoo.llvm import (
+    DOUBLE,
+    FLOAT,
+    INT32,
+    INT64,
+    POINTER,
+    Type,
+    Value,
+    add_function,
+    address,
+    call_address,
+    call_intrinsic,
+    constant,
+    for_lanes,
+    load,
+    load_bfloats,
+    loop,
+    maximum,
+    minimum,
+    reverse,
+    size,
+    splat,
+    store,
+    store_bfloats,
+    sum_over,
+    to_double,
+    to_float,
+    vector,
+)
+
+# The argument of the function: a structure of these 64-bit fields. The address of the shortcut,
+# and those of running statistics, are 0 where there are none.
+ADDRESSES = (
+    *("x", "out", "shortcut", "weight", "bias", "mean_weight", "var_weight"),
+    *("running_mean", "running_var", "scratch"),
+)
+SIZES = ("samples", "channels", "positions", "parts", "instance", "relu")
+NUMBERS = ("eps", "variance_factor", "pooled_factor")
+
+BLOCK = 1 << 14
+TILE = 32  # positions that are read channel by channel, where the channels are last
+# Where the mean is so many standard deviations away from the value that distances are taken to,
+# E[d²] − E[d]² loses more than 4 bits, and is computed once more.
+FAR = 4.0
+INFINITY = float("inf")
+
+
+class Kernel(ABC):
+    """The instructions of ``run``; a subclass has those of a layout of ``x`` and the output.
+
+    Args:
+        values: the type of ``x``, the shortcut and the output: FLOAT, or INT16 for bfloat16.
+        parameters: the type of the parameters and of the running statistics.
+        openmp: the addresses of ``omp_get_num_threads``, ``omp_get_thread_num`` and
+            ``GOMP_barrier``.
+    """
+
+    units: Value  # what the threads share among them: their number
+
+    def __init__(self, values: Type, parameters: Type, openmp: tuple[int, int, int]) -> None:
+        self.values, self.parameters = values, parameters
+        self.module = ir.Module()
+        function = add_function(self.module, "run", ir.VoidType(), POINTER)
+        self.b = b = ir.IRBuilder(function.append_basic_block())
+        self._read(function.args[0])
+        team, thread = (b.sext(call_address(b, at, INT32), INT64) for at in openmp[:2])
+        self.mean_shares, self.var_shares = map(self._softmax, (self.mean_weight, self.var_weight))
+        self.set_up(thread)
+        first = b.sdiv(b.mul(self.units, thread), team)
+        last = b.sdiv(b.mul(self.units, b.add(thread, size(1))), team)
+        only_running = [
+            b.fcmp_ordered("==", shares[2], constant(DOUBLE, 1))
+            for shares in (self.mean_shares, self.var_shares)
+        ]
+        self.needs_sums = b.not_(b.and_(*only_running))
+        with b.if_then(self.needs_sums):
+            self.sum(first, last)
+        call_address(b, openmp[2], ir.VoidType())
+        self.write(first, last)
+        b.ret_void()
+
+    @abstractmethod
+    def set_up(self, thread: Value) -> None:
+        """Set ``units``, and what the thread has for itself."""
+
+    @abstractmethod
+    def sum(self, first: Value, last: Value) -> None:
+        """Compute the sums, or the statistics, of units ``first`` to ``last``."""
+
+    @abstractmethod
+    def write(self, first: Value, last: Value) -> None:
+        """Write the output of units ``first`` to ``last``.
+
+        It begins with the last one, which is most likely to be in a cache still.
+        """
+
+    def _read(self, fields: Value) -> None:
+        b = self.b
+        for i, name in enumerate((*ADDRESSES, *SIZES, *NUMBERS)):
+            value = load(b, fields, size(i), DOUBLE if name in NUMBERS else INT64)
+            if name in ADDRESSES:
+                given = b.icmp_unsigned("!=", value, size(0))
+                value = b.inttoptr(value, POINTER)
+                if name.startswith("running"):  # what is read instead has a share of 0
+                    value = b.select(given, value, self.weight)
+                setattr(self, f"has_{name}", given)
+            setattr(self, name, value)
+        self.has_in = b.icmp_signed("!=", self.instance, size(0))
+
+    def __getattr__(self, name: str) -> Value:
+        """Tell mypy that there are attributes of the fields."""
+        raise AttributeError(name)
+
+    def _softmax(self, logits: Value) -> list[Value]:
+        """Return the shares of IN, LN and BN; 0 for those that have no logit."""
+        b, never = self.b, constant(DOUBLE, -INFINITY)
+        own, ln = (self._parameter(logits, at) for at in (size(0), self.instance))
+        at_bn = b.select(self.has_running_mean, b.add(self.instance, size(1)), size(0))
+        bn = b.select(self.has_running_mean, self._parameter(logits, at_bn), never)
+        found = [b.select(self.has_in, own, never), ln, bn]
+        most = ln
+        for logit in (found[0], bn):
+            most = b.select(b.fcmp_ordered(">", logit, most), logit, most)
+        powers = [call_intrinsic(b, "exp", b.fsub(logit, most)) for logit in found]
+        total = b.fadd(powers[0], b.fadd(powers[1], powers[2]))
+        return [b.fdiv(power, total) for power in powers]
+
+    def _parameter(self, base: Value, index: Value, width: int = 1) -> Value:
+        return to_double(self.b, _load_floats(self.b, base, index, self.parameters, width))
+
+    def load(self, index: Value, width: int = 1) -> Value:
+        """Return ``width`` values of ``x`` as floats."""
+        return _load_floats(self.b, self.x, index, self.values, width)
+
+    def mix(self, mean: Value, var: Value, scale: Value, shift: Value) -> None:
+        """Write the coefficients (C,) of a sample from its IN mean and variance (C,)."""
+        b, count = self.b, self.b.sitofp(self.channels, DOUBLE)
+
+        def add_mean(width: int, i: Value, *totals: Value) -> list[Value]:
+            return [b.fadd(totals[0], load(b, mean, i, DOUBLE, width))]
+
+        ln_mean = b.fdiv(sum_over(b, DOUBLE, size(0), self.channels, add_mean, 1)[0], count)
+
+        def add_variance(width: int, i: Value, *totals: Value) -> list[Value]:
+            spread = b.fsub(load(b, mean, i, DOUBLE, width), splat(b, ln_mean, width))
+            own = load(b, var, i, DOUBLE, width)
+            return [b.fadd(totals[0], b.fadd(own, b.fmul(spread, spread)))]
+
+        ln_var = b.fdiv(sum_over(b, DOUBLE, size(0), self.channels, add_variance, 1)[0], count)
+        ln_var = b.fmul(ln_var, self.pooled_factor)
+
+        def write(width: int, i: Value) -> None:
+            own = [load(b, statistic, i, DOUBLE, width) for statistic in (mean, var)]
+            ln = [splat(b, statistic, width) for statistic in (ln_mean, ln_var)]
+            bn = [self._parameter(at, i, width) for at in (self.running_mean, self.running_var)]
+            mixed_mean = self._weighted_sum(self.mean_shares, own[0], ln[0], bn[0])
+            mixed_var = self._weighted_sum(self.var_shares, own[1], ln[1], bn[1])
+            deviation = call_intrinsic(b, "sqrt", b.fadd(mixed_var, splat(b, self.eps, width)))
+            factor = b.fdiv(self._parameter(self.weight, i, width), deviation)
+            offset = b.fsub(self._parameter(self.bias, i, width), b.fmul(mixed_mean, factor))
+            store(b, to_float(b, factor), scale, i)
+            store(b, to_float(b, offset), shift, i)
+
+        for_lanes(b, self.channels, write)
+
+    def _weighted_sum(self, shares: list[Value], *statistics: Value) -> Value:
+        """Return the mixture; a statistic with a share of 0 may be anything."""
+        b, zero = self.b, constant(statistics[0].type, 0)
+        terms = []
+        for share, statistic in zip(shares, statistics, strict=True):
+            product = b.fmul(splat(b, share, getattr(zero.type, "count", 1)), statistic)
+            is_mixed = b.fcmp_ordered("!=", share, constant(DOUBLE, 0))
+            terms.append(b.select(is_mixed, product, zero))
+        return b.fadd(terms[0], b.fadd(terms[1], terms[2]))
+
+    def moments_from_sums(
+        self, near: Value, total: Value, squares: Value
+    ) -> tuple[Value, Value, Value]:
+        """Return mean and variance, and whether ``near`` is too far from the mean.
+
+        Args:
+            near: what distances were taken to, as floats.
+            total, squares: the sums of the distances and of their squares, as doubles.
+        """
+        b, width = self.b, getattr(total.type, "count", 1)
+        count = splat(b, b.sitofp(self.positions, DOUBLE), width)
+        distance = b.fdiv(total, count)
+        offset = b.fmul(distance, distance)
+        var = b.fsub(b.fdiv(squares, count), offset)
+        is_far = b.fcmp_ordered(">", offset, b.fmul(var, constant(var.type, FAR**2)))
+        var = b.fmul(var, splat(b, self.variance_factor, width))
+        return b.fadd(to_double(b, near), distance), var, is_far
+
+    def for_both(self, emit: Callable[[bool], None]) -> None:
+        """Emit instructions with and without a shortcut; the call decides which of them run."""
+        with self.b.if_else(self.has_shortcut) as (given, absent):
+            with given:
+                emit(True)
+            with absent:
+                emit(False)
+
+    def normalize(
+        self, index: Value, width: int, scale: Value, shift: Value, with_shortcut: bool
+    ) -> None:
+        """Write ``width`` values of the output, from the ``index``-th on."""
+        b = self.b
+        y = call_intrinsic(b, "fmuladd", self.load(index, width), scale, shift)
+        if with_shortcut:
+            y = b.fadd(y, _load_floats(b, self.shortcut, index, self.values, width))
+        zero, none = constant(FLOAT, 0), constant(FLOAT, -INFINITY)
+        floor = splat(b, b.select(b.icmp_signed("!=", self.relu, size(0)), zero, none), width)
+        y = b.select(b.fcmp_ordered("<", y, floor), floor, y)  # NaN stays
+        (store if self.values == FLOAT else store_bfloats)(b, y, self.out, index)
+
+
+class Contiguous(Kernel):
+    """A unit is a channel of a sample, a row of positions."""
+
+    def set_up(self, thread: Value) -> None:
+        b, c = self.b, self.channels
+        self.units = b.mul(self.samples, c)
+        statistics = b.mul(self.units, size(2))
+        own = b.add(b.mul(statistics, size(2)), b.mul(b.mul(thread, c), size(2)))
+        self.scale = address(b, self.scratch, own, FLOAT)
+        self.shift = address(b, self.scale, c, FLOAT)
+
+    def _statistics(self, sample: Value) -> tuple[Value, Value]:
+        """Return the addresses of a sample's means and variances (C,)."""
+        b = self.b
+        at = b.mul(b.mul(sample, self.channels), size(2))
+        mean = address(b, self.scratch, at, DOUBLE)
+        return mean, address(b, mean, self.channels, DOUBLE)
+
+    def sum(self, first: Value, last: Value) -> None:
+        b = self.b
+
+        def one(row: Value) -> None:
+            mean, var = self._statistics(b.sdiv(row, self.channels))
+            channel = b.srem(row, self.channels)
+            line = b.mul(row, self.positions)
+            near = self.load(line)
+            own_mean, own_var, is_far = self._moments(line, near)
+            store(b, own_mean, mean, channel)
+            store(b, own_var, var, channel)
+            with b.if_then(is_far, likely=False):
+                own_mean, own_var, _ = self._moments(line, to_float(b, own_mean))
+                store(b, own_mean, mean, channel)
+                store(b, own_var, var, channel)
+
+        loop(b, first, last, one)
+
+    def _moments(self, line: Value, near: Value) -> tuple[Value, Value, Value]:
+        """Return mean and variance of a row, and whether ``near`` is too far from the mean."""
+        b, zero = self.b, constant(DOUBLE, 0)
+
+        def add(width: int, i: Value, *totals: Value) -> list[Value]:
+            distance = b.fsub(self.load(b.add(line, i), width), splat(b, near, width))
+            squares = call_intrinsic(b, "fmuladd", distance, distance, totals[1])
+            return [b.fadd(totals[0], distance), squares]
+
+        def block(start: Value, *totals: Value) -> list[Value]:
+            stop = minimum(b, b.add(start, size(BLOCK)), self.positions)
+            parts = sum_over(b, FLOAT, start, stop, add, 2)
+            return [b.fadd(t, to_double(b, part)) for t, part in zip(totals, parts, strict=True)]
+
+        sums = loop(b, size(0), self.positions, block, [zero, zero], BLOCK)
+        return self.moments_from_sums(near, *sums)
+
+    def write(self, first: Value, last: Value) -> None:
+        b, c = self.b, self.channels
+        start = b.sdiv(first, c)
+        stop = b.sdiv(b.add(last, b.sub(c, size(1))), c)
+
+        def of_sample(i: Value) -> None:
+            sample = reverse(b, start, stop, i)
+            begin = b.mul(sample, c)
+            rows = maximum(b, first, begin), minimum(b, last, b.add(begin, c))
+            self.mix(*self._statistics(sample), self.scale, self.shift)
+            self.for_both(lambda with_shortcut: self._write_rows(begin, *rows, with_shortcut))
+
+        loop(b, start, stop, of_sample)
+
+    def _write_rows(self, sample: Value, start: Value, stop: Value, with_shortcut: bool) -> None:
+        b = self.b
+
+        def one(i: Value) -> None:
+            row = reverse(b, start, stop, i)
+            line, channel = b.mul(row, self.positions), b.sub(row, sample)
+            scale, shift = (load(b, at, channel, FLOAT) for at in (self.scale, self.shift))
+
+            def write(width: int, i: Value) -> None:
+                scales, shifts = splat(b, scale, width), splat(b, shift, width)
+                self.normalize(b.add(line, i), width, scales, shifts, with_shortcut)
+
+            for_lanes(b, self.positions, write)
+
+        loop(b, start, stop, one)
+
+
+class ChannelsLast(Kernel):
+    """A unit is a part of the positions of a sample, with all channels."""
+
+    def set_up(self, thread: Value) -> None:
+        b, c = self.b, self.channels
+        self.units = b.mul(self.samples, self.parts)
+        sums = b.mul(b.mul(self.units, c), size(2))
+        own = b.add(sums, b.mul(b.mul(thread, c), size(4)))  # 2C doubles, 3C floats, and a gap
+        self.mean = address(b, self.scratch, own, DOUBLE)
+        self.var = address(b, self.mean, c, DOUBLE)
+        self.scale = address(b, self.var, c, DOUBLE)
+        self.shift = address(b, self.scale, c, FLOAT)
+        self.near = address(b, self.shift, c, FLOAT)
+
+    def _sums(self, unit: Value) -> tuple[Value, Value]:
+        b = self.b
+        total = address(b, self.scratch, b.mul(b.mul(unit, self.channels), size(2)), DOUBLE)
+        return total, address(b, total, self.channels, DOUBLE)
+
+    def _unit(self, unit: Value) -> tuple[Value, Value, Value]:
+        """Return the sample, the first position and the last one, exclusive."""
+        b = self.b
+        part = b.srem(unit, self.parts)
+        start = b.sdiv(b.mul(self.positions, part), self.parts)
+        stop = b.sdiv(b.mul(self.positions, b.add(part, size(1))), self.parts)
+        return b.sdiv(unit, self.parts), start, stop
+
+    def _index(self, sample: Value, position: Value, channel: Value) -> Value:
+        b = self.b
+        line = b.add(b.mul(sample, self.positions), position)
+        return b.add(b.mul(line, self.channels), channel)
+
+    def _near_mean(self, sample: Value, channel: Value, width: int) -> Value:
+        """Return the means of eight positions."""
+        b = self.b
+        total = constant(vector(FLOAT, width), 0)
+        for i in range(8):
+            position = b.sdiv(b.mul(self.positions, size(i)), size(8))
+            total = b.fadd(total, self.load(self._index(sample, position, channel), width))
+        return b.fmul(total, constant(vector(FLOAT, width), 1 / 8))
+
+    def sum(self, first: Value, last: Value) -> None:
+        b = self.b
+
+        def of_unit(unit: Value) -> None:
+            sample, start, stop = self._unit(unit)
+            sums = self._sums(unit)
+
+            def begin(width: int, c: Value) -> None:
+                store(b, self._near_mean(sample, c, width), self.near, c)
+                for total in sums:
+                    store(b, constant(vector(DOUBLE, width), 0), total, c)
+
+            def of_tile(position: Value) -> None:
+                end = minimum(b, b.add(position, size(TILE)), stop)
+                for_lanes(b, self.channels, partial(self._sum_tile, sample, position, end, sums))
+
+            for_lanes(b, self.channels, begin)
+            loop(b, start, stop, of_tile, step=TILE)
+
+        loop(b, first, last, of_unit)
+
+    def _sum_tile(
+        self, sample: Value, start: Value, stop: Value, sums: Any, width: int, c: Value
+    ) -> None:
+        b, zero = self.b, constant(vector(FLOAT, width), 0)
+        near = load(b, self.near, c, FLOAT, width)
+
+        def add(position: Value, total: Value, squares: Value) -> list[Value]:
+            distance = b.fsub(self.load(self._index(sample, position, c), width), near)
+            return [
+                b.fadd(total, distance),
+                call_intrinsic(b, "fmuladd", distance, distance, squares),
+            ]
+
+        found = loop(b, start, stop, add, [zero, zero])
+        for at, value in zip(sums, found, strict=True):
+            store(b, b.fadd(load(b, at, c, DOUBLE, width), to_double(b, value)), at, c)
+
+    def write(self, first: Value, last: Value) -> None:
+        b = self.b
+
+        def of_unit(i: Value) -> None:
+            sample, start, stop = self._unit(reverse(b, first, last, i))
+            with b.if_then(self.needs_sums):
+                for_lanes(b, self.channels, partial(self._join, sample))
+                loop(b, size(0), self.channels, partial(self._repeat_far, sample))
+            self.mix(self.mean, self.var, self.scale, self.shift)
+            self.for_both(
+                lambda with_shortcut: self._write_tiles(sample, start, stop, with_shortcut)
+            )
+
+        loop(b, first, last, of_unit)
+
+    def _join(self, sample: Value, width: int, c: Value) -> None:
+        """Write the statistics of a sample's channels; NaN for a variance that is too inexact."""
+        b, zero = self.b, constant(vector(DOUBLE, width), 0)
+
+        def add(part: Value, *totals: Value) -> list[Value]:
+            sums = self._sums(b.add(b.mul(sample, self.parts), part))
+            values = (load(b, at, c, DOUBLE, width) for at in sums)
+            return [b.fadd(total, value) for total, value in zip(totals, values, strict=True)]
+
+        sums = loop(b, size(0), self.parts, add, [zero, zero])
+        near = self._near_mean(sample, c, width)
+        mean, var, is_far = self.moments_from_sums(near, *sums)
+        store(b, mean, self.mean, c)
+        store(b, b.select(is_far, constant(var.type, float("nan")), var), self.var, c)
+
+    def _repeat_far(self, sample: Value, c: Value) -> None:
+        b, zero = self.b, constant(DOUBLE, 0)
+        var = load(b, self.var, c, DOUBLE)
+        with b.if_then(b.fcmp_unordered("uno", var, var), likely=False):
+            near = to_float(b, load(b, self.mean, c, DOUBLE))
+
+            def add(position: Value, total: Value, squares: Value) -> list[Value]:
+                distance = b.fsub(self.load(self._index(sample, position, c)), near)
+                distance = to_double(b, distance)
+                return [b.fadd(total, distance), b.fadd(squares, b.fmul(distance, distance))]
+
+            sums = loop(b, size(0), self.positions, add, [zero, zero])
+            mean, var, _ = self.moments_from_sums(near, *sums)
+            store(b, mean, self.mean, c)
+            store(b, var, self.var, c)
+
+    def _write_tiles(self, sample: Value, start: Value, stop: Value, with_shortcut: bool) -> None:
+        b = self.b
+
+        def of_tile(i: Value) -> None:
+            end = b.sub(stop, b.sub(i, start))
+            begin = maximum(b, b.sub(end, size(TILE)), start)
+
+            def of_channels(width: int, c: Value) -> None:
+                scale, shift = (load(b, at, c, FLOAT, width) for at in (self.scale, self.shift))
+
+                def write(position: Value) -> None:
+                    index = self._index(sample, position, c)
+                    self.normalize(index, width, scale, shift, with_shortcut)
+
+                loop(b, begin, end, write)
+
+            for_lanes(b, self.channels, of_channels)
+
+        loop(b, start, stop, of_tile, step=TILE)
+
+
+def _load_floats(b: Any, base: Value, index: Value, kind: Type, width: int) -> Value:
+    """Return values of type FLOAT, or of bfloat16 in INT16, as floats."""
+    if kind == FLOAT:
+        return load(b, base, index, FLOAT, width)
+    return load_bfloats(b, base, index, width)
