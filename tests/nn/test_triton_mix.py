@@ -204,3 +204,10 @@ def test_a_training_step_launches_ten_times(monkeypatch):
         y.backward(x.detach())
     backward = ["gradient_sums", "reduce_columns", "spread_rows", "input_gradient"]
     assert launches.names == backward
+
+
+def test_a_group_is_served_by_the_plain_formula():
+    config = Config(True, True, 1e-5)
+    assert backends.select_mixing(triton, config) is triton
+    assert backends.select_mixing(triton, config._replace(group=object())) is plain
+    assert backends.select_mixing(plain, config) is plain

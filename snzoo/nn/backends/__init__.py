@@ -46,9 +46,9 @@ class Passes(Protocol):
 
 
 class Mixing(Protocol):
-    """The (N, C) part of a training step: all arguments and results are wide and tiny.
+    """The (N, C) part of a training step, which a backend may have too.
 
-    ``positions`` is their number. ``tensors`` are flat.
+    All tensors are wide, and ``tensors`` are flat. IN statistics are over ``positions`` values.
     """
 
     def coefficients(
@@ -107,7 +107,10 @@ def select(x: Tensor) -> Backend | None:
 
 
 def select_mixing(passes: Passes, config: Config) -> Mixing:
-    """Return what computes the (N, C) part: ``passes`` if they do, except over a group."""
+    """Return what computes the (N, C) part: ``passes`` if they can, else plain operations.
+
+    Only those know groups of processes.
+    """
     has_own = config.group is None and hasattr(passes, "gradient_coefficients")
     return cast(Mixing, passes) if has_own else torch
 

@@ -11,14 +11,14 @@ from snzoo.nn.backends.triton_mix import SIZES, load_shares, pick
 
 
 @triton.jit
-def _gradients(weight, total, centered, var, offsets, c, there, eps):
+def _gradients(weight, total, centered, var, offsets, c, there, C, eps):
     """Return 1 / sqrt(var + eps), the two sums, and the gradients of the mixed mean and variance.
 
     Where ``there`` is False, all but the first are 0.
     """
     wide: tl.constexpr = total.dtype.element_ty
     rstd = tl.rsqrt((tl.load(var + offsets, mask=there, other=1) + eps).to(wide))
-    scale = tl.load(weight + c, mask=there, other=0).to(wide) * rstd
+    scale = tl.load(weight + c, mask=c < C, other=0).to(wide) * rstd
     sum_g = tl.load(total + offsets, mask=there, other=0)
     sum_gx = tl.load(centered + offsets, mask=there, other=0)
     return rstd, sum_g, sum_gx, -scale * sum_g, -0.5 * scale * rstd * rstd * sum_gx
@@ -34,9 +34,10 @@ def _at(i, product):
 def _by_shares(
     gradient, own, ln, bn, n, c, there, N, C, INSTANCE: tl.constexpr, LOGITS: tl.constexpr
 ):
-    """Return the gradients of the shares, of which the softmax needs only the differences.
+    """Return the gradients of the shares, sum(gradient * statistic).
 
-    Those of distances from LN statistics do not round where |mean| ≫ std.
+    The softmax's gradient needs only their differences, so for LOGITS the LN statistic is
+    subtracted from all three: large and similar means would cancel later, with rounded sums.
     """
     pooled = tl.load(ln + n, mask=n < N, other=0)
     origin = pooled if LOGITS else pooled * 0
@@ -89,7 +90,7 @@ def reduce_columns(
         column = c[None, :]
         there = (n < N) & (column < C)
         rstd, sum_g, sum_gx, m, v = _gradients(
-            weight, total, centered, var, n * C + column, column, there, eps
+            weight, total, centered, var, n * C + column, column, there, C, eps
         )
         by_weight += tl.sum(rstd * sum_gx, 0)
         by_bias += tl.sum(sum_g, 0)
@@ -170,7 +171,7 @@ def spread_rows(
         by_mean, by_var = tl.zeros((B,), wide), tl.zeros((B,), wide)
         for k in range(tiles):
             c = k * B + tl.arange(0, B)
-            _, _, _, m, v = _gradients(weight, total, centered, var, n * C + c, c, c < C, eps)
+            _, _, _, m, v = _gradients(weight, total, centered, var, n * C + c, c, c < C, C, eps)
             by_mean += m
             by_var += v
         mean_shares = load_shares(mean_gates, NUM_GATES, LOGITS, wide)
@@ -181,7 +182,7 @@ def spread_rows(
         for k in range(tiles):
             c = k * B + tl.arange(0, B)
             there = c < C
-            rstd, _, _, m, v = _gradients(weight, total, centered, var, n * C + c, c, there, eps)
+            rstd, _, _, m, v = _gradients(weight, total, centered, var, n * C + c, c, there, C, eps)
             mean = tl.load(mean_in + n * C + c, mask=there)
             by_mean = m_ln + 2 * (mean - center) * v_ln
             by_var = tl.zeros((B,), wide) + v_ln
