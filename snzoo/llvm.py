@@ -89,6 +89,11 @@ def load(b: Any, base: Value, index: Value, kind: Type, width: int = 1) -> Value
     return b.load(at, align=_bytes(kind))
 
 
+def load_address(b: Any, base: Value, index: Value) -> Value:
+    """Return the ``index``-th of an array of addresses at ``base``."""
+    return b.inttoptr(load(b, base, index, INT64), POINTER)
+
+
 def store(b: Any, value: Value, base: Value, index: Value) -> None:
     """Write values from the ``index``-th on over an array at ``base``."""
     kind = value.type.element if isinstance(value.type, ir.VectorType) else value.type
@@ -187,10 +192,10 @@ def call_intrinsic(b: Any, name: str, *values: Value) -> Value:
     return b.call(known or add_function(b.module, full, kind, *(kind,) * len(values)), values)
 
 
-def call_address(b: Any, at: int, result: Type) -> Value:
-    """Return the result of a C function without arguments."""
-    kind = ir.FunctionType(result, ()).as_pointer()
-    return b.call(b.inttoptr(size(at), kind), ())
+def call_at(b: Any, at: int, result: Type, *values: Value) -> Value:
+    """Return the result of the C function at an address."""
+    kind = ir.FunctionType(result, [value.type for value in values])
+    return b.call(b.inttoptr(size(at), kind.as_pointer()), values)
 
 
 def minimum(b: Any, first: Value, second: Value) -> Value:

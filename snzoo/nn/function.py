@@ -7,15 +7,12 @@ from torch import Tensor
 
 from snzoo.nn import backends
 from snzoo.nn._compat import is_batched_gradient, is_jit_tracing
-from snzoo.nn.backends import Passes
+from snzoo.nn.backends import Passes, cpu_fused
 from snzoo.nn.backends import torch as torch_passes
 from snzoo.nn.backends._layout import add_relu_, are_alike
 from snzoo.nn.functional import (
     Config,
     LayerTensors,
-    gate_gradients,
-    mix,
-    mix_backward,
     num_positions,
     switch_norm,
     to_logits,
@@ -38,13 +35,19 @@ def normalize(
     ``shortcut``]. With ``overwrite`` it may be written over ``x``.
     """
     batch: BatchStats = None
+    if relu and not (config.batch or config.shares or torch.is_grad_enabled()):
+        # What follows takes as long as the loops do for the small maps of a network.
+        fused = cpu_fused.infer(x, tensors, config, shortcut, relu, overwrite)
+        if fused is not None:
+            return fused, None
     if config.group is not None:
         y, batch = _normalize_in_group(x, tensors, config)
-    elif not is_jit_tracing() and x.numel() == 0:
+    elif (relu or not is_jit_tracing()) and x.numel() == 0:
         y = _normalize_nothing(x, tensors)
     else:
+        select = backends.select_untraced if relu else backends.select
         # On two devices the plain formula raises; a kernel would read invalid memory.
-        backend = backends.select(x) if tensors.weight.device == x.device else None
+        backend = select(x) if tensors.weight.device == x.device else None
         if backend is None:
             y, mixture = switch_norm(x, tensors, config)
             batch = mixture.batch_stats()
@@ -126,17 +129,19 @@ class _SwitchNormFunction(torch.autograd.Function):
         flat = LayerTensors(*tensors).flat(torch.promote_types(dtype, torch.float32))
         positions = num_positions(x)
         mean, var = passes.moments(x, config.variance_factor(positions))
-        mixture = mix(mean, var, flat, config, positions)
-        rstd = torch.rsqrt(mixture.var + config.eps)
-        y = passes.affine(x, mixture.mean, flat.weight * rstd, flat.bias)
-        ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, rstd, mixture)
+        mixing = backends.select_mixing(passes, config)
+        mixture, scale = mixing.coefficients(mean, var, flat, config, positions)
+        y = passes.affine(x, mixture.mean, scale, flat.bias)
+        ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, mixture)
         batch = mixture.batch_stats() or ()
         ctx.mark_non_differentiable(*batch)
+        ctx.set_materialize_grads(False)  # zeros for the batch's statistics cost two launches
         return y.to(dtype), *batch
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         x, *tensors = ctx.saved_tensors
+        grad = torch.zeros_like(x) if grad is None else grad
         # With create_graph this gradient is to be differentiated once more.
         if torch.is_grad_enabled() or is_batched_gradient(grad):
             if ctx.config.group is not None:
@@ -145,22 +150,18 @@ class _SwitchNormFunction(torch.autograd.Function):
                     "batches of gradients, over several processes: use SwitchNorm for them"
                 )
             return _plain_gradient(ctx, grad, x, tensors)
-        mean, rstd, mixture = ctx.statistics
-        dtype, x = x.dtype, ctx.passes.prepare(x)
+        passes, config, (mean, mixture) = ctx.passes, ctx.config, ctx.statistics
+        dtype, x = x.dtype, passes.prepare(x)
         grad = _like(x, grad)
-        flat = LayerTensors(*tensors).flat(rstd.dtype)
-        scale = flat.weight * rstd
-        total, centered = ctx.passes.gradient_sums(grad, x, mixture.mean)
-        mixed = -scale * total, -0.5 * scale * rstd**2 * centered
+        flat = LayerTensors(*tensors).flat(mean.dtype)
+        total, centered = passes.gradient_sums(grad, x, mixture.mean)
+        mixing = backends.select_mixing(passes, config)
+        (a, b, c), flat_grads = mixing.gradient_coefficients(
+            total, centered, mixture, mean, flat, config, num_positions(x)
+        )
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_mean, to_var = mix_backward(*mixed, mixture, mean, flat, ctx.config)
-            positions = num_positions(x)
-            b = to_var * (2 * ctx.config.variance_factor(positions) / positions)
-            to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
-            to_x = to_x.to(dtype)
-        gates = gate_gradients(*mixed, mixture, flat, ctx.config)
-        flat_grads = (rstd * centered).sum(0), total.sum(0), *gates
+            to_x = passes.input_gradient(grad, x, mean, a, b, c).to(dtype)
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 

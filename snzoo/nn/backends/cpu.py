@@ -43,8 +43,9 @@ def infer(
     These are two passes, and :func:`snzoo.nn.functional.mix` in half as many operations: those
     of (N, C) are tiny, and their cost is that of a call.
     """
-    if cpu_fused.has_kernel(x):
-        return cpu_fused.infer(x, tensors, config, shortcut, relu, overwrite)
+    y = cpu_fused.infer(x, tensors, config, shortcut, relu, overwrite)
+    if y is not None:
+        return y
     dtype, x = x.dtype, prepare(x)
     tensors = tensors.flat(x.dtype)
     mixed_mean, mixed_var = _mixed_statistics(x, tensors, config)

@@ -25,11 +25,12 @@ from snzoo.llvm import (
     Value,
     add_function,
     address,
-    call_address,
+    call_at,
     call_intrinsic,
     constant,
     for_lanes,
     load,
+    load_address,
     load_bfloats,
     loop,
     maximum,
@@ -44,15 +45,16 @@ from snzoo.llvm import (
     to_float,
     vector,
 )
+from snzoo.nn.backends.openmp import OpenMP
 
 # The argument of the function: a structure of these 64-bit fields. The address of the shortcut,
 # and those of running statistics, are 0 where there are none.
 ADDRESSES = (
     *("x", "out", "shortcut", "weight", "bias", "mean_weight", "var_weight"),
-    *("running_mean", "running_var", "scratch"),
+    *("running_mean", "running_var"),
 )
-SIZES = ("samples", "channels", "positions", "parts", "instance", "relu")
-NUMBERS = ("eps", "variance_factor", "pooled_factor")
+SIZES = ("samples", "channels", "positions", "threads", "instance", "relu")
+NUMBERS = ("eps",)
 
 BLOCK = 1 << 14
 TILE = 32  # positions that are read channel by channel, where the channels are last
@@ -63,25 +65,29 @@ INFINITY = float("inf")
 
 
 class Kernel(ABC):
-    """The instructions of ``run``; a subclass has those of a layout of ``x`` and the output.
+    """A module whose function ``int run(fields)`` computes a layer, and returns 1 without memory.
+
+    A subclass has the instructions for a layout of ``x``, the shortcut and the output.
 
     Args:
-        values: the type of ``x``, the shortcut and the output: FLOAT, or INT16 for bfloat16.
+        values: the type of these three: FLOAT, or INT16 for bfloat16.
         parameters: the type of the parameters and of the running statistics.
-        openmp: the addresses of ``omp_get_num_threads``, ``omp_get_thread_num`` and
-            ``GOMP_barrier``.
     """
 
     units: Value  # what the threads share among them: their number
 
-    def __init__(self, values: Type, parameters: Type, openmp: tuple[int, int, int]) -> None:
+    def __init__(self, values: Type, parameters: Type, openmp: OpenMP) -> None:
         self.values, self.parameters = values, parameters
         self.module = ir.Module()
-        function = add_function(self.module, "run", ir.VoidType(), POINTER)
-        self.b = b = ir.IRBuilder(function.append_basic_block())
-        self._read(function.args[0])
-        team, thread = (b.sext(call_address(b, at, INT32), INT64) for at in openmp[:2])
+        work = add_function(self.module, "work", ir.VoidType(), POINTER)
+        self.b = b = ir.IRBuilder(work.append_basic_block())
+        fields, self.scratch = (load_address(b, work.args[0], size(i)) for i in range(2))
+        self._read(fields)
         self.mean_shares, self.var_shares = map(self._softmax, (self.mean_weight, self.var_weight))
+        team, thread = (
+            b.sext(call_at(b, address, INT32), INT64)
+            for address in (openmp.num_threads, openmp.thread_num)
+        )
         self.set_up(thread)
         first = b.sdiv(b.mul(self.units, thread), team)
         last = b.sdiv(b.mul(self.units, b.add(thread, size(1))), team)
@@ -92,9 +98,40 @@ class Kernel(ABC):
         self.needs_sums = b.not_(b.and_(*only_running))
         with b.if_then(self.needs_sums):
             self.sum(first, last)
-        call_address(b, openmp[2], ir.VoidType())
+        call_at(b, openmp.barrier, ir.VoidType())
         self.write(first, last)
         b.ret_void()
+        self._add_run(work, openmp)
+
+    def _add_run(self, work: Any, openmp: OpenMP) -> None:
+        """Add the function that has a team of threads run ``work``, with memory for it.
+
+        One thread needs no OpenMP. So a forked process with one thread, as a worker of a data
+        loader is, can't wait for threads that only its parent has.
+        """
+        run = add_function(self.module, "run", INT32, POINTER)
+        malloc = add_function(self.module, "malloc", POINTER, INT64)
+        free = add_function(self.module, "free", ir.VoidType(), POINTER)
+        self.b = b = ir.IRBuilder(run.append_basic_block())
+        self._read(run.args[0])
+        # 2C doubles per unit, and 2C doubles and 4C floats per thread.
+        units, threads = b.mul(self.samples, self.parts), self.threads
+        doubles = b.add(b.mul(units, size(2)), b.mul(threads, size(4)))
+        scratch = b.call(malloc, [b.mul(b.mul(doubles, self.channels), size(8))])
+        with b.if_then(b.icmp_unsigned("==", b.ptrtoint(scratch, INT64), size(0)), likely=False):
+            b.ret(ir.Constant(INT32, 1))
+        argument = b.bitcast(b.alloca(INT64, 2), POINTER)
+        for i, pointer in enumerate((run.args[0], scratch)):
+            store(b, b.ptrtoint(pointer, INT64), argument, size(i))
+        with b.if_else(b.icmp_signed("==", threads, size(1))) as (alone, together):
+            with alone:
+                b.call(work, [argument])
+            with together:
+                none = ir.Constant(INT32, 0)
+                rest = work, argument, b.trunc(threads, INT32), none
+                call_at(b, openmp.parallel, ir.VoidType(), *rest)
+        b.call(free, [scratch])
+        b.ret(ir.Constant(INT32, 0))
 
     @abstractmethod
     def set_up(self, thread: Value) -> None:
@@ -112,17 +149,34 @@ class Kernel(ABC):
         """
 
     def _read(self, fields: Value) -> None:
-        b = self.b
+        """Set an attribute to each field, and to what follows from them."""
+        b, one = self.b, constant(DOUBLE, 1)
         for i, name in enumerate((*ADDRESSES, *SIZES, *NUMBERS)):
-            value = load(b, fields, size(i), DOUBLE if name in NUMBERS else INT64)
             if name in ADDRESSES:
-                given = b.icmp_unsigned("!=", value, size(0))
-                value = b.inttoptr(value, POINTER)
+                value = load_address(b, fields, size(i))
+                given = b.icmp_unsigned("!=", b.ptrtoint(value, INT64), size(0))
                 if name.startswith("running"):  # what is read instead has a share of 0
                     value = b.select(given, value, self.weight)
                 setattr(self, f"has_{name}", given)
+            else:
+                value = load(b, fields, size(i), DOUBLE if name in NUMBERS else INT64)
             setattr(self, name, value)
         self.has_in = b.icmp_signed("!=", self.instance, size(0))
+        own = self._unbiased(self.positions)
+        pooled = self._unbiased(b.mul(self.channels, self.positions))
+        self.variance_factor = b.select(self.has_in, own, one)
+        self.pooled_factor = b.select(self.has_in, one, pooled)
+        self.parts = self.count_parts()
+
+    def _unbiased(self, count: Value) -> Value:
+        """Return count / (count - 1), or 1 for a count of 1."""
+        b = self.b
+        less = maximum(b, b.sub(count, size(1)), size(1))
+        return b.fdiv(b.sitofp(count, DOUBLE), b.sitofp(less, DOUBLE))
+
+    def count_parts(self) -> Value:
+        """Return into how many units a sample's positions are split."""
+        return size(1)
 
     def __getattr__(self, name: str) -> Value:
         """Tell mypy that there are attributes of the fields."""
@@ -316,6 +370,14 @@ class Contiguous(Kernel):
 
 class ChannelsLast(Kernel):
     """A unit is a part of the positions of a sample, with all channels."""
+
+    def count_parts(self) -> Value:
+        """Return a number that gives all threads the same number of units, if it is not many."""
+        b = self.b
+        most = maximum(b, size(1), b.sdiv(self.positions, size(TILE)))
+        rest = b.srem(self.samples, self.threads)
+        is_even = b.icmp_signed("==", rest, size(0))
+        return b.select(is_even, size(1), minimum(b, self.threads, most))
 
     def set_up(self, thread: Value) -> None:
         b, c = self.b, self.channels
