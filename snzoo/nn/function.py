@@ -7,7 +7,7 @@ from torch import Tensor
 
 from snzoo.nn import backends
 from snzoo.nn._compat import is_batched_gradient, is_jit_tracing
-from snzoo.nn.backends import Passes, cpu_fused
+from snzoo.nn.backends import Passes
 from snzoo.nn.backends import torch as torch_passes
 from snzoo.nn.backends._layout import add_relu_, are_alike
 from snzoo.nn.functional import (
@@ -35,11 +35,6 @@ def normalize(
     ``shortcut``]. With ``overwrite`` it may be written over ``x``.
     """
     batch: BatchStats = None
-    if relu and not (config.batch or config.shares or torch.is_grad_enabled()):
-        # What follows takes as long as the loops do for the small maps of a network.
-        fused = cpu_fused.infer(x, tensors, config, shortcut, relu, overwrite)
-        if fused is not None:
-            return fused, None
     if config.group is not None:
         y, batch = _normalize_in_group(x, tensors, config)
     elif (relu or not is_jit_tracing()) and x.numel() == 0:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from snzoo.nn._compat import is_jit_tracing
+from snzoo.nn.backends import cpu_fused
 from snzoo.nn.function import normalize
 from snzoo.nn.functional import Config, LayerTensors
 
@@ -101,6 +102,10 @@ class SwitchNorm(nn.Module):
 
         With ``overwrite`` it may be written over ``x``, where no gradient is needed.
         """
+        if x.ndim in self.input_ranks and not (self.training or torch.is_grad_enabled()):
+            y = cpu_fused.infer(x, *self.tensors_and_config(), shortcut, True, overwrite)
+            if y is not None:
+                return y
         return self._normalize(x, shortcut, relu=True, overwrite=overwrite)
 
     def _normalize(

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
-from snzoo.nn.backends import cpu
+from snzoo.nn.backends import cpu, cpu_fused
 from snzoo.nn.functional import switch_norm
 
 LAYERS = {2: SwitchNorm1d, 3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
@@ -23,6 +23,13 @@ STRIDES = {
     "a slice": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
     "transposed": lambda x: x.transpose(-1, 0).contiguous().transpose(-1, 0),
 }
+
+
+@pytest.fixture(params=[True, False], ids=["compiled loops", "operations"])
+def loops(request, monkeypatch):
+    """Use the compiled loops of evaluation mode, or do without them."""
+    if not request.param:
+        monkeypatch.setattr(cpu_fused, "HAS_LLVM", False)
 
 
 @pytest.fixture(params=["small", "large"])
@@ -328,6 +335,7 @@ def test_statistics_without_a_share_are_left_out(mean, var, samples, memory_form
     """The shares of locked layers are one-hot. The running statistics must not change."""
     calls = []
     moments = cpu.moments
+    monkeypatch.setattr(cpu_fused, "HAS_LLVM", False)
     monkeypatch.setattr(cpu, "moments", lambda *inputs: calls.append(1) or moments(*inputs))
     torch.manual_seed(0)
     layer = SwitchNorm2d(8).eval()

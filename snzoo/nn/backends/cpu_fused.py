@@ -36,7 +36,7 @@ def infer(
     """Return the layer's output, see :class:`snzoo.nn.backends.Backend`.
 
     None if there are no loops for these arguments. Little Python is run here, because the loops
-    take some 20 µs for the small maps of a network.
+    take some 20 µs for the small maps of a network. ``x`` has at least one position.
 
     Raises:
         MemoryError: there is no memory for the statistics.

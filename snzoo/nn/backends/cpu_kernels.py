@@ -75,6 +75,8 @@ class Kernel(ABC):
     """
 
     units: Value  # what the threads share among them: their number
+    scale: Value  # addresses of coefficients (C,), which each thread has for itself
+    shift: Value
 
     def __init__(self, values: Type, parameters: Type, openmp: OpenMP) -> None:
         self.values, self.parameters = values, parameters
@@ -166,6 +168,7 @@ class Kernel(ABC):
         pooled = self._unbiased(b.mul(self.channels, self.positions))
         self.variance_factor = b.select(self.has_in, own, one)
         self.pooled_factor = b.select(self.has_in, one, pooled)
+        self.share = b.fdiv(one, b.sitofp(self.positions, DOUBLE))
         self.parts = self.count_parts()
 
     def _unbiased(self, count: Value) -> Value:
@@ -203,8 +206,11 @@ class Kernel(ABC):
         """Return ``width`` values of ``x`` as floats."""
         return _load_floats(self.b, self.x, index, self.values, width)
 
-    def mix(self, mean: Value, var: Value, scale: Value, shift: Value) -> None:
-        """Write the coefficients (C,) of a sample from its IN mean and variance (C,)."""
+    def mix(self, mean: Value, var: Value, start: Value, stop: Value) -> None:
+        """Write coefficients of a sample from its IN mean and variance (C,).
+
+        These are ``scale`` and ``shift`` of the channels from ``start`` to ``stop``.
+        """
         b, count = self.b, self.b.sitofp(self.channels, DOUBLE)
 
         def add_mean(width: int, i: Value, *totals: Value) -> list[Value]:
@@ -221,6 +227,7 @@ class Kernel(ABC):
         ln_var = b.fmul(ln_var, self.pooled_factor)
 
         def write(width: int, i: Value) -> None:
+            i = b.add(start, i)
             own = [load(b, statistic, i, DOUBLE, width) for statistic in (mean, var)]
             ln = [splat(b, statistic, width) for statistic in (ln_mean, ln_var)]
             bn = [self._parameter(at, i, width) for at in (self.running_mean, self.running_var)]
@@ -229,10 +236,10 @@ class Kernel(ABC):
             deviation = call_intrinsic(b, "sqrt", b.fadd(mixed_var, splat(b, self.eps, width)))
             factor = b.fdiv(self._parameter(self.weight, i, width), deviation)
             offset = b.fsub(self._parameter(self.bias, i, width), b.fmul(mixed_mean, factor))
-            store(b, to_float(b, factor), scale, i)
-            store(b, to_float(b, offset), shift, i)
+            store(b, to_float(b, factor), self.scale, i)
+            store(b, to_float(b, offset), self.shift, i)
 
-        for_lanes(b, self.channels, write)
+        for_lanes(b, b.sub(stop, start), write)
 
     def _weighted_sum(self, shares: list[Value], *statistics: Value) -> Value:
         """Return the mixture; a statistic with a share of 0 may be anything."""
@@ -254,10 +261,10 @@ class Kernel(ABC):
             total, squares: the sums of the distances and of their squares, as doubles.
         """
         b, width = self.b, getattr(total.type, "count", 1)
-        count = splat(b, b.sitofp(self.positions, DOUBLE), width)
-        distance = b.fdiv(total, count)
+        share = splat(b, self.share, width)
+        distance = b.fmul(total, share)
         offset = b.fmul(distance, distance)
-        var = b.fsub(b.fdiv(squares, count), offset)
+        var = b.fsub(b.fmul(squares, share), offset)
         is_far = b.fcmp_ordered(">", offset, b.fmul(var, constant(var.type, FAR**2)))
         var = b.fmul(var, splat(b, self.variance_factor, width))
         return b.fadd(to_double(b, near), distance), var, is_far
@@ -346,7 +353,7 @@ class Contiguous(Kernel):
             sample = reverse(b, start, stop, i)
             begin = b.mul(sample, c)
             rows = maximum(b, first, begin), minimum(b, last, b.add(begin, c))
-            self.mix(*self._statistics(sample), self.scale, self.shift)
+            self.mix(*self._statistics(sample), *(b.sub(row, begin) for row in rows))
             self.for_both(lambda with_shortcut: self._write_rows(begin, *rows, with_shortcut))
 
         loop(b, start, stop, of_sample)
@@ -463,7 +470,7 @@ class ChannelsLast(Kernel):
             with b.if_then(self.needs_sums):
                 for_lanes(b, self.channels, partial(self._join, sample))
                 loop(b, size(0), self.channels, partial(self._repeat_far, sample))
-            self.mix(self.mean, self.var, self.scale, self.shift)
+            self.mix(self.mean, self.var, size(0), self.channels)
             self.for_both(
                 lambda with_shortcut: self._write_tiles(sample, start, stop, with_shortcut)
             )
