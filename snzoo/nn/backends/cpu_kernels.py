@@ -168,6 +168,8 @@ class Kernel(ABC):
         pooled = self._unbiased(b.mul(self.channels, self.positions))
         self.variance_factor = b.select(self.has_in, own, one)
         self.pooled_factor = b.select(self.has_in, one, pooled)
+        zero, none = constant(FLOAT, 0), constant(FLOAT, -INFINITY)
+        self.floor = b.select(b.icmp_signed("!=", self.relu, size(0)), zero, none)
         self.share = b.fdiv(one, b.sitofp(self.positions, DOUBLE))
         self.parts = self.count_parts()
 
@@ -285,8 +287,7 @@ class Kernel(ABC):
         y = call_intrinsic(b, "fmuladd", self.load(index, width), scale, shift)
         if with_shortcut:
             y = b.fadd(y, _load_floats(b, self.shortcut, index, self.values, width))
-        zero, none = constant(FLOAT, 0), constant(FLOAT, -INFINITY)
-        floor = splat(b, b.select(b.icmp_signed("!=", self.relu, size(0)), zero, none), width)
+        floor = splat(b, self.floor, width)
         y = b.select(b.fcmp_ordered("<", y, floor), floor, y)  # NaN stays
         (store if self.values == FLOAT else store_bfloats)(b, y, self.out, index)
 
