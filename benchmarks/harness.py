@@ -19,12 +19,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
+import torch
+
 from snzoo.errors import FileError, SnzooError
 from snzoo.files import check_writable
 
 PACKAGES = (
-    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "numba", "numpy"),
-    "safetensors",
+    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "llvmlite", "numba"),
+    *("numpy", "safetensors"),
 )
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -141,6 +143,7 @@ def _circumstances() -> Document:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": cores(),
             "memory_gib": round(memory / 2**30, 1),
             "system": f"{platform.system()} {platform.release()}",
@@ -152,10 +155,13 @@ def _circumstances() -> Document:
 def heading(document: Document) -> list[str]:
     machine = document["machine"]
     versions = [f"{name} {v}" for name, v in document["versions"].items() if v]
+    cpu = machine["cpu"]
+    if "instructions" in machine:  # older documents lack it
+        cpu += f" with {machine['instructions']}"
     return [
         f"# {document['title']}",
         "",
-        f"{document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{document['date'][:10]}, {cpu}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB; {', '.join(versions)}.",
     ]
 
