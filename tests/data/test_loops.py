@@ -32,13 +32,12 @@ def compiled(request):
 
 
 def random_taps(rng, length, count, most=20):
-    """Any first pixels, and weights that sum up to one, of which some are a single one."""
+    """Any first pixels, and weights of sum one: any, quarters, which make ties, or one alone."""
     size = 4 * int(rng.integers(1, min(most, length) // 4 + 1))
     weights = np.zeros((count, size), np.int32)
     for line in weights:
-        cuts = (
-            rng.integers(0, (1 << BITS) + 1, size - 1) if rng.random() < 0.8 else [0] * (size - 1)
-        )
+        step = 1 << int(rng.choice([0, BITS - 2, BITS]))
+        cuts = step * rng.integers(0, (1 << BITS) // step + 1, size - 1)
         line[:] = np.diff([0, *np.sort(cuts), 1 << BITS])
     return rng.integers(0, length - size + 1, count).astype(np.int32), weights
 
