@@ -19,8 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-import torch
-
 from snzoo.errors import FileError, SnzooError
 from snzoo.files import check_writable
 
@@ -63,7 +61,8 @@ def run_benchmark(
             if output.suffix != ".json":
                 raise FileError(f"can't write {output}: name a .json file")
             check_writable(output)
-        document = _circumstances() | measure()
+        measured = measure()
+        document = _circumstances() | measured  # the first imports torch
     except SnzooError as error:
         return f"{Path(sys.argv[0]).name}: {error}"
     text = markdown(document)
@@ -143,7 +142,7 @@ def _circumstances() -> Document:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "instructions": _instructions(),
             "cores": cores(),
             "memory_gib": round(memory / 2**30, 1),
             "system": f"{platform.system()} {platform.release()}",
@@ -181,6 +180,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _instructions() -> str:
+    """Return the instruction set that PyTorch uses, such as ``AVX512``.
+
+    torch is imported late, because a large parent would share memory with measured processes.
+    """
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _cpu() -> str:

@@ -241,6 +241,16 @@ def test_the_heading_names_the_processor_and_its_instructions(tmp_path, capsys):
     assert f", {machine['cpu']}, {machine['cores']} core" in heading(document)[2]
 
 
+def test_measured_processes_do_not_share_memory_with_a_large_parent():
+    code = (
+        "import sys, loaders, training_loaders, evaluation; from harness import run_benchmark\n"
+        "run_benchmark(lambda: {'torch': 'torch' in sys.modules}, lambda d: str(d['torch']), None)"
+    )
+    command, path = [sys.executable, "-c", code], os.pathsep.join([str(FOLDER), *sys.path])
+    done = subprocess.run(command, stdout=-1, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.stdout == "False"
+
+
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
 def test_other_work_on_the_machine_is_seen():
     from harness import cores_elsewhere
