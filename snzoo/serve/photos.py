@@ -61,7 +61,7 @@ class Decoder:
     def _load(self, content: bytes, preprocessing: Preprocessing, name: str) -> Pixels | Floats:
         start = time.perf_counter()
         check_size(content, preprocessing, most=self._limits.pixels, name=name)
-        compiled = resizer(WORTH_COMPILING, None, preprocessing.resampling) == "numba"
+        compiled = resizer(WORTH_COMPILING, None, preprocessing.resampling) == "llvmlite"
         pixels = load_pixels(content, preprocessing, name=name, upright=True, compiled=compiled)
         self._metrics.decoding.observe(time.perf_counter() - start)
         return pixels
