@@ -23,7 +23,7 @@ from snzoo.errors import FileError, SnzooError
 from snzoo.files import check_writable
 
 PACKAGES = (
-    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "llvmlite", "numba"),
+    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "llvmlite"),
     *("numpy", "safetensors"),
 )
 Row = dict[str, Any]

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
-from llvmlite import ir
+from llvmlite import binding, ir
 
 INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOAT, DOUBLE = ir.FloatType(), ir.DoubleType()
@@ -27,26 +25,39 @@ Type = Any
 _engines: list[Any] = []  # machine code lives as long as its engine
 
 
-def compile_functions(module: Any, names: Iterable[str]) -> list[int]:
-    """Compile a module for this processor, and return the addresses of functions in it."""
-    if _version() < (0, 45):  # LLVM initializes itself from then on
-        llvm.initialize()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
+def compile_functions(
+    module: Any, names: Iterable[str], processor: str | None = None, features: str | None = None
+) -> list[int]:
+    """Compile a module, and return the addresses of functions in it.
+
+    Args:
+        module: an ``ir.Module``.
+        names: those of the functions.
+        processor: LLVM's name of the processor; by default this one's.
+        features: LLVM's names of its instruction sets, as in ``"+avx2,-avx512f"``.
+    """
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_default_triple()
     machine = target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+        processor or binding.get_host_cpu_name(),
+        get_features() if features is None else features,
+        opt=3,
+        jit=True,
     )
-    parsed = llvm.parse_assembly(str(module))
+    module.triple, module.data_layout = target.triple, str(machine.target_data)
+    parsed = binding.parse_assembly(str(module))
     parsed.verify()
-    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine = binding.create_mcjit_compiler(parsed, machine)
     engine.finalize_object()
     _engines.append(engine)
     return [engine.get_function_address(name) for name in names]
 
 
-def _version() -> tuple[int, ...]:
-    return tuple(int(part) for part in llvmlite.__version__.split(".")[:2])
+def get_features() -> str:
+    """Return LLVM's names of this processor's instruction sets."""
+    features: str = binding.get_host_cpu_features().flatten()
+    return features
 
 
 def add_function(module: Any, name: str, result: Type, *arguments: Type) -> Any:
@@ -75,18 +86,34 @@ def splat(b: Any, value: Value, width: int) -> Value:
         return value
     kind = ir.VectorType(value.type, width)
     first = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INT32, 0))
-    return _shuffle(b, first, [0] * width)
+    return take(b, first, [0] * width)
 
 
-def _shuffle(b: Any, value: Value, lanes: Sequence[int]) -> Value:
-    order = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
-    return b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), order)
+def take(b: Any, value: Value, lanes: Iterable[int], other: Value = None) -> Value:
+    """Return a vector of the lanes of a vector, whose numbers go on in another one."""
+    numbers = list(lanes)
+    order = ir.Constant(ir.VectorType(INT32, len(numbers)), numbers)
+    other = ir.Constant(value.type, ir.Undefined) if other is None else other
+    return b.shuffle_vector(value, other, order)
+
+
+def join(b: Any, vectors: Sequence[Value]) -> Value:
+    """Return one vector of all the lanes of vectors, whose number is a power of two."""
+    if len(vectors) == 1:
+        return vectors[0]
+    middle = len(vectors) // 2
+    low, high = join(b, vectors[:middle]), join(b, vectors[middle:])
+    return take(b, low, range(2 * low.type.count), high)
 
 
 def load(b: Any, base: Value, index: Value, kind: Type, width: int = 1) -> Value:
     """Return ``width`` values from the ``index``-th of an array at ``base``."""
-    at = b.bitcast(address(b, base, index, kind), vector(kind, width).as_pointer())
-    return b.load(at, align=_bytes(kind))
+    return load_at(b, address(b, base, index, kind), kind, width, _bytes(kind))
+
+
+def load_at(b: Any, at: Value, kind: Type, width: int, align: int = 1) -> Value:
+    """Return ``width`` values from an address, which is a multiple of ``align``."""
+    return b.load(b.bitcast(at, vector(kind, width).as_pointer()), align=align)
 
 
 def load_address(b: Any, base: Value, index: Value) -> Value:
@@ -97,8 +124,12 @@ def load_address(b: Any, base: Value, index: Value) -> Value:
 def store(b: Any, value: Value, base: Value, index: Value) -> None:
     """Write values from the ``index``-th on over an array at ``base``."""
     kind = value.type.element if isinstance(value.type, ir.VectorType) else value.type
-    at = b.bitcast(address(b, base, index, kind), value.type.as_pointer())
-    b.store(value, at, align=_bytes(kind))
+    store_at(b, value, address(b, base, index, kind), _bytes(kind))
+
+
+def store_at(b: Any, value: Value, at: Value, align: int = 1) -> None:
+    """Write values from an address on, which is a multiple of ``align``."""
+    b.store(value, b.bitcast(at, value.type.as_pointer()), align=align)
 
 
 def address(b: Any, base: Value, index: Value, kind: Type) -> Value:
@@ -151,7 +182,7 @@ def sum_lanes(b: Any, value: Value, width: int = 1) -> Value:
         half = value.type.count // 2
         if half == 1:
             return b.fadd(*(b.extract_element(value, ir.Constant(INT32, i)) for i in range(2)))
-        value = b.fadd(_shuffle(b, value, range(half)), _shuffle(b, value, range(half, 2 * half)))
+        value = b.fadd(take(b, value, range(half)), take(b, value, range(half, 2 * half)))
     return value
 
 

@@ -19,6 +19,12 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 
+def _prototype(arguments: str) -> Any:
+    """Return the type of a function with pointers, ``p``, and sizes, ``n``, as arguments."""
+    kinds = {"p": c_void_p, "n": c_ssize_t}
+    return CFUNCTYPE(None, *(kinds[letter] for letter in arguments))
+
+
 class Loops:
     """The compiled loops, see :mod:`snzoo.data.kernels`. They release the GIL.
 
@@ -26,35 +32,22 @@ class Loops:
     :meth:`down`. The taps are those of :class:`~snzoo.data.resample.Taps`.
     """
 
-    def __init__(self, processor: str, features: str) -> None:
+    def __init__(self, processor: str | None = None, features: str | None = None) -> None:
         """Compile the loops.
 
         Args:
-            processor: LLVM's name of the processor.
-            features: LLVM's names of the processor's instruction sets, as in ``"+avx2,-avx512f"``.
+            processor, features: see :func:`snzoo.llvm.compile_functions`.
         """
-        from llvmlite import binding
-
         from snzoo.data.kernels import build
+        from snzoo.llvm import compile_functions, get_features
 
-        binding.initialize_native_target()
-        binding.initialize_native_asmprinter()
-        sets = features.split(",")
-        kernels = build(16 if "+avx512bw" in sets else 8 if "+avx2" in sets else 4)
-        target = binding.Target.from_default_triple()
-        machine = target.create_target_machine(processor, features, opt=3, jit=True)
-        kernels.triple, kernels.data_layout = target.triple, str(machine.target_data)
-        module = binding.parse_assembly(str(kernels))
-        self._engine = binding.create_mcjit_compiler(module, machine)  # owns the machine code
-        self._engine.finalize_object()
-        self._across = self._function("across", "pnppnppnn")
-        self._down = self._function("down", "pnppnppnn")
-        self._look_up = self._function("look_up", "pnnnnppnnnnnnn")
-
-    def _function(self, name: str, arguments: str) -> Any:
-        kinds = {"p": c_void_p, "n": c_ssize_t}
-        prototype = CFUNCTYPE(None, *(kinds[letter] for letter in arguments))
-        return prototype(self._engine.get_function_address(name))
+        sets = (get_features() if features is None else features).split(",")
+        module = build(16 if "+avx512bw" in sets else 8 if "+avx2" in sets else 4)
+        names = "across", "down", "look_up"
+        across, down, look_up = compile_functions(module, names, processor, features)
+        self._across = _prototype("pnppnppnn")(across)
+        self._down = _prototype("pnppnppnn")(down)
+        self._look_up = _prototype("pnnnnppnnnnnnn")(look_up)
 
     def across(self, pixels: Bytes, first: Ints, weights: Ints, out: Bytes) -> None:
         """Resize rows, (H, W, 3) → (H, w, 3), by weighted sums of neighbors."""
@@ -83,9 +76,7 @@ class Loops:
 @cache
 def load() -> Loops:
     """Compile the loops for this processor, which takes a tenth of a second."""
-    from llvmlite import binding
-
-    return Loops(binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    return Loops()
 
 
 def are_loaded() -> bool:

@@ -110,7 +110,7 @@ def _load_kernel(
     with _compiling:
         try:
             from snzoo.llvm import FLOAT, INT16, compile_functions
-            from snzoo.nn.backends.cpu_kernels import ChannelsLast, Contiguous
+            from snzoo.nn.backends.cpu_layouts import ChannelsLast, Contiguous
 
             kinds = {torch.float32: FLOAT, torch.bfloat16: INT16}
             layout = ChannelsLast if channels_last else Contiguous
