@@ -26,7 +26,7 @@ RUN python3 -m venv --system-site-packages /opt/snzoo
 ENV PATH=/opt/snzoo/bin:$PATH
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     pip install --no-cache-dir "$(echo /dist/snzoo-*.whl)[serve,fast]"
-# Weights and numba's compiled loops are kept in the home folder.
+# Weights are kept in the home folder.
 RUN useradd --system --create-home --home-dir /var/lib/snzoo snzoo
 ENV SNZOO_HOME=/var/lib/snzoo/cache
 USER snzoo

@@ -23,8 +23,8 @@ from snzoo.errors import FileError, SnzooError
 from snzoo.files import check_writable
 
 PACKAGES = (
-    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "numba", "numpy"),
-    "safetensors",
+    *("snzoo", "torch", "torchvision", "timm", "pillow", "simplejpeg", "llvmlite"),
+    *("numpy", "safetensors"),
 )
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -61,7 +61,8 @@ def run_benchmark(
             if output.suffix != ".json":
                 raise FileError(f"can't write {output}: name a .json file")
             check_writable(output)
-        document = _circumstances() | measure()
+        measured = measure()
+        document = _circumstances() | measured  # the first imports torch
     except SnzooError as error:
         return f"{Path(sys.argv[0]).name}: {error}"
     text = markdown(document)
@@ -141,6 +142,7 @@ def _circumstances() -> Document:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu(),
+            "instructions": _instructions(),
             "cores": cores(),
             "memory_gib": round(memory / 2**30, 1),
             "system": f"{platform.system()} {platform.release()}",
@@ -152,10 +154,13 @@ def _circumstances() -> Document:
 def heading(document: Document) -> list[str]:
     machine = document["machine"]
     versions = [f"{name} {v}" for name, v in document["versions"].items() if v]
+    cpu = machine["cpu"]
+    if "instructions" in machine:  # older documents lack it
+        cpu += f" with {machine['instructions']}"
     return [
         f"# {document['title']}",
         "",
-        f"{document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{document['date'][:10]}, {cpu}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB; {', '.join(versions)}.",
     ]
 
@@ -175,6 +180,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _instructions() -> str:
+    """Return the instruction set that PyTorch uses, such as ``AVX512``.
+
+    torch is imported late, because a large parent would share memory with measured processes.
+    """
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _cpu() -> str:

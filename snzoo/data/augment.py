@@ -104,8 +104,7 @@ def augment(
             ``RandomHorizontalFlip``, ``ColorJitter`` (none if it changes nothing), and the lighting
             (none without it).
         name: the name of the photo in errors (default: its path, or "an image").
-        compiled: resize with loops that numba compiles, if they compute the bits of the installed
-            Pillow.
+        compiled: resize with compiled loops, if they compute the bits of the installed Pillow.
 
     Raises:
         DataError: see :func:`~snzoo.data.decode.decode` and :func:`~snzoo.data.pixels.geometry`.

@@ -22,7 +22,7 @@ from snzoo.data.sources import Photos
 from snzoo.errors import SnzooError
 from snzoo.preprocessing import Preprocessing, Resampling
 
-WORTH_COMPILING = 1000  # images; for fewer, compiling takes longer than it saves
+WORTH_COMPILING = 200  # images; for fewer, compiling takes longer than it saves
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def resizer(
     resize_on: torch.device | None,
     resampling: Resampling = "pillow-bilinear",
 ) -> str:
-    """Return the name of the fastest exact resizer: ``torch``, ``numba`` or ``pillow``.
+    """Return the name of the fastest exact resizer: ``torch``, ``llvmlite`` or ``pillow``.
 
     All three compute the same bits. Rules other than Pillow's have one resizer, ``numpy``, which
     runs in the CPU threads.
@@ -61,8 +61,8 @@ def resizer(
         return "numpy"
     if resize_on:
         return "torch" if is_exact(resize_on) else "pillow"
-    worthwhile = loops.HAS_NUMBA and images >= WORTH_COMPILING
-    return "numba" if worthwhile and is_exact(None) else "pillow"
+    worthwhile = loops.HAS_LLVMLITE and images >= WORTH_COMPILING
+    return "llvmlite" if worthwhile and is_exact(None) else "pillow"
 
 
 def count_batches(images: int, batch_size: int) -> int:
@@ -115,7 +115,7 @@ def read_batches(
         photo, name = photos.read(index), photos.locate(index)
         if device:
             return load_window(photo, preprocessing, name=name, **options)
-        compiled = how == "numba"
+        compiled = how == "llvmlite"
         out[...] = load_pixels(photo, preprocessing, name=name, compiled=compiled, **options)
         return None
 

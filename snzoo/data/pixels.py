@@ -8,6 +8,7 @@ other rules of resizing, see :class:`~snzoo.preprocessing.Preprocessing`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ def load_pixels(
         name: the name of the photo in errors (default: its path, or "an image").
         upright: turn the photo according to its EXIF orientation. Evaluations do not turn photos.
         approximate: decode JPEG at a reduced size, see :func:`~snzoo.data.decode.decode`.
-        compiled: resize with loops that numba compiles in about a second. They are faster than
+        compiled: resize with loops that LLVM compiles in a tenth of a second. They are faster than
             Pillow and compute the same bits. There are none for the other rules.
 
     Raises:
@@ -155,12 +156,29 @@ def normalize(
     """
     if preprocessing.channel_order == "BGR":
         pixels = pixels.flip(1)
-    x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
-    if x.device.type == "cpu":
+    if pixels.device.type == "cpu":
+        x = _allocate(pixels.shape, memory_format)
         _normalize_on_cpu(pixels, preprocessing, x)
         return x
+    x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format)
     white, mean, std = _constants(preprocessing, x.device)
     return x.copy_(pixels).div_(white).sub_(mean).div_(std)
+
+
+def _allocate(shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
+    """Return memory for the input of a network, aligned to 64 bytes, as PyTorch's own memory is.
+
+    NumPy allocates it, because NumPy asks the system for huge pages. Small pages would take longer
+    to get than pixels take to convert.
+    """
+    n, channels, height, width = shape
+    count = n * channels * height * width
+    memory = np.empty(count + 16, np.float32)
+    start = -memory.ctypes.data % 64 // memory.itemsize
+    x = torch.from_numpy(memory[start : start + count])
+    if memory_format == torch.channels_last:
+        return x.view(n, height, width, channels).permute(0, 3, 1, 2)
+    return x.view(n, channels, height, width)
 
 
 @lru_cache(maxsize=32)
@@ -185,8 +203,7 @@ def _normalize_on_cpu(pixels: Tensor, preprocessing: Preprocessing, x: Tensor) -
     if loops.are_loaded() and pixels.dtype == torch.uint8:
         levels = np.arange(256, dtype=np.float32)
         table = (levels / white - mean[:, None]) / std[:, None]
-        for image, values in zip(pixels.numpy(), x.numpy(), strict=True):
-            loops.load().look_up(image, table, values)
+        loops.load().look_up(pixels.numpy(), table, x.numpy())
         return
     for image, values in zip(pixels.numpy(), x.numpy(), strict=True):
         for c in range(3):

@@ -4,7 +4,7 @@ Pillow resizes 8-bit images in two passes: across (along the rows) and then down
 columns). It uses 22-bit integer weights and rounds to 8 bits after each pass. From version 13 on,
 it starts with the pass down if that is much less work.
 
-This module has two implementations: loops that numba compiles (extra ``[fast]``), for one image on
+This module has two implementations: compiled loops (extra ``[fast]``), for one image on
 the CPU, and tensor operations, for a batch on a GPU. :func:`is_exact` compares an implementation
 with the installed Pillow before it is used.
 """
@@ -137,19 +137,18 @@ def plan(size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, i
 
 def resize_and_crop(pixels: Pixels, plan: Plan, out: Pixels) -> None:
     """Resize and crop an image (H, W, 3) into ``out`` (h, w, 3) with the compiled loops."""
-    across, down, _ = loops.load()
-    (x, y), (height, width, _) = (plan.across, plan.down), out.shape
-    pixels = _pad_to(pixels, y.span.stop, x.span.stop)
+    compiled, (x, y), (height, width, _) = loops.load(), (plan.across, plan.down), out.shape
+    pixels = np.ascontiguousarray(_pad_to(pixels, y.span.stop, x.span.stop))
     if plan.down_first:
-        part = np.ascontiguousarray(pixels[y.span, x.span])
+        part = pixels[y.span, x.span]
         between = np.empty((height, part.shape[1], 3), np.uint8)
-        down(part, *y.shifted(), between)
-        across(between, *x.shifted(), out)
+        compiled.down(part, *y.shifted(), between)
+        compiled.across(between, *x.shifted(), out)
     else:
         part = pixels[y.span]
         between = np.empty((part.shape[0], width, 3), np.uint8)
-        across(part, *x, between)
-        down(between, *y.shifted(), out)
+        compiled.across(part, *x, between)
+        compiled.down(between, *y.shifted(), out)
 
 
 def _pad_to(pixels: Pixels, rows: int, columns: int) -> Pixels:
@@ -186,10 +185,10 @@ def is_exact(device: torch.device | None) -> bool:
                 continue
             if not np.array_equal(out, expected):
                 reason = f"its pixels differ from those of Pillow {PIL.__version__}"
-    except Exception as error:  # e.g. numba refuses a newer NumPy
+    except Exception as error:  # e.g. LLVM does not know the processor
         reason = first_line(error)
     if reason:
-        name = f"the tensor resampler on {device}" if device else "the resampler of numba"
+        name = f"the tensor resampler on {device}" if device else "the compiled resampler"
         logger.warning("%s is not used: %s; Pillow resizes instead, which is slower", name, reason)
     return reason is None
 

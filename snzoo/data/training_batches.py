@@ -65,7 +65,7 @@ def read_training_batches(
         workers: the number of threads.
     """
     # May compile the loops, which the threads then use.
-    compiled = resizer(sum(map(len, groups)), None) == "numba"
+    compiled = resizer(sum(map(len, groups)), None) == "llvmlite"
 
     def read(index: int, out: Pixels) -> Noise:
         generator = Generator().manual_seed(image_seed(seed, epoch, index))

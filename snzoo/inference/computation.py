@@ -15,7 +15,7 @@ from snzoo.preprocessing import Preprocessing
 from snzoo.processes import local_device
 from snzoo.spec import ModelSpec
 
-PACKAGES = ("snzoo", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba")
+PACKAGES = ("snzoo", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "llvmlite")
 
 
 def versions() -> dict[str, str]:

@@ -75,7 +75,7 @@ class Backbone(Named):
         Map 0 is the stem's, after its ReLU and before the max pool; 1 to 4 are the stages'. In
         v2, maps 1 to 3 are sums of residuals before any norm; the last one is normalized.
         """
-        x = self.norm_relu(1, self.conv1(x))
+        x = self.norm_relu(1, x, conv=self.conv1)
         found = [x] if 0 in indices else []
         x = self.maxpool(x)
         for stage in range(1, 1 + max(indices)):

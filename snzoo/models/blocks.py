@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from snzoo.models.architectures import StrideOn
 from snzoo.nn import norm_relu
+from snzoo.nn.fused import keeps_no_output
 
 ANY_NORM = "norm"  # the prefix of norms in networks whose keys do not name the kind
 
@@ -73,10 +74,22 @@ class Named(nn.Module):
         layer: nn.Module = getattr(self, f"{self.prefix}{which}")
         return layer
 
-    def norm_relu(self, which: int | str, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Return ``relu(norm(x) [+ shortcut])``, in one pass if nothing hooks or traces it."""
+    def norm_relu(
+        self,
+        which: int | str,
+        x: Tensor,
+        shortcut: Tensor | None = None,
+        *,
+        conv: nn.Module | None = None,
+    ) -> Tensor:
+        """Return ``relu(norm(x) [+ shortcut])``, in one pass if nothing hooks or traces it.
+
+        With ``conv``, ``x`` is replaced by its convolution, which may be overwritten.
+        """
         activation = getattr(self, self.activation.format(which))
-        return norm_relu(self.norm(which), x, shortcut, activation)
+        overwrite = conv is not None and keeps_no_output(conv)
+        x = x if conv is None else conv(x)
+        return norm_relu(self.norm(which), x, shortcut, activation, overwrite=overwrite)
 
 
 class Block(Named, ABC):
@@ -155,11 +168,10 @@ class BlockV1(Block):
         shortcut = x if self.downsample is None else self.downsample(x)
         last = self.convs
         for i in range(1, last):
-            x = self.norm_relu(i, self.conv(i)(x))
-        x = self.conv(last)(x)
+            x = self.norm_relu(i, x, conv=self.conv(i))
         if self.norm_after_add:
-            return self.norm_relu(last, x + shortcut)
-        return self.norm_relu(last, x, shortcut)
+            return self.norm_relu(last, self.conv(last)(x) + shortcut)
+        return self.norm_relu(last, x, shortcut, conv=self.conv(last))
 
 
 class BlockV2(Block):
@@ -174,11 +186,12 @@ class BlockV2(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
-        for i in range(1, self.convs + 1):
-            x = self.norm_relu(i, x)
-            if i == 1 and self.downsample is not None:
-                shortcut = self.downsample(x)
-            x = self.conv(i)(x)
+        x = self.norm_relu(1, x)
+        if self.downsample is not None:
+            shortcut = self.downsample(x)
+        for i in range(2, self.convs + 1):
+            x = self.norm_relu(i, x, conv=self.conv(i - 1))
+        x = self.conv(self.convs)(x)
         return x + shortcut
 
 

@@ -4,6 +4,7 @@ torch has no public names for these. A symbol that is absent is ``None`` here, a
 formula of :mod:`snzoo.nn.functional` then takes the place of whatever needs the symbol.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +20,15 @@ def _find(path: str, default: Any = None) -> Any:
 
 
 _forward_ad = _find("autograd.forward_ad")
-_is_jit_tracing = _find("jit.is_tracing")
+_is_jit_tracing = _find("_C._is_tracing")
 _are_transforms_active = _find("_C._are_functorch_transforms_active")
 _count_dispatch_modes = _find("_C._len_torch_dispatch_stack")
 _is_batched_tensor = _find("_C._functorch.is_legacy_batchedtensor")
+
+# Return whether torch.jit.trace runs, in which the sizes of a shape are tensors. torch.compile
+# knows this function, and not the faster one above.
+is_jit_tracing: Callable[[], bool] = _find("jit.is_tracing", lambda: False)
+
 _OBSERVERS_UNKNOWN = None in (
     _is_jit_tracing,
     _are_transforms_active,
@@ -64,11 +70,6 @@ def is_traced(x: Any) -> bool:
         or _count_dispatch_modes() > 0
         or getattr(_forward_ad, "_current_level", 0) >= 0
     )
-
-
-def is_jit_tracing() -> bool:
-    """Return whether ``torch.jit.trace`` runs, in which the sizes of a shape are tensors."""
-    return _is_jit_tracing is not None and bool(_is_jit_tracing())
 
 
 def is_batched_gradient(grad: Tensor) -> bool:

@@ -13,9 +13,6 @@ from snzoo.nn.backends._layout import add_relu_, are_alike
 from snzoo.nn.functional import (
     Config,
     LayerTensors,
-    gate_gradients,
-    mix,
-    mix_backward,
     num_positions,
     switch_norm,
     to_logits,
@@ -30,20 +27,22 @@ def normalize(
     config: Config,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Tensor, BatchStats]:
     """Return the layer's output, and the BN statistics (C,) of ``x`` if ``config.batch``.
 
     With ``relu``, which is not for traced ``x``, the output is the ReLU of the layer's [+
-    ``shortcut``].
+    ``shortcut``]. With ``overwrite`` it may be written over ``x``.
     """
     batch: BatchStats = None
     if config.group is not None:
         y, batch = _normalize_in_group(x, tensors, config)
-    elif not is_jit_tracing() and x.numel() == 0:
+    elif (relu or not is_jit_tracing()) and x.numel() == 0:
         y = _normalize_nothing(x, tensors)
     else:
+        select = backends.select_untraced if relu else backends.select
         # On two devices the plain formula raises; a kernel would read invalid memory.
-        backend = backends.select(x) if tensors.weight.device == x.device else None
+        backend = select(x) if tensors.weight.device == x.device else None
         if backend is None:
             y, mixture = switch_norm(x, tensors, config)
             batch = mixture.batch_stats()
@@ -54,8 +53,8 @@ def normalize(
                 mean, var = to_logits(tensors.mean_weight), to_logits(tensors.var_weight)
                 tensors = tensors._replace(mean_weight=mean, var_weight=var)
             if shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
-                return backend.infer(x, tensors, config, shortcut, relu), None
-            y = backend.infer(x, tensors, config)
+                return backend.infer(x, tensors, config, shortcut, relu, overwrite), None
+            y = backend.infer(x, tensors, config, overwrite=overwrite)
     return add_relu_(y, shortcut) if relu else y, batch
 
 
@@ -125,17 +124,19 @@ class _SwitchNormFunction(torch.autograd.Function):
         flat = LayerTensors(*tensors).flat(torch.promote_types(dtype, torch.float32))
         positions = num_positions(x)
         mean, var = passes.moments(x, config.variance_factor(positions))
-        mixture = mix(mean, var, flat, config, positions)
-        rstd = torch.rsqrt(mixture.var + config.eps)
-        y = passes.affine(x, mixture.mean, flat.weight * rstd, flat.bias)
-        ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, rstd, mixture)
+        mixing = backends.select_mixing(passes, config)
+        mixture, scale = mixing.coefficients(mean, var, flat, config, positions)
+        y = passes.affine(x, mixture.mean, scale, flat.bias)
+        ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, mixture)
         batch = mixture.batch_stats() or ()
         ctx.mark_non_differentiable(*batch)
+        ctx.set_materialize_grads(False)  # zeros for the batch's statistics cost two launches
         return y.to(dtype), *batch
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         x, *tensors = ctx.saved_tensors
+        grad = torch.zeros_like(x) if grad is None else grad
         # With create_graph this gradient is to be differentiated once more.
         if torch.is_grad_enabled() or is_batched_gradient(grad):
             if ctx.config.group is not None:
@@ -144,22 +145,18 @@ class _SwitchNormFunction(torch.autograd.Function):
                     "batches of gradients, over several processes: use SwitchNorm for them"
                 )
             return _plain_gradient(ctx, grad, x, tensors)
-        mean, rstd, mixture = ctx.statistics
-        dtype, x = x.dtype, ctx.passes.prepare(x)
+        passes, config, (mean, mixture) = ctx.passes, ctx.config, ctx.statistics
+        dtype, x = x.dtype, passes.prepare(x)
         grad = _like(x, grad)
-        flat = LayerTensors(*tensors).flat(rstd.dtype)
-        scale = flat.weight * rstd
-        total, centered = ctx.passes.gradient_sums(grad, x, mixture.mean)
-        mixed = -scale * total, -0.5 * scale * rstd**2 * centered
+        flat = LayerTensors(*tensors).flat(mean.dtype)
+        total, centered = passes.gradient_sums(grad, x, mixture.mean)
+        mixing = backends.select_mixing(passes, config)
+        (a, b, c), flat_grads = mixing.gradient_coefficients(
+            total, centered, mixture, mean, flat, config, num_positions(x)
+        )
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_mean, to_var = mix_backward(*mixed, mixture, mean, flat, ctx.config)
-            positions = num_positions(x)
-            b = to_var * (2 * ctx.config.variance_factor(positions) / positions)
-            to_x = ctx.passes.input_gradient(grad, x, mean, scale, b, to_mean / positions)
-            to_x = to_x.to(dtype)
-        gates = gate_gradients(*mixed, mixture, flat, ctx.config)
-        flat_grads = (rstd * centered).sum(0), total.sum(0), *gates
+            to_x = passes.input_gradient(grad, x, mean, a, b, c).to(dtype)
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 

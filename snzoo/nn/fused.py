@@ -26,20 +26,27 @@ _OVERWRITABLE = (
 
 
 def norm_relu(
-    norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, relu: nn.Module | None = None
+    norm: nn.Module,
+    x: Tensor,
+    shortcut: Tensor | None = None,
+    relu: nn.Module | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
     """Return ``relu(norm(x) [+ shortcut])`` for any modules ``norm`` and ``relu``.
 
     The addition and the ReLU write over the output of a SwitchNorm, batch norm or group norm;
-    on a GPU, a SwitchNorm in evaluation mode does all in one pass. Both modules are called
-    separately if one of them has hooks or another type, or if a compiler, an exporter or a
-    transform traces the operations.
+    a SwitchNorm in evaluation mode does all in one pass on a GPU, and on a CPU with llvmlite.
+    Both modules are called separately if one of them has hooks or another type, or if a compiler,
+    an exporter or a transform traces the operations.
 
     Args:
         norm: the normalization layer.
         x: (N, C, *positions).
         shortcut: added to the norm's output.
         relu: the activation; by default a ReLU without a module.
+        overwrite: nothing else holds ``x``, and a result that needs no gradient may be written
+            over it. See :func:`keeps_no_output`.
     """
     norm_forward = type(norm).forward
     if (
@@ -52,5 +59,10 @@ def norm_relu(
         y = y if shortcut is None else y + shortcut
         return F.relu(y) if relu is None else relu(y)
     if isinstance(norm, SwitchNorm):
-        return norm.forward_relu(x, shortcut)
+        return norm.forward_relu(x, shortcut, overwrite=overwrite)
     return add_relu_(norm(x), shortcut)
+
+
+def keeps_no_output(module: nn.Module) -> bool:
+    """Return whether only the caller of a convolution holds its output."""
+    return type(module) is nn.Conv2d and not has_hooks(module)

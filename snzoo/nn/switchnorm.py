@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from snzoo.nn._compat import is_jit_tracing
+from snzoo.nn.backends import cpu_fused
 from snzoo.nn.function import normalize
 from snzoo.nn.functional import Config, LayerTensors
 
@@ -94,22 +95,44 @@ class SwitchNorm(nn.Module):
             return x.tracer.create_proxy("call_module", path, (x,), {})
         return self._normalize(x)
 
-    def forward_relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Return ``relu(forward(x) [+ shortcut])``; not for ``x`` that a compiler traces."""
-        return self._normalize(x, shortcut, relu=True)
+    def forward_relu(
+        self, x: Tensor, shortcut: Tensor | None = None, *, overwrite: bool = False
+    ) -> Tensor:
+        """Return ``relu(forward(x) [+ shortcut])``; not for ``x`` that a compiler traces.
 
-    def _normalize(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+        With ``overwrite`` it may be written over ``x``, where no gradient is needed.
+        """
+        if x.ndim in self.input_ranks and not (self.training or torch.is_grad_enabled()):
+            y = cpu_fused.infer(x, *self.tensors_and_config(), shortcut, True, overwrite)
+            if y is not None:
+                return y
+        return self._normalize(x, shortcut, relu=True, overwrite=overwrite)
+
+    def _normalize(
+        self,
+        x: Tensor,
+        shortcut: Tensor | None = None,
+        relu: bool = False,
+        overwrite: bool = False,
+    ) -> Tensor:
         self._check_input(x)
-        y, batch = normalize(x, *self.tensors_and_config(), shortcut, relu)
+        y, batch = normalize(x, *self.tensors_and_config(), shortcut, relu, overwrite)
         if batch is not None and self.training and self.track_running_stats:
             self.update_running_statistics(*batch)
         return y
 
     def tensors_and_config(self) -> tuple[LayerTensors, Config]:
         """Return the arguments of :func:`snzoo.nn.functional.switch_norm` after the input."""
-        batch = self.using_bn and (self.training or self.running_mean is None)
-        running = (None, None) if batch else (self.running_mean, self.running_var)
-        tensors = LayerTensors(self.weight, self.bias, self.mean_weight, self.var_weight, *running)
+        own, buffers = self._parameters, self._buffers  # attributes of a module are slow to find
+        running_mean, running_var = buffers["running_mean"], buffers["running_var"]
+        batch = self.using_bn and (self.training or running_mean is None)
+        if batch:
+            running_mean = running_var = None
+        try:
+            found = own["weight"], own["bias"], own["mean_weight"], own["var_weight"]
+        except KeyError:  # a parametrization
+            found = self.weight, self.bias, self.mean_weight, self.var_weight
+        tensors = LayerTensors(*found, running_mean, running_var)  # type: ignore[arg-type]
         return tensors, Config(self.instance, batch, self.eps)
 
     def shares(self) -> tuple[Tensor, Tensor]:

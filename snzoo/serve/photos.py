@@ -75,7 +75,7 @@ class Decoder:
 
 
 def _read(content: bytes, preprocessing: Preprocessing, name: str) -> Pixels | Floats:
-    compiled = resizer(WORTH_COMPILING, None, preprocessing.resampling) == "numba"
+    compiled = resizer(WORTH_COMPILING, None, preprocessing.resampling) == "llvmlite"
     return load_pixels(content, preprocessing, name=name, upright=True, compiled=compiled)
 
 

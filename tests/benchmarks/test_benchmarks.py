@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from snzoo.errors import SnzooError
@@ -222,6 +223,32 @@ def test_memory_is_that_of_all_processes_and_shared_pages_count_once():
 
 
 SPIN = [sys.executable, "-c", "import time; end = time.time() + 1.5\nwhile time.time() < end: 1"]
+
+
+def test_the_heading_names_the_processor_and_its_instructions(tmp_path, capsys):
+    from harness import heading, run_benchmark
+
+    output = tmp_path / "result.json"
+    assert not run_benchmark(lambda: {"title": "T"}, lambda d: "\n".join(heading(d)), output)
+    machine = json.loads(output.read_text())["machine"]
+    assert machine["instructions"] == torch.backends.cpu.get_cpu_capability()
+    title, _, about = capsys.readouterr().out.splitlines()
+    assert title == "# T"
+    assert f", {machine['cpu']} with {machine['instructions']}, {machine['cores']} core" in about
+
+    del machine["instructions"]  # as in older documents
+    document = json.loads(output.read_text()) | {"machine": machine}
+    assert f", {machine['cpu']}, {machine['cores']} core" in heading(document)[2]
+
+
+def test_measured_processes_do_not_share_memory_with_a_large_parent():
+    code = (
+        "import sys, loaders, training_loaders, evaluation; from harness import run_benchmark\n"
+        "run_benchmark(lambda: {'torch': 'torch' in sys.modules}, lambda d: str(d['torch']), None)"
+    )
+    command, path = [sys.executable, "-c", code], os.pathsep.join([str(FOLDER), *sys.path])
+    done = subprocess.run(command, stdout=-1, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.stdout == "False"
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")

@@ -102,7 +102,7 @@ def test_a_resampler_that_differs_from_pillow_is_not_used(
     if harm is another_order and resize_on and not resample.DOWN_FIRST:
         pytest.skip("photos whose columns come first are resized by Pillow, whatever its order")
     monkeypatch.setattr(module, "WORTH_COMPILING", 5)
-    used = "torch" if resize_on else "numba"
+    used = "torch" if resize_on else "llvmlite"
     if harm:
         harm(monkeypatch)
         used = "pillow"
@@ -116,7 +116,7 @@ def test_a_resampler_that_differs_from_pillow_is_not_used(
 
 def test_few_images_are_resized_by_pillow(monkeypatch):
     assert module.resizer(10, None) == "pillow"
-    monkeypatch.setattr(module.loops, "HAS_NUMBA", False)
+    monkeypatch.setattr(module.loops, "HAS_LLVMLITE", False)
     assert module.resizer(1_000_000, None) == "pillow"
 
 

@@ -10,7 +10,7 @@ import snzoo
 from snzoo.nn import SwitchNorm2d, _compat, backends
 
 OBSERVERS = [
-    "jit.is_tracing",
+    "_C._is_tracing",
     "_C._are_functorch_transforms_active",
     "_C._len_torch_dispatch_stack",
     "_C._functorch.is_legacy_batchedtensor",

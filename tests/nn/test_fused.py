@@ -7,6 +7,7 @@ from torch import nn
 
 import snzoo
 from snzoo.nn import SwitchNorm2d, norm_relu
+from snzoo.nn.fused import keeps_no_output
 
 NORMS = {
     "sn": lambda: SwitchNorm2d(6),
@@ -146,3 +147,53 @@ def test_a_transform_over_the_shortcut_alone():
     shortcuts = torch.randn(4, 1, 2, 3, 3)
     y = torch.vmap(lambda shortcut: norm_relu(norm, x, shortcut))(shortcuts)
     assert torch.allclose(y[1], F.relu(norm(x) + shortcuts[1]), atol=1e-6)
+
+
+class _Kept(nn.Conv2d):
+    def forward(self, x):
+        self.output = super().forward(x)
+        return self.output
+
+
+def test_only_a_plain_convolution_without_hooks_keeps_no_output():
+    conv = nn.Conv2d(6, 6, 1)
+    assert keeps_no_output(conv)
+    assert not any(map(keeps_no_output, (nn.Identity(), nn.Sequential(conv), _Kept(6, 6, 1))))
+    assert not keeps_no_output(nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 1)))
+    handle = conv.register_forward_hook(lambda *_: None)
+    assert not keeps_no_output(conv)
+    handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not keeps_no_output(conv)
+    handle.remove()
+    assert keeps_no_output(conv)
+
+
+@pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet50v1_sn", "resnet50v2_sn"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_network_overwrites_nothing_that_is_held(name, memory_format):
+    torch.manual_seed(0)
+    model = snzoo.create_model(name, width=8, num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64).to(memory_format=memory_format)
+    before, kept = x.clone(), []
+    with torch.inference_mode():
+        y = model(x)
+        maps = [level.clone() for level in model.forward_levels(x, range(5))]
+        held = model.forward_levels(x, range(5))
+        assert all(map(torch.equal, held, maps))
+        for conv in model.modules():
+            if isinstance(conv, nn.Conv2d):
+                conv.register_forward_hook(lambda conv, args, out: kept.append((conv, *args, out)))
+        assert torch.allclose(model(x), y, atol=1e-5)
+        for conv, given, output in kept:
+            assert torch.equal(conv.forward(given), output)
+    assert torch.equal(x, before) and len(kept) >= 20
+
+
+def test_gradients_need_what_inference_overwrites():
+    torch.manual_seed(0)
+    model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    (right,) = torch.autograd.grad(model.double()(x.double()).sum(), x)
+    assert torch.allclose(gradient, right, atol=1e-4 * right.abs().max().item())

@@ -11,7 +11,7 @@ import torch
 
 import snzoo
 from snzoo.nn import SwitchNorm2d, backends
-from snzoo.nn.functional import Config, LayerTensors, mix
+from snzoo.nn.functional import Config, LayerTensors
 
 triton = pytest.importorskip("snzoo.nn.backends.triton", reason="needs Triton")
 
@@ -27,6 +27,7 @@ HALF, BRAIN = torch.float16, torch.bfloat16
 # With small tiles, small inputs have many tiles and parts, with ragged ends.
 MANY_TILES = {"TILE": 32, "LINE": 8, "PROGRAMS": 1}
 MANY_PARTS = {"TILE": 32, "LINE": 8, "PART": 2}
+MIXING = ("pool_columns", "mix_rows", "reduce_columns", "spread_rows")
 # (N, C, P), a type, and the module's constants for the case.
 CASES = [
     ((1, 1, 1), FLOAT, {}),
@@ -207,46 +208,6 @@ def test_other_shapes_are_refused():
 
 
 @run
-@pytest.mark.parametrize("instance", [True, False])
-@pytest.mark.parametrize("bn", [True, False])
-@pytest.mark.parametrize(
-    "shape, dtype, parameter, constants",
-    [
-        ((1, 1), FLOAT, FLOAT, {}),
-        ((3, 33), FLOAT, HALF, {}),
-        ((2, 64), FLOAT, BRAIN, {}),
-        ((2, 300), FLOAT, FLOAT, {"TILE": 128}),
-        ((2, 130), DOUBLE, DOUBLE, {"TILE": 64}),
-    ],
-)
-def test_coefficients(shape, dtype, parameter, constants, instance, bn):
-    mean_in, var_in = random(*shape, dtype=dtype, mean=30), random(*shape, dtype=dtype).abs() / 1e3
-    weight = random(shape[1], dtype=parameter)
-    running = [random(shape[1], dtype=parameter), random(shape[1], dtype=parameter).abs()]
-    running = running if bn else [None, None]
-    gates = [random(instance + 1 + bn, dtype=parameter, std=3) for _ in range(2)]
-    tensors = LayerTensors(weight, weight, *gates, *running)
-    config = Config(instance, False, 1e-5)
-    mean, scale = triton.coefficients(mean_in, var_in, tensors, config, 3)
-    assert mean.dtype == scale.dtype == dtype
-    right = mix(mean_in.double(), var_in.double(), tensors.flat(DOUBLE), config, 3)
-    assert_near(mean, right.mean)
-    expected = weight.double() * (right.var + 1e-5).rsqrt()
-    assert_near(scale, expected, rounding=1e-5 if dtype == FLOAT else 1e-13)
-
-
-@run
-@pytest.mark.parametrize("shape", [(2, 33), (1, 300)])
-def test_layer_statistics_far_from_zero(shape):
-    mean_in, var_in = random(*shape, mean=1e3), torch.zeros(shape, device=DEVICE)
-    weight, gate = torch.ones(shape[1], device=DEVICE), torch.ones(1, device=DEVICE)
-    tensors = LayerTensors(weight, weight, gate, gate)
-    _, scale = triton.coefficients(mean_in, var_in, tensors, Config(False, False, 0.0), 1)
-    expected = mean_in.double().var(1, keepdim=True).rsqrt().expand(shape)
-    assert ((scale - expected).abs() <= 1e-5 * expected).all()
-
-
-@run
 @pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet18v2_sn"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_network_is_that_of_the_plain_formula(name, memory_format, monkeypatch):
@@ -274,7 +235,7 @@ def test_a_network_is_that_of_the_plain_formula(name, memory_format, monkeypatch
 
     monkeypatch.setattr(triton, "_launch", record)
     actual = results()
-    kernels = {(name, None) for name in ("moments", "coefficients", "gradient_sums")}
+    kernels = {(name, None) for name in ("moments", "gradient_sums", *MIXING)}
     # In inference with the ReLU, in training without.
     assert launched >= kernels | {("affine", True), ("affine", False), ("input_gradient", None)}
     monkeypatch.setattr(backends, "select", lambda x: None)
@@ -342,8 +303,10 @@ def test_compiles_for_hopper(layout, dtype, monkeypatch, tmp_path):
     channel, gates = torch.empty(64, dtype=dtype), torch.empty(3, dtype=dtype)
     for running in ((), (channel, channel)):
         tensors = LayerTensors(channel, channel, gates, gates, *running)
-        triton.coefficients(mean, mean, tensors, Config(True, False, 1e-5), 1)
-    assert len(assembly) == 6
+        config = Config(True, not running, 1e-5, shares=not running)
+        mixture, _ = triton.coefficients(mean, mean, tensors, config, 1)
+        triton.gradient_coefficients(mean, mean, mixture, mean, tensors, config, 1)
+    assert assembly.keys() >= {*MIXING, "merge"} and len(assembly) == 9
     for name in ("moments", "affine", "gradient_sums", "input_gradient"):
         vector = "v2.b64" if dtype == DOUBLE else "v4.b32"
         assert f"ld.global.{vector}" in assembly[name], f"{name} does not load 16 bytes at a time"
@@ -373,6 +336,7 @@ def for_hopper(kernel, warps, arguments, more):
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests run here, directly")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    command.append(__file__.replace("test_triton", "test_triton_mix"))
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -7,14 +7,14 @@ float64 for float64 ``x``: the dtype of all statistics and coefficients, which a
 import logging
 import os
 from functools import cache
-from typing import Protocol
+from typing import Protocol, cast
 
 # Not "import torch": in this package, torch is the module of that name.
 from torch import OutOfMemoryError, Tensor, device, zeros
 
 from snzoo.nn._compat import is_traced
-from snzoo.nn.backends import cpu
-from snzoo.nn.functional import Config, LayerTensors
+from snzoo.nn.backends import cpu, torch
+from snzoo.nn.functional import Config, LayerTensors, Mixture
 
 # Triton reads it when the kernels are defined: they run on CPU tensors then, for tests.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -45,6 +45,37 @@ class Passes(Protocol):
         """Return ``a * grad + b * (x - mean) + c``; the coefficients are (N, C)."""
 
 
+class Mixing(Protocol):
+    """The (N, C) part of a training step, which a backend may have too.
+
+    All tensors are wide, and ``tensors`` are flat. IN statistics are over ``positions`` values.
+    """
+
+    def coefficients(
+        self, mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, positions: int
+    ) -> tuple[Mixture, Tensor]:
+        """Return :func:`snzoo.nn.functional.mix`, and weight / sqrt(mixed variance + eps).
+
+        ``mean`` and ``var`` are IN statistics.
+        """
+
+    def gradient_coefficients(
+        self,
+        total: Tensor,
+        centered: Tensor,
+        mixture: Mixture,
+        mean: Tensor,
+        tensors: LayerTensors,
+        config: Config,
+        positions: int,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+        """Return a, b and c of ``input_gradient``, and the gradients of the parameters.
+
+        ``total`` and ``centered`` are the sums that ``gradient_sums`` gives, and ``mean`` is
+        that of IN. The parameters are the first four of ``tensors``.
+        """
+
+
 class Backend(Passes, Protocol):
     """The functions of a device: those of training, and a whole layer in evaluation mode."""
 
@@ -55,11 +86,13 @@ class Backend(Passes, Protocol):
         config: Config,
         shortcut: Tensor | None = None,
         relu: bool = False,
+        overwrite: bool = False,
     ) -> Tensor:
         """Return the layer's output, or with ``relu`` the ReLU of it [+ ``shortcut``].
 
         ``x`` has any strides and any floating dtype, which the output has too. ``shortcut``
-        has the shape, dtype and device of ``x``.
+        has the shape, dtype and device of ``x``. With ``overwrite`` the output may be written
+        over ``x``.
         """
 
 
@@ -68,11 +101,23 @@ def select(x: Tensor) -> Backend | None:
 
     Compilers and transforms need the plain formula, and on tiny inputs it is as fast.
     """
-    if is_traced(x):
-        return None
+    return None if is_traced(x) else select_untraced(x)
+
+
+def select_untraced(x: Tensor) -> Backend | None:
+    """Return the backend for ``x`` that nothing traces, or None if there is none."""
     if x.is_cpu and not _INTERPRETED:
         return cpu if cpu.supports(x) else None
     return _load_triton(x.device) if x.is_cuda or x.is_cpu else None
+
+
+def select_mixing(passes: Passes, config: Config) -> Mixing:
+    """Return what computes the (N, C) part: ``passes`` if they can, else plain operations.
+
+    Only those know groups of processes.
+    """
+    has_own = config.group is None and hasattr(passes, "gradient_coefficients")
+    return cast(Mixing, passes) if has_own else torch
 
 
 @cache

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snzoo.nn import _compat
+from snzoo.nn.backends import cpu_fused
 from snzoo.nn.backends._layout import add_relu_, over_positions, to_wide_dense
 from snzoo.nn.functional import Config, LayerTensors, num_positions
 
@@ -35,11 +36,16 @@ def infer(
     config: Config,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> Tensor:
-    """Normalize with two passes and :func:`snzoo.nn.functional.mix` in half as many operations.
+    """Run the compiled loops, or else operations of torch.
 
-    The operations of (N, C) are tiny, and their cost is that of a call.
+    These are two passes, and :func:`snzoo.nn.functional.mix` in half as many operations: those
+    of (N, C) are tiny, and their cost is that of a call.
     """
+    y = cpu_fused.infer(x, tensors, config, shortcut, relu, overwrite)
+    if y is not None:
+        return y
     dtype, x = x.dtype, prepare(x)
     tensors = tensors.flat(x.dtype)
     mixed_mean, mixed_var = _mixed_statistics(x, tensors, config)

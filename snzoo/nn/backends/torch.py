@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from snzoo.nn.backends._layout import over_positions, to_wide_dense
-from snzoo.nn.functional import num_positions
+from snzoo.nn.functional import (
+    Config,
+    LayerTensors,
+    Mixture,
+    gate_gradients,
+    mix,
+    mix_backward,
+    num_positions,
+)
 
 prepare = to_wide_dense
 
@@ -36,6 +44,32 @@ def input_gradient(
 ) -> Tensor:
     a, b, c, mean = (over_positions(values, x) for values in (a, b, c, mean))
     return a * grad + b * (x - mean) + c
+
+
+def coefficients(
+    mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, positions: int
+) -> tuple[Mixture, Tensor]:
+    mixture = mix(mean, var, tensors, config, positions)
+    return mixture, tensors.weight * torch.rsqrt(mixture.var + config.eps)
+
+
+def gradient_coefficients(
+    total: Tensor,
+    centered: Tensor,
+    mixture: Mixture,
+    mean: Tensor,
+    tensors: LayerTensors,
+    config: Config,
+    positions: int,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    rstd = torch.rsqrt(mixture.var + config.eps)
+    scale = tensors.weight * rstd
+    mixed = -scale * total, -0.5 * scale * rstd**2 * centered
+    to_mean, to_var = mix_backward(*mixed, mixture, mean, tensors, config)
+    b = to_var * (2 * config.variance_factor(positions) / positions)
+    gates = gate_gradients(*mixed, mixture, tensors, config)
+    grads = (rstd * centered).sum(0), total.sum(0), *gates
+    return (scale, b, to_mean / positions), grads
 
 
 def _rows(x: Tensor) -> Tensor:

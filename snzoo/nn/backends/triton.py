@@ -13,8 +13,10 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
 from snzoo.nn.backends import triton_kernels as kernels
+from snzoo.nn.backends import triton_mix as mix
+from snzoo.nn.backends import triton_mix_backward as mix_backward
 from snzoo.nn.backends._layout import to_dense
-from snzoo.nn.functional import Config, LayerTensors, num_positions
+from snzoo.nn.functional import Config, LayerTensors, Mixture, Statistics, num_positions
 
 # Elements of a tile: 16 for each of the 128 threads of four warps. These are two 16-byte loads
 # in half precision and four in float32, and leave registers for two running sums of each.
@@ -35,13 +37,16 @@ def infer(
     config: Config,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> Tensor:
     """Normalize, add and rectify in three launches."""
     x, tensors = prepare(x), tensors.flat()
     positions = num_positions(x)
     mean, var = moments(x, config.variance_factor(positions))
-    mean, scale = coefficients(mean, var, tensors, config, positions)
-    return affine(x, mean, scale, tensors.bias, shortcut, relu)
+    mixed, scale = torch.empty_like(mean), torch.empty_like(mean)
+    running = tensors.running_mean, tensors.running_var
+    _mix_rows(mean, var, tensors, config, positions, running, mixed, scale)
+    return affine(x, mixed, scale, tensors.bias, shortcut, relu, overwrite)
 
 
 def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -68,21 +73,60 @@ def moments(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
 
 def coefficients(
     mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, positions: int
-) -> tuple[Tensor, Tensor]:
-    """Return the mixed mean of evaluation mode, and ``weight / sqrt(mixed variance + eps)``.
-
-    ``mean`` and ``var`` (N, C) are those of IN; ``tensors`` may be of any floating dtype.
-    """
+) -> tuple[Mixture, Tensor]:
+    """Mix in one launch, or in two if BN statistics are the batch's."""
     n, c = mean.shape
     mean, var = mean.contiguous(), var.contiguous()
-    mixed, scale = torch.empty_like(mean), torch.empty_like(mean)
-    weight, _, mean_weight, var_weight, *running = tensors
-    pointers = (mean, var, weight, mean_weight, var_weight, *running, mixed, scale)
+    stats = [Statistics(mean, var)] if config.instance else []
+    ln_mean, ln_var = mean.new_empty(n, 1), mean.new_empty(n, 1)
+    stats.append(Statistics(ln_mean, ln_var, 1, config.pooled_factor(c * positions)))
+    bn = tensors.running_mean, tensors.running_var
+    if config.batch:
+        bn_mean, bn_var = bn = mean.new_empty(1, c), mean.new_empty(1, c)
+        factor = config.pooled_factor(n * positions)
+        stats.append(Statistics(bn_mean, bn_var, 0, factor))
+        blocks, tiles, r, b = _columns(n, c)
+        scalars = (n, c, tiles, factor, r, b)
+        _launch(mix.pool_columns, blocks, _warps(r * b), mean, var, *bn, *scalars)
+    elif bn[0] is not None and bn[1] is not None:
+        stats.append(Statistics(bn[0][None], bn[1][None], from_input=False))
+    mixed, mixed_var, scale = (torch.empty_like(mean) for _ in range(3))
+    kept = mixed_var, ln_mean, ln_var
+    _mix_rows(mean, var, tensors, config, positions, bn, mixed, scale, *kept)
+    return Mixture(mixed, mixed_var, stats), scale
+
+
+def _mix_rows(
+    mean: Tensor,
+    var: Tensor,
+    tensors: LayerTensors,
+    config: Config,
+    positions: int,
+    bn: tuple[Tensor | None, Tensor | None],
+    *results: Tensor,
+) -> None:
+    """Write the mixed mean and the scale, and if given the mixed variance and LN statistics.
+
+    ``tensors`` may be of any floating dtype.
+    """
+    n, c = mean.shape
+    pointers = (mean, var, tensors.weight, tensors.mean_weight, tensors.var_weight, *bn)
+    rest = (None,) * (5 - len(results))
     b = min(triton.next_power_of_2(c), TILE)
     factor = config.pooled_factor(c * positions)
-    scalars = (c, triton.cdiv(c, b), config.eps, factor, int(config.instance))
-    _launch(kernels.coefficients, n, _warps(b), *pointers, *scalars, len(mean_weight), b)
-    return mixed, scale
+    flags = (config.instance, len(tensors.mean_weight), not config.shares)
+    scalars = (c, triton.cdiv(c, b), config.eps, factor, *flags, b)
+    _launch(mix.mix_rows, n, _warps(b), *pointers, *results, *rest, *scalars)
+
+
+def _columns(n: int, c: int) -> tuple[int, int, int, int]:
+    """Return programs, and tiles of each, their channels and their samples, to cover (N, C).
+
+    32 bytes side by side load at once, and a cache line has 128.
+    """
+    r = min(triton.next_power_of_2(c), max(TILE // triton.next_power_of_2(n), 8), 32)
+    b = min(triton.next_power_of_2(n), max(TILE // r, 1))
+    return triton.cdiv(c, r), triton.cdiv(n, b), r, b
 
 
 def affine(
@@ -92,12 +136,14 @@ def affine(
     bias: Tensor,
     shortcut: Tensor | None = None,
     relu: bool = False,
+    overwrite: bool = False,
 ) -> Tensor:
     """Return ``(x - mean) * scale + bias``, with ``+ shortcut`` and then ReLU if asked for.
 
-    ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating dtype.
+    ``mean`` and ``scale`` are (N, C), ``bias`` is (C,) and of any floating dtype. With
+    ``overwrite`` the result is written over ``x``.
     """
-    y = torch.empty_like(x)
+    y = x if overwrite else torch.empty_like(x)
     shortcut = None if shortcut is None else _laid_out_like(x, shortcut)
     rows = (mean.contiguous(), scale.contiguous(), bias.contiguous())
     _cover(kernels.affine, _plan(x, split=False), x, *rows, shortcut, y, RELU=relu)
@@ -107,12 +153,45 @@ def affine(
 def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     plan = _plan(x, split=True)
     n, c, _ = _sizes(x)
-    sum_g, sum_gx = _wide(x, n, plan.parts, c), _wide(x, n, plan.parts, c)
-    pointers = (x, _laid_out_like(x, grad), mean.contiguous(), sum_g, sum_gx)
+    sums = _wide(x, 2, n, plan.parts, c)
+    pointers = (x, _laid_out_like(x, grad), mean.contiguous(), sums[0], sums[1])
     _cover(kernels.gradient_sums, plan, *pointers, tiles=plan.tiles)
-    if plan.parts == 1:
-        return sum_g[:, 0], sum_gx[:, 0]
-    return sum_g.sum(1), sum_gx.sum(1)
+    total, centered = sums[:, :, 0] if plan.parts == 1 else sums.sum(2)
+    return total, centered
+
+
+def gradient_coefficients(
+    total: Tensor,
+    centered: Tensor,
+    mixture: Mixture,
+    mean: Tensor,
+    tensors: LayerTensors,
+    config: Config,
+    positions: int,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """Compute them in two launches."""
+    n, c = mean.shape
+    ln, *bn = mixture.stats[int(config.instance) :]
+    bn_mean, bn_var = bn[0][:2] if bn else (None, None)
+    weight, bias, mean_gates, var_gates, *_ = tensors
+    grads = tuple(torch.empty_like(t) for t in (weight, bias, mean_gates, var_gates))
+    own = (weight, *(values.contiguous() for values in (total, centered, mixture.var, mean)))
+    flags = (config.instance, not config.shares)
+
+    blocks, tiles, r, b = _columns(n, c)
+    sums, parts = mean.new_empty(2, c), mean.new_empty(blocks, 2, 4)
+    pointers: tuple[Tensor | None, ...] = (mixture.stats[0].var, ln.mean, ln.var, bn_mean, bn_var)
+    pointers = (*own, *pointers, *grads[:2], sums, parts)
+    scalars: tuple[float, ...] = (n, c, tiles, config.eps, *flags, r, b)
+    _launch(mix_backward.reduce_columns, blocks, _warps(r * b), *pointers, *scalars)
+
+    a_b_c, b = mean.new_empty(3, n, c), min(triton.next_power_of_2(c), TILE)
+    pointers = (*own, ln.mean, bn_mean, mean_gates, var_gates, sums, parts, *grads[2:], a_b_c)
+    factors = (1 / positions, 2 * config.variance_factor(positions) / positions)
+    scalars = (n, c, triton.cdiv(c, b), blocks, config.eps, ln.factor, bn[0].factor if bn else 1)
+    scalars = (*scalars, *factors, *flags, config.batch, len(mean_gates), b)
+    _launch(mix_backward.spread_rows, n + 1, _warps(b), *pointers, *scalars)
+    return (a_b_c[0], a_b_c[1], a_b_c[2]), grads
 
 
 def input_gradient(

@@ -46,7 +46,7 @@ def _tile(
 
 
 @triton.jit
-def _include(mean, m2, value, seen):
+def include(mean, m2, value, seen):
     """Take Welford's step for each element: ``value`` joins ``seen`` earlier ones.
 
     The form makes the mean of the first value exactly that value.
@@ -58,7 +58,7 @@ def _include(mean, m2, value, seen):
 
 
 @triton.jit
-def _join(mean, within, share, AXIS: tl.constexpr):
+def join(mean, within, share, AXIS: tl.constexpr):
     """Return the mean and variance of groups with these means and shares of all values (Chan).
 
     ``within`` is what each group's variance about its own mean adds to the variance.
@@ -98,11 +98,11 @@ def moments(
         offsets, there = _tile(n, c, first + k * B, C, P, LAST, VECTOR, R, B)
         value = tl.load(x + offsets, mask=there).to(wide) - origin
         # An element that does not exist is replaced by the mean so far, which changes nothing.
-        average, m2 = _include(average, m2, tl.where(there, value, average), k)
+        average, m2 = include(average, m2, tl.where(there, value, average), k)
     count = tl.minimum(P - first, tiles * B)
     seen = ((count - tl.arange(0, B)[None, :] + B - 1) // B).to(wide)
     count = count.to(wide)
-    average, variance = _join(average, m2 / count, seen / count, 1)
+    average, variance = join(average, m2 / count, seen / count, 1)
     rows, known = _rows(n * parts + part, c, C, R)
     tl.store((mean + rows)[:, None], average + origin, mask=known[:, None])
     tl.store((var + rows)[:, None], (variance * factor).to(wide), mask=known[:, None])
@@ -131,71 +131,10 @@ def merge(
     average = tl.load(means + offsets, mask=there, other=0)
     share = tl.maximum(tl.minimum(P - part * span, span), 0).to(average.dtype) / P
     within = tl.load(variances + offsets, mask=there, other=0) * share
-    average, variance = _join(average, within, share, 0)
+    average, variance = join(average, within, share, 0)
     tl.store(mean + n * C + channel, average, mask=channel < C)
     variance = (variance * factor).to(average.dtype)
     tl.store(var + n * C + channel, variance, mask=channel < C)
-
-
-@triton.jit
-def _share(logits, i, NUM_GATES: tl.constexpr, wide: tl.constexpr):
-    """Return ``softmax(logits)[i]``."""
-    gates = tl.arange(0, 4)
-    logit = tl.load(logits + gates, mask=gates < NUM_GATES, other=float("-inf")).to(wide)
-    share = tl.exp(logit - tl.max(logit, 0))
-    return tl.sum(tl.where(gates == i, share, 0), 0) / tl.sum(share, 0)
-
-
-@triton.jit
-def _mix(own, ln, running, c, C, logits, INSTANCE: tl.constexpr, NUM_GATES: tl.constexpr):
-    """Return the mixed statistic of the channels c: of IN if mixed in, LN, and BN if mixed in."""
-    wide: tl.constexpr = own.dtype.element_ty
-    mixed = ln * _share(logits, INSTANCE, NUM_GATES, wide)
-    if INSTANCE:
-        mixed += tl.load(own + c, mask=c < C) * _share(logits, 0, NUM_GATES, wide)
-    if running is not None:
-        value = tl.load(running + c, mask=c < C).to(wide)
-        mixed += value * _share(logits, INSTANCE + 1, NUM_GATES, wide)
-    return mixed
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def coefficients(
-    mean_in,
-    var_in,
-    weight,
-    mean_logits,
-    var_logits,
-    running_mean,
-    running_var,
-    mean,
-    scale,
-    C,
-    tiles,
-    eps: tl.float64,
-    ln_factor: tl.float64,
-    INSTANCE: tl.constexpr,
-    NUM_GATES: tl.constexpr,
-    B: tl.constexpr,
-):
-    wide: tl.constexpr = mean_in.dtype.element_ty
-    row = tl.program_id(0).to(tl.int64) * C
-    average, m2, within = tl.zeros((B,), wide), tl.zeros((B,), wide), tl.zeros((B,), wide)
-    for k in range(tiles):
-        c = k * B + tl.arange(0, B)
-        value = tl.load(mean_in + row + c, mask=c < C)
-        average, m2 = _include(average, m2, tl.where(c < C, value, average), k)
-        within += tl.load(var_in + row + c, mask=c < C, other=0)
-    share = ((C - tl.arange(0, B) + B - 1) // B).to(wide) / C
-    mean_ln, var_ln = _join(average, (m2 + within) / C, share, 0)
-    var_ln = (var_ln * ln_factor).to(wide)
-    for k in range(tiles):
-        c = k * B + tl.arange(0, B)
-        m = _mix(mean_in + row, mean_ln, running_mean, c, C, mean_logits, INSTANCE, NUM_GATES)
-        v = _mix(var_in + row, var_ln, running_var, c, C, var_logits, INSTANCE, NUM_GATES)
-        gain = tl.load(weight + c, mask=c < C).to(wide)
-        tl.store(mean + row + c, m, mask=c < C)
-        tl.store(scale + row + c, gain * tl.rsqrt((v + eps).to(wide)), mask=c < C)
 
 
 @triton.jit(do_not_specialize=_SIZES)
