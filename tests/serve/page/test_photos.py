@@ -78,6 +78,7 @@ def test_too_many_photos_are_cut_off_and_said(visit, serve, examples, results, m
 
 def test_the_keyboard_alone_is_enough(visit, site, examples, expect, results):
     page = visit(site)
+    page.wait("document.querySelector(\"button[title='hat-1.jpg']\")")  # the examples come later
 
     def press(key, then):
         page.press(key)
