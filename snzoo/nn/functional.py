@@ -146,15 +146,24 @@ def switch_norm(x: Tensor, tensors: LayerTensors, config: Config) -> tuple[Tenso
     tensors = tensors.flat(wide.dtype)
     dims = tuple(range(2, x.ndim))
     count = num_positions(x)
-    if dims:
-        var_in, mean_in = torch.var_mean(wide, dims, correction=0)
-        var_in = var_in * config.variance_factor(count)
-    else:  # (N, C) is (N, C, 1)
+    shape, channels = (*x.shape[:2], *(1,) * len(dims)), (1, -1, *(1,) * len(dims))
+    for_inductor = x.is_cpu and torch.compiler.is_dynamo_compiling()
+    if not dims:  # (N, C) is (N, C, 1)
         var_in, mean_in = torch.zeros_like(wide), wide
+    elif for_inductor:  # its var_mean updates both value by value, which is slow
+        mean_in = wide.mean(dims)
+        distance = wide - mean_in.view(shape)
+        # Long sums of values far from 0 are not exact; those of distances are.
+        mean_in, var_in = mean_in + distance.mean(dims), distance.square().mean(dims)
+    else:
+        var_in, mean_in = torch.var_mean(wide, dims, correction=0)
+    if dims:
+        var_in = var_in * config.variance_factor(count)
     mixture = mix(mean_in, var_in, tensors, config, count)
-    shape, channels = (*mean_in.shape, *(1,) * len(dims)), (1, -1, *(1,) * len(dims))
-    scale = tensors.weight * torch.rsqrt(mixture.var + config.eps)
-    centered = wide - mixture.mean.view(shape)
+    mean, scale = mixture.mean, tensors.weight * torch.rsqrt(mixture.var + config.eps)
+    if for_inductor:  # it would compute the scale anew at each position, but stores what is stacked
+        mean, scale = torch.stack((mean, scale)).unbind()
+    centered = wide - mean.view(shape)
     y = torch.addcmul(tensors.bias.view(channels), centered, scale.view(shape))
     return y.to(x.dtype), mixture
 

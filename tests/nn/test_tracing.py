@@ -175,6 +175,26 @@ def test_compiles_without_a_graph_break(kind, training, options):
     assert torch.allclose(compiled.running_var, layer.running_var)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("mean", [0, 1e3])
+def test_the_compiled_layer_is_accurate(mean, layout):
+    torch.manual_seed(0)
+    layer = layer_and_inputs("2d")[0].eval()
+    layer.running_mean.fill_(mean)
+    for gates in (layer.mean_weight, layer.var_weight):
+        gates.data[0] = 10  # IN, which a wrong mean changes the most
+    x = (torch.randn(2, 4, 60, 61) + mean).to(memory_format=layout).requires_grad_()
+    wide, gradient = x.detach().double().requires_grad_(), torch.randn(x.shape)
+    torch._dynamo.reset()
+    y, right = torch.compile(layer, fullgraph=True)(x), copy.deepcopy(layer).double()(wide)
+    # Half a unit in the last place of the mean, which is float32, changes all of the output.
+    assert_near(y, right, 1e-5 + mean * 2**-25)
+    (found,) = torch.autograd.grad(y, x, gradient)
+    (right_gradient,) = torch.autograd.grad(right, wide, gradient.double())
+    assert_near(found, right_gradient)
+
+
 def test_compiled_autograd_sees_the_backward_pass():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), SwitchNorm2d(4)).double()
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
