@@ -29,25 +29,26 @@ from snzoo.training.plan import Plan, make_plan
 from snzoo.training.state import Position
 from snzoo.training.step import Stepper
 
+MODEL = "resnet18v1_sn"
 WARM_UP = 3  # steps that are not timed
 
 
 def main() -> int | str:
-    parser = harness.make_parser(__doc__)
+    parser = harness.make_parser(
+        __doc__,
+        rounds=(5, "number of rounds"),
+        width=(32, "channels of the stem"),
+        crop=(128, "pixels"),
+        batch_size=(32, "images of a step"),
+        steps=(40, "timed steps"),
+    )
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="a folder with train/ and validation/")
-    add("--model", default="resnet18v1_sn")
-    add("--width", type=harness.positive, default=32)
-    add("--crop", type=harness.positive, default=128)
-    add("--batch-size", type=harness.positive, default=32)
-    add("--steps", type=harness.positive, default=40, metavar="N", help="timed steps")
     args = parser.parse_args()
     values = {"batch_size": args.batch_size, "crop": args.crop, "color_jitter": (0.0, 0.0, 0.0)}
 
     def measure() -> Document:
-        plan = make_plan(
-            TrainingConfig(args.path, model=args.model, width=args.width, overrides=values)
-        )
+        plan = make_plan(TrainingConfig(args.path, model=MODEL, width=args.width, overrides=values))
         contenders = {"snzoo": time_snzoo, "plain": time_plain_loop}
 
         def run(name: str) -> Row:
@@ -55,15 +56,10 @@ def main() -> int | str:
             speed = round(args.steps * args.batch_size / seconds, 2)
             return {"contender": name, "images_per_second": speed}
 
-        rows = harness.measure_in_turns(
-            [*contenders],
-            args.rounds,
-            run,
-            lambda row: f"{row['contender']}: {row['images_per_second']} images/s",
-        )
+        rows = harness.measure_in_turns([*contenders], args.rounds, run)
         return {
             "title": "Training steps",
-            "network": f"{args.model}, width {args.width}, {args.crop}x{args.crop} pixels",
+            "network": f"{MODEL}, width {args.width}, {args.crop}x{args.crop} pixels",
             "batch_size": args.batch_size,
             "steps": args.steps,
             "rounds": args.rounds,
@@ -157,26 +153,20 @@ def find_root(plan: Plan) -> Path:
 
 def compare(rows: list[Row]) -> Row:
     """Return the images/s of both contenders, and their ratio in each round."""
-    rows = sorted(rows, key=lambda row: int(row["round"]))
-    speeds = {
-        name: [row["images_per_second"] for row in rows if row["contender"] == name]
-        for name in ("snzoo", "plain")
-    }
-    values = speeds | {"snzoo to plain": harness.divide(*speeds.values())}
-    return {name: harness.spread(each) for name, each in values.items()}
+    speeds = harness.by_round(rows, "images_per_second")
+    ratios = harness.divide(speeds["snzoo"], speeds["plain"])
+    return harness.spreads(speeds | {"snzoo to plain": ratios})
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
     shown = [[name, harness.show_spread(row)] for name, row in document["comparison"].items()]
-    lines = [
-        *harness.heading(document),
+    about = (
         f"{document['network']}; {document['steps']} steps of {document['batch_size']} images; "
-        f"rounds: {document['rounds']}.",
-        *harness.describe_elsewhere(document),
-        *("", *harness.table(["", "images/s, or ratio of a round"], *shown)),
-    ]
-    return "\n".join(lines) + "\n"
+        f"rounds: {document['rounds']}."
+    )
+    table = harness.table(["", "images/s, or ratio of a round"], *shown)
+    return harness.page(document, [about], table)
 
 
 if __name__ == "__main__":
