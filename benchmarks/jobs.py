@@ -16,14 +16,25 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness import Row
 from processes import run_python, session_mib
 
 from snzoo.errors import SnzooError
 
-Configuration = tuple[str, int | None, int | None]
+
+class Configuration(NamedTuple):
+    """What is measured. None means the default of the contender."""
+
+    contender: str
+    workers: int | None
+    batch_size: int | None
+
+    def __str__(self) -> str:
+        parts = [f"{self.workers} workers"] if self.workers else []
+        parts += [f"batch {self.batch_size}"] if self.batch_size else []
+        return f"{self.contender} ({', '.join(parts) or 'its defaults'})"
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,7 @@ class Job:
 
     @property
     def configuration(self) -> Configuration:
-        return self.contender, self.workers, self.batch_size
-
-
-def describe(contender: str, workers: int | None, batch_size: int | None) -> str:
-    parts = [f"{workers} workers"] if workers else []
-    parts += [f"batch {batch_size}"] if batch_size else []
-    return f"{contender} ({', '.join(parts) or 'its defaults'})"
+        return Configuration(self.contender, self.workers, self.batch_size)
 
 
 def run_job(job: Job, watch: Callable[[int], object] | None = None) -> Row:
@@ -67,7 +72,7 @@ def run_job(job: Job, watch: Callable[[int], object] | None = None) -> Row:
     try:
         printed = run_python([__file__, json.dumps(asdict(job))], watch=watch)
     except SnzooError as error:
-        raise SnzooError(f"{describe(*job.configuration)}, {job.task}: {error}") from None
+        raise SnzooError(f"{job.configuration}, {job.task}: {error}") from None
     found: Row = json.loads(printed.splitlines()[-1])
     return found
 

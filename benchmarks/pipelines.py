@@ -1,7 +1,4 @@
-"""Rounds of snzoo and its peers over the same photos, for the loaders and the evaluation.
-
-A configuration is (contender, workers, batch size). None means the contender's default.
-"""
+"""Rounds of snzoo and its peers over the same photos, for the loaders and the evaluation."""
 
 from __future__ import annotations
 
@@ -13,13 +10,12 @@ from statistics import median
 
 import harness
 from harness import Document, Row
-from jobs import Configuration, Job, describe, peak_memory, run_job
+from jobs import Configuration, Job, peak_memory, run_job
 from photos import Photos, linked
 
 from snzoo.errors import SnzooError
 
 PEERS = ("timm", "torchvision")
-COLUMNS = ("contender", "workers", "batch_size")
 
 
 def make_pipeline_parser(description: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -60,10 +56,12 @@ def measure_pipelines(args: argparse.Namespace, base: Job, sizes: Sequence[int |
         jobs = list(dict.fromkeys(jobs))  # a size that was given twice is measured once
         ceiling = Job("batches", "decode", photos.timed, photos.warm, workers=harness.cores())
         rows = harness.measure_in_turns(
-            [*jobs, ceiling], args.rounds, lambda job: _columns(job) | run_job(job)
+            [*jobs, ceiling], args.rounds, lambda job: job.configuration._asdict() | run_job(job)
         )
         check_images(rows, args.images)
-        memory = [_columns(job) | {"peak_mib": round(peak_memory(job), 1)} for job in jobs]
+        memory = [
+            job.configuration._asdict() | {"peak_mib": round(peak_memory(job), 1)} for job in jobs
+        ]
     return {
         "photos": photos.description,
         "rounds": args.rounds,
@@ -76,13 +74,8 @@ def measure_pipelines(args: argparse.Namespace, base: Job, sizes: Sequence[int |
     }
 
 
-def _columns(job: Job) -> Row:
-    return dict(zip(COLUMNS, job.configuration, strict=True))
-
-
 def _configuration(row: Row) -> Configuration:
-    contender, workers, batch_size = (row[key] for key in COLUMNS)
-    return contender, workers, batch_size
+    return Configuration(*(row[name] for name in Configuration._fields))
 
 
 def compare_pixels(photos: Photos, base: Job) -> Document:
@@ -136,7 +129,7 @@ def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
     """Return images/s and peak memory (None if not measured) of each configuration."""
     peaks = {_configuration(row): row["peak_mib"] for row in memory}
     return [
-        dict(zip(COLUMNS, configuration, strict=True))
+        configuration._asdict()
         | harness.spread(rates, digits=2)
         | {"peak_mib": peaks.get(configuration)}
         for configuration, rates in _rates(rows).items()
@@ -147,13 +140,13 @@ def compare(rows: Sequence[Row], memory: Sequence[Row], ours: str, theirs: str) 
     """Return the ratios of ``ours`` to ``theirs``, each in its configuration of best median."""
     rates, peaks = _rates(rows), {_configuration(row): row["peak_mib"] for row in memory}
     a, b = (
-        max((c for c in rates if c[0] == name), key=lambda c: median(rates[c]))
+        max((c for c in rates if c.contender == name), key=lambda c: median(rates[c]))
         for name in (ours, theirs)
     )
     ratios = harness.divide(rates[a], rates[b])
     return {
-        "ours": describe(*a),
-        "theirs": describe(*b),
+        "ours": str(a),
+        "theirs": str(b),
         "ratios": [round(ratio, 4) for ratio in ratios],
         **harness.spread(ratios),
         "memory_ratio": round(peaks[a] / peaks[b], 4) if b in peaks else None,

@@ -9,13 +9,14 @@ server on the way, and fails if an answer is wrong or missing.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import random
+import socket
+import struct
 import sys
-from collections import Counter
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import harness
 from processes import session_mib
@@ -28,96 +29,77 @@ MODEL = "resnet18v1_sn_clothing"
 SHARES = {"good": 80, "broken": 8, "slow": 4, "cut": 4, "gone": 4}  # of 100 requests
 HEAD = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
 HEAD += "Connection: close\r\nContent-Length: {}\r\n\r\n"
+RESET = struct.pack("ii", 1, 0)  # closing resets the connection
+BROKEN = (422, "an error")
 
 
-class Soak:
-    """Requests to a server.
+def run(requests: int) -> tuple[dict[str, int], list[str], dict[int, float]]:
+    """Start a server and send requests of all kinds.
 
-    Attributes:
-        port: the port of the server.
-        expected: the class of each photo.
-        outcomes: the number of requests of each kind that ended as they should.
-        wrong: a line for each request that did not.
-    """
-
-    def __init__(self, port: int, expected: dict[Path, str]) -> None:
-        self.port, self.expected = port, expected
-        self.outcomes: Counter[str] = Counter()
-        self.wrong: list[str] = []
-
-    async def send(self, kind: str, photo: Path) -> None:
-        """Send one request of a kind, and record what came of it."""
-        right = {"broken": (422, True), "cut": None, "gone": None}
-        try:
-            async with asyncio.timeout(120):
-                found = self._understand(await self._exchange(kind, photo))
-        except (OSError, TimeoutError, ValueError, LookupError) as error:
-            self.wrong.append(f"{kind}: {type(error).__name__} {error}")
-            return
-        expected = right.get(kind, (200, self.expected[photo]))
-        if found == expected:
-            self.outcomes[kind] += 1
-        else:
-            self.wrong.append(f"{kind}: {found} instead of {expected}")
-
-    def _understand(self, answer: bytes | None) -> tuple[int, Any] | None:
-        """Return the status, and the class or whether there is an error for the photo."""
-        if answer is None:
-            return None
-        status, _, rest = answer.partition(b"\r\n")
-        (photo,) = json.loads(rest.partition(b"\r\n\r\n")[2])["photos"]
-        best = photo["predictions"] and photo["predictions"][0]["classes"][0]["name"]
-        return int(status.split()[1]), best or bool(photo["error"])
-
-    async def _exchange(self, kind: str, photo: Path) -> bytes | None:
-        """Send a request and return the answer, or None if the client leaves before it."""
-        body = photo.read_bytes()
-        if kind == "broken":
-            body = random.choice([body[: len(body) // 2], b"no photo " * 100])
-        length = len(body)
-        if kind == "cut":
-            body = body[: length // 3]
-        size = length // 4 + 1 if kind == "slow" else length
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(HEAD.format(length).encode())
-            for start in range(0, len(body), size):
-                writer.write(body[start : start + size])
-                await writer.drain()
-                await asyncio.sleep(0.25 if kind == "slow" else 0)
-            return None if kind in ("cut", "gone") else await reader.read()
-        finally:
-            writer.transport.abort() if kind in ("cut", "gone") else writer.close()
-
-
-def run(requests: int) -> tuple[Soak, dict[int, float]]:
-    """Start a server, send the requests, and return what came of them, and the memory in MiB.
-
-    The memory is that after a tenth, a half and all of the requests.
+    Returns:
+        The number of requests of each kind that ended as they should, a line for each other
+        request, and the memory in MiB after a tenth, a half and all of the requests.
 
     Raises:
         SnzooError: the server does not start.
     """
     predictions = snzoo.predict(MODEL, PHOTOS, topk=1)
-    expected = {photo: p.names[0] for photo, p in zip(PHOTOS, predictions, strict=True)}
-    memory: dict[int, float] = {}
-    random.seed(0)
-    kinds = random.choices(list(SHARES), list(SHARES.values()), k=requests)
-    work = enumerate([(kind, random.choice(PHOTOS)) for kind in kinds])
-    with started(["-m", "snzoo", "serve", "--model", MODEL]) as (process, url):
-        soak = Soak(int(url.split(":")[2].split("/")[0]), expected)
+    expected = {photo: (200, p.names[0]) for photo, p in zip(PHOTOS, predictions, strict=True)}
+    rng = random.Random(0)
+    kinds = rng.choices(list(SHARES), list(SHARES.values()), k=requests)
+    photos = [rng.choice(PHOTOS) for _ in kinds]
+    outcomes, wrong, memory = dict.fromkeys(SHARES, 0), [], {}
+    with (
+        started(["-m", "snzoo", "serve", "--model", MODEL]) as (process, url),
+        ThreadPoolExecutor(CLIENTS) as clients,
+    ):
+        port = int(url.split(":")[2].split("/")[0])
+        answers = clients.map(send, [port] * requests, kinds, photos)
+        for number, (kind, photo, found) in enumerate(zip(kinds, photos, answers, strict=True), 1):
+            right = {"broken": BROKEN, "cut": None, "gone": None}.get(kind, expected[photo])
+            if found == right:
+                outcomes[kind] += 1
+            else:
+                wrong.append(f"{kind}: {found} instead of {right}")
+            if number in (requests // 10, requests // 2, requests):
+                memory[number] = round(session_mib(process.pid, "VmRSS"), 1)
+    return outcomes, wrong, memory
 
-        async def run_client() -> None:
-            for number, (kind, photo) in work:
-                await soak.send(kind, photo)
-                if number + 1 in (requests // 10, requests // 2, requests):
-                    memory[number + 1] = session_mib(process.pid, "VmRSS")
 
-        async def run_clients() -> None:
-            await asyncio.gather(*(run_client() for _ in range(CLIENTS)))
+def send(port: int, kind: str, photo: Path) -> tuple[int, str] | str | None:
+    """Return the status of the answer and what it says of the photo, or what went wrong.
 
-        asyncio.run(run_clients())
-    return soak, memory
+    A client that leaves before the answer returns None.
+    """
+    try:
+        answer = exchange(port, kind, photo)
+        if answer is None:
+            return None
+        status, _, rest = answer.partition(b"\r\n")
+        (found,) = json.loads(rest.partition(b"\r\n\r\n")[2])["photos"]
+        says = "an error" if found["error"] else found["predictions"][0]["classes"][0]["name"]
+        return int(status.split()[1]), says
+    except (OSError, ValueError, LookupError) as error:
+        return f"{type(error).__name__} {error}"
+
+
+def exchange(port: int, kind: str, photo: Path) -> bytes | None:
+    body = photo.read_bytes()
+    if kind == "broken":
+        body = body[: len(body) // 2] if photo.stat().st_size % 2 else b"no photo " * 100
+    length = len(body)
+    if kind == "cut":
+        body = body[: length // 3]
+    size = length // 4 + 1 if kind == "slow" else length
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+        connection.sendall(HEAD.format(length).encode())
+        for start in range(0, len(body), size):
+            connection.sendall(body[start : start + size])
+            time.sleep(0.25 if kind == "slow" else 0)
+        if kind in ("cut", "gone"):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            return None
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 def main() -> int | str:
@@ -125,15 +107,15 @@ def main() -> int | str:
     parser.add_argument("--requests", type=harness.positive, default=10_000, metavar="N")
     args = parser.parse_args()
     try:
-        soak, memory = run(args.requests)
+        outcomes, wrong, memory = run(args.requests)
     except SnzooError as error:
         return f"soak.py: {error}"
     for done, size in memory.items():
         print(f"after {done:,} requests: {size:,.1f} MiB")
-    print(", ".join(f"{count:,} {kind}" for kind, count in sorted(soak.outcomes.items())))
-    for line in soak.wrong[:20]:
+    print(", ".join(f"{count:,} {kind}" for kind, count in sorted(outcomes.items())))
+    for line in wrong[:20]:
         print(line, file=sys.stderr)
-    return 1 if soak.wrong else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ import torch
 from harness import Document, Row
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
 
 import snzoo
+from snzoo.errors import SnzooError
 from snzoo.inference.network import local_cores
 from snzoo.processes import Processes
-from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import Figures
 from snzoo.training.log import RunLog
@@ -85,13 +86,9 @@ def time_snzoo(plan: Plan, steps: int) -> float:
         config = TrainingConfig("", output=folder)
         device = torch.device("cpu")
         stepper = Timed(plan.create_network(), plan.recipe, config, device, Processes())
+        log = RunLog(Path(folder))
         loop = Loop(
-            plan,
-            config,
-            stepper,
-            Position(),
-            RunLog(Path(folder)),
-            Processes(),
+            *(plan, config, stepper, Position(), log, Processes()),
             identity={},
             workers=local_cores(),
             show=harness.say,
@@ -102,7 +99,7 @@ def time_snzoo(plan: Plan, steps: int) -> float:
             loop.run()
         except KeyboardInterrupt:
             return times[-1] - times[WARM_UP]
-    raise SystemExit("the data set has fewer steps than --steps; name fewer")
+    raise SnzooError("the data set has fewer steps than --steps; name fewer")
 
 
 def time_plain_loop(plan: Plan, steps: int) -> float:
@@ -110,8 +107,6 @@ def time_plain_loop(plan: Plan, steps: int) -> float:
 
     The photos are augmented, and the parameters are updated, as in the other contender.
     """
-    from torchvision import datasets, transforms
-
     recipe, preprocessing = plan.recipe, plan.spec.preprocessing
     augment = transforms.Compose(
         [
@@ -121,12 +116,13 @@ def time_plain_loop(plan: Plan, steps: int) -> float:
             transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
-    photos = datasets.ImageFolder(str(find_root(plan)), augment)
+    photos = datasets.ImageFolder(str(Path(plan.train.locate(0)).parents[1]), augment)
     loader = DataLoader(
         photos, recipe.batch_size, shuffle=True, drop_last=True, num_workers=local_cores()
     )
     model = plan.create_network()
-    optimizer = make_optimizer(model, recipe)
+    groups = snzoo.parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov)
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
     start = 0.0
     for number, (images, labels) in enumerate(itertools.islice(endless, WARM_UP + steps)):
@@ -137,18 +133,8 @@ def time_plain_loop(plan: Plan, steps: int) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if not loss.isfinite():
-            raise SystemExit("the loss is not finite")
+            raise SnzooError("the loss is not finite")
     return time.perf_counter() - start
-
-
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = snzoo.parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def find_root(plan: Plan) -> Path:
-    """Return the folder of the class folders of the training photos."""
-    return Path(plan.train.locate(0)).parents[1]
 
 
 def compare(rows: list[Row]) -> Row:
