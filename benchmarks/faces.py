@@ -41,7 +41,7 @@ RECIPE = shlex.split(
 
 def main() -> int | str:
     people = (None, "use so few people in each set, for a trial")
-    parser = harness.make_parser(__doc__, epochs=(16, "epochs"), people=people)
+    parser = harness.make_parser(__doc__, rounds=None, epochs=(16, "epochs"), people=people)
     add = parser.add_argument
     add("--runs", type=Path, required=True, metavar="FOLDER", help="a folder for photos and runs")
     add("--real", type=Path, metavar="FOLDER", help="also evaluate on these pairs")

@@ -72,11 +72,8 @@ def _speeds(figures: Sequence[Row]) -> list[list[str]]:
 
 
 def _memory(rows: Sequence[Row]) -> list[list[str]]:
-    kinds = {
-        "kept_bytes": "kept for backward",
-        "training_peak_bytes": "peak, training",
-        "inference_peak_bytes": "peak, inference",
-    }
+    kinds = {"kept_bytes": "kept for backward", "training_peak_bytes": "peak, training"}
+    kinds["inference_peak_bytes"] = "peak, inference"
     textbook = {tuple(_case(row)): row for row in rows if row["contender"] == "textbook"}
     found = [["", "batch", "layout", "", *kinds.values()]]
     for row in rows:

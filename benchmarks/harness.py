@@ -33,14 +33,12 @@ K = TypeVar("K", bound=Hashable)
 
 
 def make_parser(
-    description: str | None, **numbers: tuple[int | list[int] | None, str]
+    description: str | None, rounds: int | None = 5, **numbers: tuple[int | list[int] | None, str]
 ) -> argparse.ArgumentParser:
-    """Return a parser with ``--output`` and an option for each of ``numbers``.
+    """Return a parser with ``--output``, ``--rounds`` and an option for each of ``numbers``.
 
-    Args:
-        description: a docstring, of which the first line is taken.
-        numbers: the default and the help of options for whole numbers above 0. An option whose
-            default is a list takes several.
+    These are the default and the help of options for whole numbers above 0. An option whose default
+    is a list takes several. Without a default for the rounds, there is no such option.
     """
     parser = argparse.ArgumentParser(
         description=(description or "").partition("\n")[0],
@@ -48,6 +46,8 @@ def make_parser(
     )
     add = parser.add_argument
     add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
+    if rounds:
+        numbers = {"rounds": (rounds, "number of rounds"), **numbers}
     for name, (default, text) in numbers.items():
         many: Any = {"nargs": "+"} if isinstance(default, list) else {}
         option = f"--{name.replace('_', '-')}"

@@ -26,7 +26,6 @@ STATS = ("IN", "LN", "BN")
 def main() -> int | str:
     parser = harness.make_parser(
         __doc__,
-        rounds=(5, "number of rounds"),
         depth=(50, "layers of the ResNet"),
         size=(224, "pixels"),
         batch_size=([1, 8], "images at a time"),

@@ -135,7 +135,7 @@ def _device(name: str) -> Document:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__, rounds=(5, "number of rounds"))
+    parser = make_parser(__doc__)
     add = parser.add_argument
     cuda = torch.cuda.is_available()
     parts = (*PARTS, "memory")

@@ -21,7 +21,6 @@ PEERS = ("timm", "torchvision")
 def make_pipeline_parser(description: str | None, *, images: int) -> argparse.ArgumentParser:
     parser = harness.make_parser(
         description,
-        rounds=(5, "number of rounds"),
         images=(images, "number of photos; fewer are repeated"),
         workers=([2, 4], "numbers of workers of the peers' loaders"),
         batch_size=([32, 256], "batch sizes of the loaders"),

@@ -19,7 +19,6 @@ from processes import run_python
 def main() -> int | str:
     parser = harness.make_parser(
         __doc__,
-        rounds=(5, "number of rounds"),
         images=(1000, "number of photos; fewer are repeated"),
     )
     add = parser.add_argument

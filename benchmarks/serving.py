@@ -48,9 +48,7 @@ class Turn(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int | str:
-    parser = harness.make_parser(
-        __doc__, rounds=(3, "number of rounds"), seconds=(8, "of a measurement")
-    )
+    parser = harness.make_parser(__doc__, rounds=3, seconds=(8, "of a measurement"))
     models = ["resnet18v1_sn_clothing", "resnet50v1_sn"]
     add = parser.add_argument
     add("--model", nargs="+", default=models, metavar="NAME", help="snzoo's models")

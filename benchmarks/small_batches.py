@@ -68,6 +68,7 @@ def main() -> int | str:
 def parse_arguments() -> argparse.Namespace:
     parser = harness.make_parser(
         __doc__,
+        rounds=None,
         images=([32, 8, 4, 2], "images a step"),
         seeds=(3, "runs of each configuration"),
         epochs=(12, "epochs from random weights"),
@@ -129,8 +130,8 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def drop_folders(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with the names of their files and folders, without the machine's paths."""
-    paths = {name: options[name] for name in ("data", "weights") if options.get(name)}
-    return options | {name: Path(path).name for name, path in paths.items()}
+    paths = ("data", "weights")
+    return {k: Path(v).name if v and k in paths else v for k, v in options.items()}
 
 
 def plan_runs(args: argparse.Namespace) -> Iterator[Run]:
@@ -209,15 +210,14 @@ def train_all(runs: dict[Path, dict[str, Any]], jobs: int) -> None:
     # Fresh processes, because a thread of PyTorch does not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, max_tasks_per_child=1)
-    left = iter(runs.items())
-    numbers = count(1)
+    left, ended = iter(runs.items()), count(1)
     try:
         # A pool that has more tasks than processes starts one of them even when it shuts down.
         running = {pool.submit(train, *run) for run in islice(left, jobs)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                harness.say(f"{next(numbers)} of {len(runs)}: {future.result().name}")
+                harness.say(f"{next(ended)} of {len(runs)}: {future.result().name}")
             running |= {pool.submit(train, *run) for run in islice(left, len(done))}
     finally:
         pool.shutdown()

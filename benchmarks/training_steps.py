@@ -37,7 +37,6 @@ WARM_UP = 3  # steps that are not timed
 def main() -> int | str:
     parser = harness.make_parser(
         __doc__,
-        rounds=(5, "number of rounds"),
         width=(32, "channels of the stem"),
         crop=(128, "pixels"),
         batch_size=(32, "images of a step"),
