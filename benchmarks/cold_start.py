@@ -72,11 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
 
 
 def run(model: str, peer: str, rounds: int) -> Document:
-    """Fill both caches, measure, and return the document.
-
-    Raises:
-        SnzooError: a name is unknown, or a process failed or loaded other weights.
-    """
+    """Fill both caches, measure, and return the document."""
     with caches(model, peer) as contenders:
         for contender in contenders:  # not timed; this brings the files into the page cache
             start(contender)

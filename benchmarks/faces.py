@@ -50,11 +50,7 @@ def main() -> int | str:
 
 
 def measure(args: argparse.Namespace) -> Document:
-    """Return the figures of both networks, which are trained unless they are in ``args.runs``.
-
-    Raises:
-        SnzooError: a training failed.
-    """
+    """Return the figures of both networks, which are trained unless they are in ``args.runs``."""
     if args.real and not args.real.exists():
         raise SnzooError(f"{args.real} does not exist; name pairs of faces: --real")
     for name, people, photos, seed in SETS:

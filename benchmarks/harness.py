@@ -1,6 +1,7 @@
 """Functions that all benchmarks share: options, turns, spreads, the document of a run, its files.
 
-A measurement is a row: ``{"contender", …, "round", "cores_elsewhere"}``.
+A measurement is a row: ``{"contender", …, "round", "cores_elsewhere"}``. Mistakes and wrong results
+are a :class:`SnzooError` in all benchmarks, which :func:`run_benchmark` reports as one line.
 """
 
 from __future__ import annotations

@@ -64,11 +64,7 @@ class Job:
 
 
 def run_job(job: Job, watch: Callable[[int], object] | None = None) -> Row:
-    """Return the result of ``job``, or ``{"absent": reason}`` if its library can't be imported.
-
-    Raises:
-        SnzooError: the job failed.
-    """
+    """Return the result of ``job``, or ``{"absent": reason}`` if its library can't be imported."""
     try:
         printed = run_python([__file__, json.dumps(asdict(job))], watch=watch)
     except SnzooError as error:

@@ -15,21 +15,16 @@ WARM = 64  # photos of the warm-up pass
 
 
 class Photos(NamedTuple):
-    """Folders of class folders: ``timed`` has all, ``each`` every photo once, ``warm`` a few."""
+    """Folders of class folders: ``timed`` has all photos, ``warm`` a few."""
 
     timed: str
-    each: str
     warm: str
     description: str
 
 
 @contextmanager
 def linked(path: Path, images: int) -> Iterator[Photos]:
-    """Yield links to ``images`` photos of ``path``, which are repeated if there are fewer.
-
-    Raises:
-        DataError: the class folders have no photo.
-    """
+    """Yield links to ``images`` photos of ``path``, which are repeated if there are fewer."""
     files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{path} is no folder of class folders with .jpg, .jpeg or .png photos")
@@ -42,9 +37,8 @@ def linked(path: Path, images: int) -> Iterator[Photos]:
         f"{len(chosen):,} photos, {len(once):,} different ones in {classes:,} class folders"
     )
     with tempfile.TemporaryDirectory(prefix="snzoo-benchmark-") as name:
-        photos = Photos(f"{name}/timed", f"{name}/each", f"{name}/warm", description)
+        photos = Photos(f"{name}/timed", f"{name}/warm", description)
         _link(chosen, Path(photos.timed))
-        _link(once, Path(photos.each))
         _link(choose(files, min(WARM, images)), Path(photos.warm))
         yield photos
 

@@ -11,7 +11,7 @@ from statistics import median
 import harness
 from harness import Document, Row
 from jobs import Configuration, Job, peak_memory, run_job
-from photos import Photos, linked
+from photos import linked
 
 from snzoo.errors import SnzooError
 
@@ -35,14 +35,10 @@ def measure_pipelines(args: argparse.Namespace, base: Job, sizes: Sequence[int |
     Args:
         args: the options of :func:`make_pipeline_parser`.
         base: snzoo's work; this function names the folders.
-
-    Raises:
-        SnzooError: the photos can't be used, snzoo's pixels differ from the reference, or a
-            measurement failed.
     """
     with linked(args.path, args.images) as photos:
         base = replace(base, folder=photos.timed, warm=photos.warm)
-        pixels = compare_pixels(photos, base)
+        pixels = compare_pixels(base)
         absent = pixels.pop("absent")
         peers = [peer for peer in PEERS if peer not in absent]
         jobs = [replace(base, batch_size=size) for size in sizes]
@@ -77,21 +73,16 @@ def _configuration(row: Row) -> Configuration:
     return Configuration(*(row[name] for name in Configuration._fields))
 
 
-def compare_pixels(photos: Photos, base: Job) -> Document:
+def compare_pixels(base: Job) -> Document:
     """Return for how many photos each contender has torchvision's pixels.
 
-    snzoo reads all the links, as in the measurement, because their number may determine how it
-    resizes. In training, torchvision does so too, with the random numbers of snzoo.
-    ``absent`` says why a peer is left out. ``agree`` is None if torchvision is absent.
-
-    Raises:
-        SnzooError: snzoo itself is absent, or its pixels are not torchvision's.
+    They read all the links, as in the measurement, because their number may determine how snzoo
+    resizes. In training, torchvision uses the random numbers of snzoo. ``absent`` says why a peer
+    is left out. ``agree`` is None if torchvision is absent.
     """
     found, absent = {}, {}
     for contender in ("snzoo", *PEERS):
-        all_links = base.training or contender == "snzoo"
-        folder = photos.timed if all_links else photos.each
-        result = run_job(replace(base, task="pixels", contender=contender, folder=folder))
+        result = run_job(replace(base, task="pixels", contender=contender))
         if "absent" in result:
             absent[contender] = result["absent"]
             harness.say(f"{contender} is absent and left out: {result['absent']}")

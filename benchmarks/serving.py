@@ -59,11 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
 
 
 def run(models: Sequence[str], seconds: int, rounds: int) -> Document:
-    """Check the answers, measure, and return the document.
-
-    Raises:
-        SnzooError: wrk is not installed, or a server gives other answers or errors.
-    """
+    """Check the answers, measure, and return the document."""
     if not shutil.which("wrk"):
         raise SnzooError("no wrk, which sends the requests: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
@@ -97,11 +93,7 @@ def servers() -> dict[str, list[str]]:
 
 
 def measure(turn: Turn, seconds: int) -> Row:
-    """Start the server, check its answers, load it, and return what wrk measured.
-
-    Raises:
-        SnzooError: the server does not start, or gives other answers or errors.
-    """
+    """Start the server, check its answers, load it, and return what wrk measured."""
     model = ["--model", turn.model, *(["--weights", str(turn.weights)] if turn.weights else [])]
     with started([*turn.arguments, *model]) as (process, url):
         check_answers(url, turn.model, turn.weights)
@@ -121,11 +113,7 @@ def measure(turn: Turn, seconds: int) -> Row:
 
 @contextmanager
 def started(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Yield the process of a server, and its URL, once it answers; stop it at the end.
-
-    Raises:
-        SnzooError: it does not answer.
-    """
+    """Yield the process of a server, and its URL, once it answers; stop it at the end."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -162,11 +150,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> bool:
 
 
 def check_answers(url: str, model: str, weights: Path | None) -> None:
-    """Compare some answers with those of :func:`snzoo.predict`.
-
-    Raises:
-        SnzooError: they differ.
-    """
+    """Check that some answers are those of :func:`snzoo.predict`."""
     network = snzoo.create_model(model, pretrained=weights is None, weights=weights)
     for photo in PHOTOS[:: len(PHOTOS) // CHECKED]:
         (expected,) = snzoo.predict(network, photo)

@@ -88,9 +88,6 @@ def measure(args: argparse.Namespace) -> Document:
     """Return the document of all runs, which are trained unless they are in ``args.runs``.
 
     The test photos are looked at after the last run.
-
-    Raises:
-        SnzooError: a run failed, or ``args.runs`` has runs with other options.
     """
     if args.output:
         require_packages("matplotlib", extra="plots", purpose="drawing the plot")
@@ -184,11 +181,7 @@ def convert_start(args: argparse.Namespace, share: float) -> Path:
 
 
 def check_options(folder: Path, options: dict[str, Any]) -> None:
-    """Compare the options of a run with those that it began with, if it has begun.
-
-    Raises:
-        SnzooError: the run began with other options.
-    """
+    """Check that a run that has begun has the options that it began with."""
     path = options_file(folder)
     if not path.exists() or not folder.exists():
         return

@@ -39,9 +39,6 @@ def run(requests: int) -> tuple[dict[str, int], list[str], dict[int, float]]:
     Returns:
         The number of requests of each kind that ended as they should, a line for each other
         request, and the memory in MiB after a tenth, a half and all of the requests.
-
-    Raises:
-        SnzooError: the server does not start.
     """
     predictions = snzoo.predict(MODEL, PHOTOS, topk=1)
     expected = {photo: (200, p.names[0]) for photo, p in zip(PHOTOS, predictions, strict=True)}
