@@ -150,6 +150,12 @@ def spreads(values: Mapping[str, Sequence[float]], digits: int = 4) -> dict[str,
     return {name: spread(each, digits) for name, each in values.items()}
 
 
+def compare_table(document: Document, head: str, digits: int = 2) -> list[str]:
+    """Return a table of the document's comparison, which has a spread for each name."""
+    rows = [[name, show_spread(row, digits)] for name, row in document["comparison"].items()]
+    return table(["", head], *rows)
+
+
 def show_spread(row: Row, digits: int = 2) -> str:
     median, least, most = (f"{row[key]:,.{digits}f}" for key in ("median", "least", "most"))
     return f"{median} ({least} … {most})"

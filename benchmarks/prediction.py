@@ -68,10 +68,9 @@ def compare(rows: list[Row]) -> Row:
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
-    shown = [[name, harness.show_spread(row, 3)] for name, row in document["comparison"].items()]
     about = f"{document['photos']}; {document['model']}; rounds: {document['rounds']}."
-    head = ["", "seconds of the command, images/s, or ratio to eval in a round"]
-    return harness.page(document, [about], harness.table(head, *shown))
+    head = "seconds of the command, images/s, or ratio to eval in a round"
+    return harness.page(document, [about], harness.compare_table(document, head, digits=3))
 
 
 if __name__ == "__main__":

@@ -145,12 +145,11 @@ def compare(rows: list[Row]) -> Row:
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
-    shown = [[name, harness.show_spread(row)] for name, row in document["comparison"].items()]
     about = (
         f"{document['network']}; {document['steps']} steps of {document['batch_size']} images; "
         f"rounds: {document['rounds']}."
     )
-    table = harness.table(["", "images/s, or ratio of a round"], *shown)
+    table = harness.compare_table(document, "images/s, or ratio of a round")
     return harness.page(document, [about], table)
 
 
