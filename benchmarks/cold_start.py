@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import harness
 import torch
 import torchvision
 from harness import Document, Row
+from processes import run_python
 from torch import Tensor
 
 import snzoo
@@ -51,8 +50,7 @@ PARTS = {"seconds": "imports and model", "imports": "imports", "model": "model"}
 PARTS |= {"read": "then every weight read"}
 
 
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """A library; ``environment`` names its cache, ``total`` is the sum of the values in it."""
 
     name: str
@@ -65,18 +63,8 @@ class Contender:
 def main(arguments: Sequence[str] | None = None) -> int | str:
     parser = harness.make_parser(__doc__, rounds=10)
     add = parser.add_argument
-    add(
-        "--model",
-        default="resnet101v2_sn_8x32",
-        metavar="NAME",
-        help="snzoo's model, without a known checksum",
-    )
-    add(
-        "--peer",
-        default="resnet101",
-        metavar="NAME",
-        help="torchvision's model with default weights",
-    )
+    add("--model", default="resnet101v2_sn_8x32", help="snzoo's model, without a known checksum")
+    add("--peer", default="resnet101", help="torchvision's model with default weights")
     args = parser.parse_args(arguments)
     return harness.run_benchmark(
         lambda: run(args.model, args.peer, args.rounds), markdown, args.output
@@ -84,27 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
 
 
 def run(model: str, peer: str, rounds: int) -> Document:
-    """Fill both caches, measure, and return the document.
-
-    Raises:
-        SnzooError: a name is unknown, or a process failed or loaded other weights.
-    """
+    """Fill both caches, measure, and return the document."""
     with caches(model, peer) as contenders:
         for contender in contenders:  # not timed; this brings the files into the page cache
             start(contender)
-        rows = harness.measure_in_turns(contenders, rounds, start, _describe)
-    models = {contender.name: contender.model for contender in contenders}
+        rows = harness.measure_in_turns(contenders, rounds, start)
     return {
         "title": "Cold starts",
         "rounds": rounds,
-        "models": models,
-        "comparison": compare(rows, *models),
+        "models": {"snzoo": model, "torchvision": peer},
+        "comparison": compare(rows, "snzoo", "torchvision"),
         "measurements": rows,
     }
-
-
-def _describe(row: Row) -> str:
-    return f"{row['contender']}: {row['seconds']:.3f} s"
 
 
 @contextmanager
@@ -121,10 +100,10 @@ def caches(model: str, peer: str) -> Iterator[list[Contender]]:
         checkpoints = Path(folder, "torch", "hub", "checkpoints")
         checkpoints.mkdir(parents=True)
         torch.save(theirs, checkpoints / url.rpartition("/")[2])
-        published = Path(folder, "published.pth")
+        published = f"{folder}/published.pth"
         torch.save(ours, published)
         home = {"SNZOO_HOME": f"{folder}/snzoo", "SNZOO_OFFLINE": "1"}
-        _python(["-m", "snzoo", "import", str(published), "--model", model], home)
+        run_python(["-P", "-m", "snzoo", "import", published, "--model", model], home)
         yield [
             Contender("snzoo", model, OURS, home, _total(ours)),
             Contender("torchvision", peer, THEIRS, hub, _total(theirs)),
@@ -133,24 +112,12 @@ def caches(model: str, peer: str) -> Iterator[list[Contender]]:
 
 def start(contender: Contender) -> Row:
     """Return the seconds of the parts of one start in a fresh process."""
-    output = _python(["-c", contender.code, contender.model], contender.environment)
-    imports, model, read, total = json.loads(output)
+    printed = run_python(["-P", "-c", contender.code, contender.model], contender.environment)
+    imports, model, read, total = json.loads(printed)
     if not math.isclose(total, contender.total, rel_tol=1e-9):
         raise SnzooError(f"{contender.name} did not load the weights in its cache")
     seconds = zip(PARTS, (imports + model, imports, model, read), strict=True)
     return {"contender": contender.name} | {part: round(value, 5) for part, value in seconds}
-
-
-def _python(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
-    if done.returncode:
-        raise SnzooError((done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1])
-    return done.stdout
 
 
 def _total(state: Mapping[str, Tensor]) -> float:
@@ -161,29 +128,24 @@ def compare(rows: Sequence[Row], ours: str, theirs: str) -> Row:
     """Return the seconds of both for each part, and the ratio ``ours`` to ``theirs`` per round."""
     comparison = {}
     for part in PARTS:
-        seconds = {n: [row[part] for row in rows if row["contender"] == n] for n in (ours, theirs)}
-        values = seconds | {"ratio": harness.divide(*seconds.values())}
-        comparison[part] = {name: harness.spread(each, digits=5) for name, each in values.items()}
+        seconds = harness.by_round(rows, part)
+        ratio = harness.divide(seconds[ours], seconds[theirs])
+        comparison[part] = harness.spreads(seconds | {"ratio": ratio}, digits=5)
     return comparison
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
     labels = {name: f"{name}, `{model}`, s" for name, model in document["models"].items()}
-    labels["ratio"] = "ratio"
-    rows = [["", *PARTS.values()]]
-    for name, label in labels.items():
-        rows.append(
-            [label, *(harness.show_spread(document["comparison"][p][name], 3) for p in PARTS)]
-        )
-    lines = [
-        *harness.heading(document),
+    comparison, table = document["comparison"], [["", *PARTS.values()]]
+    for name, label in (labels | {"ratio": "ratio"}).items():
+        table.append([label, *(harness.show_spread(comparison[part][name], 3) for part in PARTS)])
+    about = (
         "The time starts after `import torch`, in a fresh process; random weights in both caches, "
-        f"the files in the page cache; rounds: {document['rounds']}.",
-        *harness.describe_elsewhere(document),
-        *("", *harness.table(*rows), "", "Medians (least … most); each ratio is of one round."),
-    ]
-    return "\n".join(lines) + "\n"
+        f"the files in the page cache; rounds: {document['rounds']}."
+    )
+    note = "Medians (least … most); each ratio is of one round."
+    return harness.page(document, [about], harness.table(*table), [note])
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import Document, Row, run_benchmark
+from harness import Document, Row, group, run_benchmark
 from jobs import Job
-from photos import Photos
 from pipelines import format_pipelines, make_pipeline_parser, measure_pipelines
 
 import snzoo
@@ -22,21 +21,17 @@ import snzoo
 
 def main() -> int | str:
     parser = make_pipeline_parser(__doc__, images=1000)
-    parser.add_argument("--model", required=True, metavar="NAME", help="see: snzoo list")
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="checkpoint; otherwise weights are random"
-    )
-    parser.add_argument("--device", metavar="NAME", help="default: CUDA if available")
+    add = parser.add_argument
+    add("--model", required=True, metavar="NAME", help="see: snzoo list")
+    add("--weights", type=Path, metavar="FILE", help="checkpoint; otherwise weights are random")
+    add("--device", metavar="NAME", help="default: CUDA if available")
     args = parser.parse_args()
-    weights = args.weights and str(args.weights.resolve())
-
-    def ours(photos: Photos) -> list[Job]:
-        network = {"model": args.model, "weights": weights, "device": args.device}
-        return [Job("evaluate", "snzoo", str(photos.timed), str(photos.warm), **network)]
 
     def measure() -> Document:
         snzoo.get_info(args.model)
-        document = measure_pipelines(args, ours=ours)
+        weights = args.weights and str(args.weights.resolve())
+        base = Job("evaluate", "snzoo", model=args.model, weights=weights, device=args.device)
+        document = measure_pipelines(args, base, [None])
         rows = document["measurements"]
         network = f"{args.model} ({args.weights.name if weights else 'random weights'})"
         return {
@@ -51,12 +46,11 @@ def main() -> int | str:
 
 def find_counts(rows: Sequence[Row]) -> dict[str, list[list[int]]]:
     """Return the different (images, top-1, top-5) of each contender; one, if all rounds agree."""
-    found: dict[str, set[tuple[int, int, int]]] = {}
-    for row in rows:
-        if "top1" in row:
-            counts = row["images"], row["top1"], row["top5"]
-            found.setdefault(row["contender"], set()).add(counts)
-    return {name: sorted(map(list, counts)) for name, counts in found.items()}
+    counted = group((row for row in rows if "top1" in row), lambda row: row["contender"])
+    return {
+        name: sorted(map(list, {(row["images"], row["top1"], row["top5"]) for row in found}))
+        for name, found in counted.items()
+    }
 
 
 if __name__ == "__main__":

@@ -116,14 +116,12 @@ def _draw_behind(
     width = person.head_width
     if person.hair_style >= 1 and person.hair_length > -0.5:
         side, low = (width + person.hair_volume), person.hair_length
-        canvas.fill(
-            [(-side, -0.5), (side, -0.5), (side + 0.1, low), (-side - 0.1, low)], hair, -0.3
-        )
+        sides = [(-side, -0.5), (side, -0.5), (side + 0.1, low), (-side - 0.1, low)]
+        canvas.fill(sides, hair, -0.3)
     neck = 0.55 * width
     canvas.fill([(-neck, 0.3), (neck, 0.3), (neck, 2), (-neck, 2)], 0.8 * skin, -0.25)
-    canvas.fill(
-        [(-neck, 1.3), (neck, 1.3), (1.9, 1.7), (1.9, 3), (-1.9, 3), (-1.9, 1.7)], clothes, -0.2
-    )
+    collar = [(-neck, 1.3), (neck, 1.3), (1.9, 1.7), (1.9, 3), (-1.9, 3), (-1.9, 1.7)]
+    canvas.fill(collar, clothes, -0.2)
     for side in (-1, 1):
         ear = CIRCLE * (0.6 * person.ear_size, person.ear_size)
         ear += (side * (width + person.ear_out - 0.02), -0.1)
@@ -138,9 +136,8 @@ def _draw_beard(canvas: Canvas, person: SimpleNamespace, head: Values, color: Va
     if person.mustache > 0:
         y = person.mouth_height - person.upper_lip - 0.05
         w = person.mouth_width * (0.7 + 0.5 * person.mustache)
-        canvas.fill(
-            [(-w, y + 0.06), (-0.1, y - 0.08), (0.1, y - 0.08), (w, y + 0.06), (0, y)], color
-        )
+        hairs = [(-w, y + 0.06), (-0.1, y - 0.08), (0.1, y - 0.08), (w, y + 0.06), (0, y)]
+        canvas.fill(hairs, color)
 
 
 def _draw_nose(canvas: Canvas, person: SimpleNamespace, skin: Values) -> None:
@@ -151,11 +148,8 @@ def _draw_nose(canvas: Canvas, person: SimpleNamespace, skin: Values) -> None:
     canvas.fill(CIRCLE * (w, 0.45 * w + 0.02) + (0, y), 0.96 * skin, tip)
     canvas.fill(CIRCLE * (0.5 * w, 0.3 * w) + (0, y - 0.02), skin * 1.06 + 4, tip + 0.05)
     for side in (-1, 1):
-        canvas.fill(
-            CIRCLE * (0.28 * w, 0.02 + 0.1 * w) + (side * 0.5 * w, y + 0.4 * w),
-            0.4 * skin,
-            tip - 0.05,
-        )
+        nostril = CIRCLE * (0.28 * w, 0.02 + 0.1 * w) + (side * 0.5 * w, y + 0.4 * w)
+        canvas.fill(nostril, 0.4 * skin, tip - 0.05)
 
 
 def _draw_mouth(canvas: Canvas, person: SimpleNamespace, skin: Values) -> None:
@@ -200,9 +194,8 @@ def _draw_eyes(canvas: Canvas, person: SimpleNamespace, skin: Values, hair: Valu
         brow_y = brow_y - person.brow_arch * (1 - ARCH**2)
         brow = np.stack([ARCH * person.brow_width, brow_y], -1) + middle
         thick = person.brow_thick * (1.15 - 0.6 * side * ARCH)
-        canvas.fill(
-            [*brow, *(brow + np.stack([0 * thick, 2 * thick], -1))[::-1]], 0.75 * hair + 0.1 * skin
-        )
+        edge = brow + np.stack([0 * thick, 2 * thick], -1)
+        canvas.fill([*brow, *edge[::-1]], 0.75 * hair + 0.1 * skin)
 
 
 def _draw_hair(canvas: Canvas, person: SimpleNamespace, head: Values, hair: Values) -> None:

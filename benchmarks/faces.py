@@ -40,23 +40,17 @@ RECIPE = shlex.split(
 
 
 def main() -> int | str:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    people = (None, "use so few people in each set, for a trial")
+    parser = harness.make_parser(__doc__, rounds=None, epochs=(16, "epochs"), people=people)
     add = parser.add_argument
     add("--runs", type=Path, required=True, metavar="FOLDER", help="a folder for photos and runs")
     add("--real", type=Path, metavar="FOLDER", help="also evaluate on these pairs")
-    add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
-    add("--epochs", type=harness.positive, default=16, help="epochs (default: 16)")
-    add("--people", type=harness.positive, help="use so few people in each set, for a trial")
     args = parser.parse_args()
     return harness.run_benchmark(lambda: measure(args), markdown, args.output)
 
 
 def measure(args: argparse.Namespace) -> Document:
-    """Return the figures of both networks, which are trained unless they are in ``args.runs``.
-
-    Raises:
-        SnzooError: a training failed.
-    """
+    """Return the figures of both networks, which are trained unless they are in ``args.runs``."""
     if args.real and not args.real.exists():
         raise SnzooError(f"{args.real} does not exist; name pairs of faces: --real")
     for name, people, photos, seed in SETS:
@@ -69,13 +63,13 @@ def measure(args: argparse.Namespace) -> Document:
     running = [subprocess.Popen(command, env=environment) for command in commands.values()]
     if any([process.wait() for process in running]):
         raise SnzooError("a training failed; the same command continues it")
-    sets = {"generated": args.runs / "test"} | ({"real": args.real} if args.real else {})
+    sets = {"generated": args.runs / "test", "real": args.real}
     return {
         "title": "Face networks of 18 layers, 8 channels wide, 4 images a step",
         "options": {norm: " ".join(command[5:-3]) for norm, command in commands.items()},
         "sets": SETS,
         "measurements": [
-            row for name, path in sets.items() for row in evaluate(name, path, args.runs)
+            row for name, path in sets.items() if path for row in evaluate(name, path, args.runs)
         ],
     }
 
@@ -113,9 +107,8 @@ def evaluate(name: str, path: Path, runs: Path) -> list[Row]:
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown."""
-    lines = harness.heading(document)
-    for name in dict.fromkeys(row["set"] for row in document["measurements"]):
-        rows = [row for row in document["measurements"] if row["set"] == name]
+    blocks = []
+    for name, rows in harness.group(document["measurements"], lambda row: row["set"]).items():
         figures = {
             row["norm"] + ("" if row["trained"] else ", untrained"): convert(
                 row["verification"], Verification, name
@@ -127,13 +120,13 @@ def markdown(document: Document) -> str:
             for row in rows
             if row["trained"]
         )
-        lines += ["", f"## Faces: {name}", "", *format_markdown(tabulate_verification(figures))]
-        lines += [
-            "",
+        text = (
             f"{rows[0]['pairs']:,} pairs; the accuracy is that of "
-            f"{rows[0]['accuracy_pairs']:,}, half of them genuine. {minutes}.",
-        ]
-    return "\n".join(lines) + "\n"
+            f"{rows[0]['accuracy_pairs']:,}, half of them genuine. {minutes}."
+        )
+        table = format_markdown(tabulate_verification(figures))
+        blocks += [[f"## Faces: {name}"], table, [text]]
+    return harness.page(document, [], *blocks)
 
 
 if __name__ == "__main__":

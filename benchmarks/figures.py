@@ -46,26 +46,16 @@ def compare(rows: Sequence[Row], copy_rate: float | None, itemsize: int) -> list
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
-    about = "".join(f", {name} {value}" for name, value in document["device"].items())
-    lines = [
-        *harness.heading(document),
-        f"{document['precision']}{about}; rounds: {document['rounds']}.",
-        *harness.describe_elsewhere(document),
-    ]
+    device = "".join(f", {name} {value}" for name, value in document["device"].items())
+    about = [f"{document['precision']}{device}; rounds: {document['rounds']}."]
     if document["copy_gb_per_s"]:
-        lines.append(f"Copying moves {document['copy_gb_per_s']:.1f} GB/s, read and written.")
-    for part, title in PARTS.items():
-        figures = [row for row in document["comparisons"] if row["part"] == part]
-        if figures:
-            lines += ["", f"## {title}", "", *harness.table(*_speeds(figures))]
+        about.append(f"Copying moves {document['copy_gb_per_s']:.1f} GB/s, read and written.")
+    blocks = []
+    for part, figures in harness.group(document["comparisons"], lambda row: row["part"]).items():
+        blocks += [[f"## {PARTS[part]}"], harness.table(*_speeds(figures))]
     if document["memory"]:
-        lines += [
-            "",
-            "## Memory, MiB (× textbook's)",
-            "",
-            *harness.table(*_memory(document["memory"])),
-        ]
-    return "\n".join(lines) + "\n"
+        blocks += [["## Memory, MiB (× textbook's)"], harness.table(*_memory(document["memory"]))]
+    return harness.page(document, about, *blocks)
 
 
 def _speeds(figures: Sequence[Row]) -> list[list[str]]:
@@ -82,11 +72,8 @@ def _speeds(figures: Sequence[Row]) -> list[list[str]]:
 
 
 def _memory(rows: Sequence[Row]) -> list[list[str]]:
-    kinds = {
-        "kept_bytes": "kept for backward",
-        "training_peak_bytes": "peak, training",
-        "inference_peak_bytes": "peak, inference",
-    }
+    kinds = {"kept_bytes": "kept for backward", "training_peak_bytes": "peak, training"}
+    kinds["inference_peak_bytes"] = "peak, inference"
     textbook = {tuple(_case(row)): row for row in rows if row["contender"] == "textbook"}
     found = [["", "batch", "layout", "", *kinds.values()]]
     for row in rows:

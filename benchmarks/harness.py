@@ -1,6 +1,7 @@
-"""Functions that all benchmarks share: turns, spreads, the document of a run, and its files.
+"""Functions that all benchmarks share: options, turns, spreads, the document of a run, its files.
 
-A measurement is a row: ``{"round", "contender", "cores_elsewhere", …}``.
+A measurement is a row: ``{"contender", …, "round", "cores_elsewhere"}``. Mistakes and wrong results
+are a :class:`SnzooError` in all benchmarks, which :func:`run_benchmark` reports as one line.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -29,16 +30,29 @@ PACKAGES = (
 Row = dict[str, Any]
 Document = dict[str, Any]
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
-def make_parser(description: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, rounds: int | None = 5, **numbers: tuple[int | list[int] | None, str]
+) -> argparse.ArgumentParser:
+    """Return a parser with ``--output``, ``--rounds`` and an option for each of ``numbers``.
+
+    These are the default and the help of options for whole numbers above 0. An option whose default
+    is a list takes several. Without a default for the rounds, there is no such option.
+    """
     parser = argparse.ArgumentParser(
         description=(description or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--rounds", type=positive, default=rounds, metavar="R", help="number of rounds")
     add("--output", type=Path, metavar="FILE", help="write FILE.json, and FILE.md beside it")
+    if rounds:
+        numbers = {"rounds": (rounds, "number of rounds"), **numbers}
+    for name, (default, text) in numbers.items():
+        many: Any = {"nargs": "+"} if isinstance(default, list) else {}
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=positive, default=default, metavar="N", help=text, **many)
     return parser
 
 
@@ -73,16 +87,15 @@ def run_benchmark(
     return 0
 
 
-def measure_in_turns(
-    turns: Sequence[T], rounds: int, measure: Callable[[T], Row], describe: Callable[[Row], str]
-) -> list[Row]:
+def measure_in_turns(turns: Sequence[T], rounds: int, measure: Callable[[T], Row]) -> list[Row]:
     """Measure each turn once per round; each round begins with another turn."""
     rows = []
     for number in range(rounds):
         for turn in rotate(turns, number):
             row, elsewhere = cores_elsewhere(partial(measure, turn))
             rows.append(row | {"round": number + 1, "cores_elsewhere": round(elsewhere, 3)})
-            say(f"round {number + 1} of {rounds}: {describe(row)}")
+            found = ", ".join(f"{name} {value}" for name, value in row.items() if value is not None)
+            say(f"round {number + 1} of {rounds}: {found}")
     return rows
 
 
@@ -109,14 +122,38 @@ def _busy() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def spread(values: Sequence[float], digits: int = 4) -> Row:
-    found = {"median": median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, digits) for name, value in found.items()}
+def group(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """Return the rows of each key, in their order."""
+    groups: dict[K, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def by_round(rows: Iterable[Row], value: str) -> dict[str, list[float]]:
+    """Return a value of each contender in the order of the rounds."""
+    groups = group(sorted(rows, key=lambda row: int(row["round"])), lambda row: row["contender"])
+    return {name: [row[value] for row in found] for name, found in groups.items()}
 
 
 def divide(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Return the ratio of ``ours`` to ``theirs`` in each round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def spread(values: Sequence[float], digits: int = 4) -> Row:
+    found = {"median": median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def spreads(values: Mapping[str, Sequence[float]], digits: int = 4) -> dict[str, Row]:
+    return {name: spread(each, digits) for name, each in values.items()}
+
+
+def compare_table(document: Document, head: str, digits: int = 2) -> list[str]:
+    """Return a table of the document's comparison, which has a spread for each name."""
+    rows = [[name, show_spread(row, digits)] for name, row in document["comparison"].items()]
+    return table(["", head], *rows)
 
 
 def show_spread(row: Row, digits: int = 2) -> str:
@@ -130,25 +167,12 @@ def table(*rows: Sequence[str]) -> list[str]:
     return [head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *rest]
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _circumstances() -> Document:
-    """Return date, machine and versions. The version of a package that is not installed is None."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": _cpu(),
-            "instructions": _instructions(),
-            "cores": cores(),
-            "memory_gib": round(memory / 2**30, 1),
-            "system": f"{platform.system()} {platform.release()}",
-        },
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-    }
+def page(document: Document, about: Sequence[str], *blocks: Sequence[str]) -> str:
+    """Return the Markdown of a document: its heading, lines about it, and blocks of lines."""
+    lines = [*heading(document), *about, *_describe_elsewhere(document)]
+    for block in blocks:
+        lines += ["", *block]
+    return "\n".join(lines) + "\n"
 
 
 def heading(document: Document) -> list[str]:
@@ -165,14 +189,38 @@ def heading(document: Document) -> list[str]:
     ]
 
 
-def describe_elsewhere(document: Document) -> list[str]:
-    cores = [row["cores_elsewhere"] for row in document["measurements"]]
+def _describe_elsewhere(document: Document) -> list[str]:
+    rows = document.get("measurements", [])
+    cores = [row["cores_elsewhere"] for row in rows if "cores_elsewhere" in row]
     if not cores:
         return []
     return [
         f"Cores at other work during a measurement: {median(cores):.2f} in the median, "
         f"{max(cores):.2f} at most."
     ]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _circumstances() -> Document:
+    """Return date, machine and versions. The version of a package that is not installed is None."""
+    import torch  # late, because a large parent would share memory with measured processes
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": _cpu(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "cores": cores(),
+            "memory_gib": round(memory / 2**30, 1),
+            "system": f"{platform.system()} {platform.release()}",
+        },
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+    }
 
 
 def _version(package: str) -> str | None:
@@ -182,20 +230,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _instructions() -> str:
-    """Return the instruction set that PyTorch uses, such as ``AVX512``.
-
-    torch is imported late, because a large parent would share memory with measured processes.
-    """
-    import torch
-
-    return torch.backends.cpu.get_cpu_capability()
-
-
 def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())

@@ -24,11 +24,12 @@ STATS = ("IN", "LN", "BN")
 
 
 def main() -> int | str:
-    parser = harness.make_parser(__doc__)
-    parser.add_argument("--depth", type=int, default=50, choices=(18, 34, 50, 101, 152))
-    parser.add_argument("--size", type=harness.positive, default=224, help="pixels")
-    add = parser.add_argument
-    add("--batch-size", type=harness.positive, nargs="+", default=[1, 8], help="images at a time")
+    parser = harness.make_parser(
+        __doc__,
+        depth=(50, "layers of the ResNet"),
+        size=(224, "pixels"),
+        batch_size=([1, 8], "images at a time"),
+    )
     args = parser.parse_args()
 
     def run() -> Document:
@@ -66,11 +67,7 @@ def make_networks(name: str, lock: list[str]) -> dict[str, nn.Module]:
 
 @torch.inference_mode()
 def compare(networks: dict[str, nn.Module], x: torch.Tensor, rounds: int) -> Row:
-    """Return the seconds of each network, and the ratios to the simplified one in each round.
-
-    Raises:
-        SnzooError: the logits of the simplified network are others.
-    """
+    """Return the seconds of each network, and the ratios to the simplified one in each round."""
     before, after = networks["sparse"](x), networks["simplified"](x)
     error = float((before - after).abs().max() / before.abs().max())
     if not error < 1e-4:
@@ -80,34 +77,27 @@ def compare(networks: dict[str, nn.Module], x: torch.Tensor, rounds: int) -> Row
     return {
         "error": error,
         "seconds": seconds,
-        "speed": {
-            name: harness.spread(harness.divide(seconds[name], seconds["simplified"]))
-            for name in ("sparse", "BN")
-        },
+        "speed": harness.spreads(
+            {n: harness.divide(seconds[n], seconds["simplified"]) for n in ("sparse", "BN")}
+        ),
     }
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
-    shown = [
-        [
-            f"{row['locked to']}, batch {row['batch']}",
-            *(f"{1000 * min(row['seconds'][name]):.1f}" for name in ("sparse", "simplified", "BN")),
-            *(harness.show_spread(row["speed"][name]) for name in ("sparse", "BN")),
-            f"{row['error']:.0e}",
-        ]
-        for row in document["measurements"]
-    ]
-    head = ["locked to", "sparse, ms", "simplified, ms", "BN, ms"]
-    head += ["speed to sparse", "speed to BN", "logits differ by"]
-    lines = [
-        *harness.heading(document),
-        "",
+    table = [["locked to", "sparse, ms", "simplified, ms", "BN, ms"]]
+    table[0] += ["speed to sparse", "speed to BN", "logits differ by"]
+    for row in document["measurements"]:
+        times = (row["seconds"][name] for name in ("sparse", "simplified", "BN"))
+        cells = [f"{row['locked to']}, batch {row['batch']}"]
+        cells += [f"{1000 * min(seconds):.1f}" for seconds in times]
+        cells += [harness.show_spread(row["speed"][name]) for name in ("sparse", "BN")]
+        table.append([*cells, f"{row['error']:.0e}"])
+    text = (
         "Milliseconds are those of the fastest round. *Speed* is the other network's time divided "
-        "by that of the simplified one in the same round: median (least … most).",
-        *("", *harness.table(head, *shown)),
-    ]
-    return "\n".join(lines) + "\n"
+        "by that of the simplified one in the same round: median (least … most)."
+    )
+    return harness.page(document, [], [text], harness.table(*table))
 
 
 if __name__ == "__main__":

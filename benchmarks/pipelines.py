@@ -1,79 +1,62 @@
-"""Rounds of snzoo and its peers over the same photos, for the loaders and the evaluation.
-
-A configuration is (contender, workers, batch size). None means the contender's default.
-"""
+"""Rounds of snzoo and its peers over the same photos, for the loaders and the evaluation."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import harness
 from harness import Document, Row
-from jobs import Job, describe, peak_memory, run_job
-from photos import Photos, linked
+from jobs import Configuration, Job, peak_memory, run_job
+from photos import linked
 
 from snzoo.errors import SnzooError
 
 PEERS = ("timm", "torchvision")
-COLUMNS = ("contender", "workers", "batch_size")
-Configuration = tuple[str, int | None, int | None]
 
 
 def make_pipeline_parser(description: str | None, *, images: int) -> argparse.ArgumentParser:
-    parser = harness.make_parser(description)
-    add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="a folder of class folders of photos")
-    add(
-        "--images",
-        type=harness.positive,
-        default=images,
-        metavar="N",
-        help="number of photos; fewer are repeated",
+    parser = harness.make_parser(
+        description,
+        images=(images, "number of photos; fewer are repeated"),
+        workers=([2, 4], "numbers of workers of the peers' loaders"),
+        batch_size=([32, 256], "batch sizes of the loaders"),
     )
-    many: Any = {"type": harness.positive, "nargs": "+"}
-    add(
-        "--workers",
-        **many,
-        default=[2, 4],
-        metavar="W",
-        help="numbers of workers of the peers' loaders",
-    )
-    add("--batch-size", **many, default=[32, 256], metavar="B", help="batch sizes of the loaders")
+    parser.add_argument("path", type=Path, metavar="PATH", help="a folder of class folders")
     return parser
 
 
-def measure_pipelines(
-    args: argparse.Namespace, *, ours: Callable[[Photos], Sequence[Job]]
-) -> Document:
-    """Measure the configurations ``ours`` of snzoo and those of the peers for the same task.
+def measure_pipelines(args: argparse.Namespace, base: Job, sizes: Sequence[int | None]) -> Document:
+    """Measure snzoo with each batch size of ``sizes``, and the peers in all configurations.
 
-    Raises:
-        SnzooError: the photos can't be used, snzoo's pixels differ from the reference, or a
-            measurement failed.
+    Args:
+        args: the options of :func:`make_pipeline_parser`.
+        base: snzoo's work; this function names the folders.
     """
     with linked(args.path, args.images) as photos:
-        jobs = [*ours(photos)]
-        pixels = compare_pixels(photos, jobs[0])
+        base = replace(base, folder=photos.timed, warm=photos.warm)
+        pixels = compare_pixels(base)
         absent = pixels.pop("absent")
         peers = [peer for peer in PEERS if peer not in absent]
+        jobs = [replace(base, batch_size=size) for size in sizes]
         jobs += [
-            replace(jobs[0], contender=peer, workers=workers, batch_size=size)
+            replace(base, contender=peer, workers=workers, batch_size=size)
             for peer in peers
             for workers in args.workers
             for size in args.batch_size
         ]
         jobs = list(dict.fromkeys(jobs))  # a size that was given twice is measured once
-        ceiling = Job(
-            "load", "decode", str(photos.timed), str(photos.warm), workers=harness.cores()
+        ceiling = Job("batches", "decode", photos.timed, photos.warm, workers=harness.cores())
+        rows = harness.measure_in_turns(
+            [*jobs, ceiling], args.rounds, lambda job: job.configuration._asdict() | run_job(job)
         )
-        rows = harness.measure_in_turns([*jobs, ceiling], args.rounds, _measure, _describe)
         check_images(rows, args.images)
-        memory = [_columns(job) | {"peak_mib": round(peak_memory(job), 1)} for job in jobs]
+        memory = [
+            job.configuration._asdict() | {"peak_mib": round(peak_memory(job), 1)} for job in jobs
+        ]
     return {
         "photos": photos.description,
         "rounds": args.rounds,
@@ -86,46 +69,21 @@ def measure_pipelines(
     }
 
 
-def _measure(job: Job) -> Row:
-    return _columns(job) | run_job(job)
-
-
-def _describe(row: Row) -> str:
-    return f"{describe(*_configuration(row))}: {row['images_per_second']:.1f} images/s"
-
-
-def _columns(job: Job) -> Row:
-    return dict(zip(COLUMNS, job.configuration, strict=True))
-
-
 def _configuration(row: Row) -> Configuration:
-    contender, workers, batch_size = (row[key] for key in COLUMNS)
-    return contender, workers, batch_size
+    return Configuration(*(row[name] for name in Configuration._fields))
 
 
-def compare_pixels(photos: Photos, base: Job) -> dict[str, Any]:
+def compare_pixels(base: Job) -> Document:
     """Return for how many photos each contender has torchvision's pixels.
 
-    snzoo reads all the links, as in the measurement, because their number may determine how it
-    resizes. In training, torchvision does so too, with the random numbers of snzoo.
-    ``absent`` says why a peer is left out. ``agree`` is None if torchvision is absent.
-
-    Raises:
-        SnzooError: snzoo itself is absent, or its pixels are not torchvision's.
+    They read all the links, as in the measurement, because their number may determine how snzoo
+    resizes. In training, torchvision uses the random numbers of snzoo. ``absent`` says why a peer
+    is left out. ``agree`` is None if torchvision is absent.
     """
-    found: dict[str, Any] = {}
-    absent: dict[str, str] = {}
-    training = base.task == "train"
+    found, absent = {}, {}
     for contender in ("snzoo", *PEERS):
-        job = replace(
-            base,
-            task="training-pixels" if training else "pixels",
-            contender=contender,
-            folder=str(photos.timed if training or contender == "snzoo" else photos.each),
-            workers=None,
-        )
-        result = run_job(job)
-        if set(result) == {"absent"}:
+        result = run_job(replace(base, task="pixels", contender=contender))
+        if "absent" in result:
             absent[contender] = result["absent"]
             harness.say(f"{contender} is absent and left out: {result['absent']}")
         elif result:  # timm's random crops can't be compared
@@ -142,7 +100,7 @@ def compare_pixels(photos: Photos, base: Job) -> dict[str, Any]:
     return pixels
 
 
-def check_pixels(pixels: dict[str, Any]) -> None:
+def check_pixels(pixels: Document) -> None:
     agree, photos = pixels["agree"], pixels["photos"]
     if agree and agree["snzoo"] != photos:
         raise SnzooError(
@@ -161,7 +119,7 @@ def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> list[Row]:
     """Return images/s and peak memory (None if not measured) of each configuration."""
     peaks = {_configuration(row): row["peak_mib"] for row in memory}
     return [
-        dict(zip(COLUMNS, configuration, strict=True))
+        configuration._asdict()
         | harness.spread(rates, digits=2)
         | {"peak_mib": peaks.get(configuration)}
         for configuration, rates in _rates(rows).items()
@@ -172,13 +130,13 @@ def compare(rows: Sequence[Row], memory: Sequence[Row], ours: str, theirs: str) 
     """Return the ratios of ``ours`` to ``theirs``, each in its configuration of best median."""
     rates, peaks = _rates(rows), {_configuration(row): row["peak_mib"] for row in memory}
     a, b = (
-        max((c for c in rates if c[0] == name), key=lambda c: median(rates[c]))
+        max((c for c in rates if c.contender == name), key=lambda c: median(rates[c]))
         for name in (ours, theirs)
     )
     ratios = harness.divide(rates[a], rates[b])
     return {
-        "ours": describe(*a),
-        "theirs": describe(*b),
+        "ours": str(a),
+        "theirs": str(b),
         "ratios": [round(ratio, 4) for ratio in ratios],
         **harness.spread(ratios),
         "memory_ratio": round(peaks[a] / peaks[b], 4) if b in peaks else None,
@@ -187,44 +145,39 @@ def compare(rows: Sequence[Row], memory: Sequence[Row], ours: str, theirs: str) 
 
 def _rates(rows: Sequence[Row]) -> dict[Configuration, list[float]]:
     """Return the images/s of each configuration in the order of the rounds."""
-    rates: dict[Configuration, list[float]] = {}
-    for row in sorted(rows, key=lambda row: int(row["round"])):
-        rates.setdefault(_configuration(row), []).append(row["images_per_second"])
-    return rates
+    groups = harness.group(sorted(rows, key=lambda row: int(row["round"])), _configuration)
+    return {which: [row["images_per_second"] for row in found] for which, found in groups.items()}
 
 
 def format_pipelines(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
     rates = [["", "workers", "batch", "images/s, median", "least … most", "peak memory, MiB"]]
     for row in document["summary"]:
-        workers, batch_size = (str(row[key] or "default") for key in ("workers", "batch_size"))
-        if row["contender"] == "decode":
-            batch_size = "–"
+        batch_size = "–" if row["contender"] == "decode" else row["batch_size"] or "default"
         peak = f"{row['peak_mib']:,.0f}" if row["peak_mib"] else "–"
-        extremes = f"{row['least']:,.1f} … {row['most']:,.1f}"
-        rates.append(
-            [row["contender"], workers, batch_size, f"{row['median']:,.1f}", extremes, peak]
-        )
+        cells = [row["contender"], str(row["workers"] or "default"), str(batch_size)]
+        cells += [f"{row['median']:,.1f}", f"{row['least']:,.1f} … {row['most']:,.1f}", peak]
+        rates.append(cells)
     ratios = [["best configurations", "ratio, median", "least … most", "peak memory"]]
     for row in document["comparisons"]:
         memory = f"× {row['memory_ratio']:.2f}" if row["memory_ratio"] else "–"
         extremes = f"{row['least']:.3f} … {row['most']:.3f}"
-        ratios.append(
-            [f"{row['ours']} : {row['theirs']}", f"{row['median']:.3f}", extremes, memory]
-        )
-    pixels, counts = document["pixels"], [["counts", "top-1", "top-5", "of"]]
-    for name, found in document.get("counts", {}).items():
-        counts += [[name, str(top1), str(top5), str(images)] for images, top1, top5 in found]
-    agree = "Pixels were not checked: torchvision, the reference, is absent."
-    if pixels["agree"] is not None:
-        shares = (f"{name} on {count:,}" for name, count in pixels["agree"].items())
-        agree = f"Pixels identical with torchvision's: {', '.join(shares)} of {pixels['photos']:,}."
-    lines = [
-        *harness.heading(document),
-        f"{document['photos']}; rounds: {document['rounds']}{document.get('about', '')}.",
-        *harness.describe_elsewhere(document),
-        *(f"{name} is absent and left out: {why}." for name, why in document["absent"].items()),
-        *("", *harness.table(*rates), "", *harness.table(*ratios), "", agree),
-        *(("", *harness.table(*counts)) if len(counts) > 1 else ()),
+        both = f"{row['ours']} : {row['theirs']}"
+        ratios.append([both, f"{row['median']:.3f}", extremes, memory])
+    agree, photos = document["pixels"]["agree"], document["pixels"]["photos"]
+    text = "Pixels were not checked: torchvision, the reference, is absent."
+    if agree is not None:
+        shares = ", ".join(f"{name} on {count:,}" for name, count in agree.items())
+        text = f"Pixels identical with torchvision's: {shares} of {photos:,}."
+    counts = [
+        [name, str(top1), str(top5), str(images)]
+        for name, found in document.get("counts", {}).items()
+        for images, top1, top5 in found
     ]
-    return "\n".join(lines) + "\n"
+    about = f"{document['photos']}; rounds: {document['rounds']}{document.get('about', '')}."
+    return harness.page(
+        document,
+        [about, *(f"{n} is absent and left out: {why}." for n, why in document["absent"].items())],
+        *(harness.table(*rates), harness.table(*ratios), [text]),
+        *([harness.table(["counts", "top-1", "top-5", "of"], *counts)] if counts else []),
+    )

@@ -26,60 +26,50 @@ import harness
 import requests
 import torch
 from harness import Document, Row
+from processes import last_line, session_mib
 
 import snzoo
 from snzoo.errors import SnzooError
 
 FOLDER = Path(__file__).parent / "servers"
 PHOTOS = sorted((Path(snzoo.__file__).parent / "demo" / "photos").glob("*/*.jpg"))
+CLIENTS = 16  # at once
 CHECKED = 4  # photos whose answers are compared with those of snzoo.predict
 STARTING = 120  # seconds in which a server must answer
 
 
-class Server(NamedTuple):
-    """A contender, and the arguments of Python that start it."""
-
-    name: str
-    arguments: tuple[str, ...]
-
-
 class Turn(NamedTuple):
-    """A server under the load of some clients."""
+    """A server of a network under load; ``arguments`` of Python start it."""
 
-    server: Server
+    server: str
+    arguments: Sequence[str]
     model: str
-    clients: int
+    weights: Path | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int | str:
-    parser = harness.make_parser(__doc__, rounds=3)
-    add = parser.add_argument
+    parser = harness.make_parser(__doc__, rounds=3, seconds=(8, "of a measurement"))
     models = ["resnet18v1_sn_clothing", "resnet50v1_sn"]
+    add = parser.add_argument
     add("--model", nargs="+", default=models, metavar="NAME", help="snzoo's models")
-    add("--clients", type=harness.positive, nargs="+", default=[16], metavar="N", help="at once")
-    add("--seconds", type=harness.positive, default=8, metavar="S", help="of a measurement")
     args = parser.parse_args(arguments)
     return harness.run_benchmark(
-        lambda: run(args.model, args.clients, args.seconds, args.rounds), markdown, args.output
+        lambda: run(args.model, args.seconds, args.rounds), markdown, args.output
     )
 
 
-def run(models: Sequence[str], clients: Sequence[int], seconds: int, rounds: int) -> Document:
-    """Check the answers, measure, and return the document.
-
-    Raises:
-        SnzooError: wrk is not installed, or a server gives other answers or errors.
-    """
+def run(models: Sequence[str], seconds: int, rounds: int) -> Document:
+    """Check the answers, measure, and return the document."""
     if not shutil.which("wrk"):
         raise SnzooError("no wrk, which sends the requests: apt-get install wrk")
-    turns = [
-        Turn(server, model, count) for model in models for count in clients for server in servers()
-    ]
     with tempfile.TemporaryDirectory() as folder:
         weights = {model: _save_weights(model, Path(folder)) for model in models}
-        rows = harness.measure_in_turns(
-            turns, rounds, lambda turn: measure(turn, weights[turn.model], seconds), _describe
-        )
+        turns = [
+            Turn(server, arguments, model, weights[model])
+            for model in models
+            for server, arguments in servers().items()
+        ]
+        rows = harness.measure_in_turns(turns, rounds, lambda turn: measure(turn, seconds))
     return {
         "title": "Servers",
         "photos": f"{len(PHOTOS)} bundled photos",
@@ -90,66 +80,55 @@ def run(models: Sequence[str], clients: Sequence[int], seconds: int, rounds: int
     }
 
 
-def servers() -> list[Server]:
+def servers() -> dict[str, list[str]]:
     """Return the contenders: snzoo first, and each peer with two settings of its threads."""
-    found = [Server("snzoo serve", ("-m", "snzoo", "serve"))]
-    peers = {"plain FastAPI": "plain.py"} | (
-        {"LitServe": "lit.py"} if find_spec("litserve") else {}
-    )
+    found = {"snzoo serve": ["-m", "snzoo", "serve"]}
+    peers = {"plain FastAPI": "plain.py"}
+    if find_spec("litserve"):
+        peers["LitServe"] = "lit.py"
     for name, script in peers.items():
-        path = str(FOLDER / script)
-        found.append(Server(name, (path,)))
-        found.append(Server(f"{name}, 1 thread", (path, "--threads", "1")))
+        found[name] = [str(FOLDER / script)]
+        found[f"{name}, 1 thread"] = [*found[name], "--threads", "1"]
     return found
 
 
-def measure(turn: Turn, weights: Path | None, seconds: int) -> Row:
-    """Start the server, check its answers, load it, and return what wrk measured.
-
-    Raises:
-        SnzooError: the server does not start, or gives other answers or errors.
-    """
-    model = ["--model", turn.model, *(["--weights", str(weights)] if weights else [])]
-    with started([*turn.server.arguments, *model]) as (process, url):
-        check_answers(url, turn.model, weights)
-        command = ["wrk", "-t1", f"-c{turn.clients}", f"-d{seconds}s", "--timeout", "60s"]
+def measure(turn: Turn, seconds: int) -> Row:
+    """Start the server, check its answers, load it, and return what wrk measured."""
+    model = ["--model", turn.model, *(["--weights", str(turn.weights)] if turn.weights else [])]
+    with started([*turn.arguments, *model]) as (process, url):
+        check_answers(url, turn.model, turn.weights)
+        command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds}s", "--timeout", "60s"]
         command += ["-s", str(FOLDER / "post.lua"), url, "--", *map(str, PHOTOS)]
         done = subprocess.run(command, capture_output=True, text=True)
-        peak = sum(_peak_memory(pid) for pid in _family(process.pid))
+        peak = session_mib(process.pid, "VmHWM")
     if done.returncode:
         raise SnzooError(f"wrk: {(done.stderr or done.stdout).strip()}")
     found: Row = json.loads(done.stdout.splitlines()[-1])
     if found["errors"]:
-        raise SnzooError(f"{turn.server.name} gave {found['errors']} errors")
+        raise SnzooError(f"{turn.server} gave {found['errors']} errors")
     rate = round(found["requests"] / found["seconds"], 3)
-    about = {"contender": turn.server.name, "model": turn.model, "clients": turn.clients}
-    return about | found | {"requests_per_s": rate, "peak_mib": round(peak / 1024, 1)}
+    about = {"contender": turn.server, "model": turn.model, "clients": CLIENTS}
+    return about | found | {"requests_per_s": rate, "peak_mib": round(peak, 1)}
 
 
 @contextmanager
 def started(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Yield the process of a server, and its URL, once it answers; stop it at the end.
-
-    Raises:
-        SnzooError: it does not answer.
-    """
+    """Yield the process of a server, and its URL, once it answers; stop it at the end."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     command = [sys.executable, *arguments, "--port", str(port)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path[1:2], str(FOLDER)])}
+    url = f"http://127.0.0.1:{port}/v1/predict"
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         try:
-            wait_for(port, process)
-            yield process, f"http://127.0.0.1:{port}/v1/predict"
-        except SnzooError as error:
-            log.seek(0)
-            printed = log.read().decode(errors="replace").split("\n")
-            last = next((line for line in reversed(printed) if line), "it printed nothing")
-            raise SnzooError(f"{error}; {last}") from None
+            if not wait_for(url, process):
+                printed = last_line(log) or "it printed nothing"
+                raise SnzooError(f"the server does not answer; {printed}")
+            yield process, url
         finally:
             with suppress(ProcessLookupError):  # it ended before it answered
                 os.killpg(process.pid, signal.SIGTERM)
@@ -159,31 +138,19 @@ def started(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes],
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a server accepts connections and has answered a request.
-
-    Raises:
-        SnzooError: the server ended, or does not answer in time.
-    """
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until a server has answered a request; return whether it has."""
     end = time.monotonic() + STARTING
     while time.monotonic() < end and process.poll() is None:
-        try:
-            files = {"request": ("photo.jpg", PHOTOS[0].read_bytes())}
-            url = f"http://127.0.0.1:{port}/v1/predict"
-            if requests.post(url, files=files, timeout=60).ok:
-                return
-        except requests.ConnectionError:
-            pass
+        with suppress(requests.ConnectionError):
+            if requests.post(url, files={"request": PHOTOS[0].read_bytes()}, timeout=60).ok:
+                return True
         time.sleep(0.2)
-    raise SnzooError("the server does not answer")
+    return False
 
 
 def check_answers(url: str, model: str, weights: Path | None) -> None:
-    """Compare some answers with those of :func:`snzoo.predict`.
-
-    Raises:
-        SnzooError: they differ.
-    """
+    """Check that some answers are those of :func:`snzoo.predict`."""
     network = snzoo.create_model(model, pretrained=weights is None, weights=weights)
     for photo in PHOTOS[:: len(PHOTOS) // CHECKED]:
         (expected,) = snzoo.predict(network, photo)
@@ -211,71 +178,44 @@ def _save_weights(model: str, folder: Path) -> Path | None:
     return path
 
 
-def _family(pid: int) -> list[int]:
-    """Return a process and its descendants."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += _family(int(child))
-    return found
-
-
-def _peak_memory(pid: int) -> int:
-    """Return the largest resident set of a process so far, in KiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
-
-
 def compare(rows: Sequence[Row]) -> list[Row]:
     """Return each contender's figures, and its rate and latency relative to snzoo's per round."""
     found = []
-    keys = list(dict.fromkeys((row["model"], row["clients"]) for row in rows))
-    for model, clients in keys:
-        same = [row for row in rows if (row["model"], row["clients"]) == (model, clients)]
-        ours = {row["round"]: row for row in same if row["contender"] == "snzoo serve"}
-        for name in dict.fromkeys(row["contender"] for row in same):
-            mine = [row for row in same if row["contender"] == name]
-            values = {key: [row[key] for row in mine] for key in ("requests_per_s", "p50_ms")}
-            values["p99_ms"] = [row["p99_ms"] for row in mine]
-            values["peak_mib"] = [row["peak_mib"] for row in mine]
-            values["speed of snzoo"] = [
-                ours[row["round"]]["requests_per_s"] / row["requests_per_s"] for row in mine
-            ]
-            spreads = {key: harness.spread(each) for key, each in values.items()}
-            found.append({"model": model, "clients": clients, "contender": name} | spreads)
+    for (model, clients), same in harness.group(rows, _load).items():
+        rates = harness.by_round(same, "requests_per_s")
+        for name, rate in rates.items():
+            values = {"requests_per_s": rate}
+            for key in ("p50_ms", "p99_ms", "peak_mib"):
+                values[key] = harness.by_round(same, key)[name]
+            values["speed of snzoo"] = harness.divide(rates["snzoo serve"], rate)
+            about = {"model": model, "clients": clients, "contender": name}
+            found.append(about | harness.spreads(values))
     return found
 
 
-def _describe(row: Row) -> str:
-    what = f"{row['model']}, {row['clients']} clients, {row['contender']}"
-    return f"{what}: {row['requests_per_s']:.1f} requests/s, 99 % within {row['p99_ms']:.0f} ms"
+def _load(row: Row) -> tuple[str, int]:
+    return row["model"], row["clients"]
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
-    heads = ["requests/s", "median, ms", "99 %, ms", "peak memory, MiB", "speed of snzoo"]
-    lines = [
-        *harness.heading(document),
-        f"{document['photos']}; {document['seconds']} s for each measurement; rounds: "
-        f"{document['rounds']}.",
-        *harness.describe_elsewhere(document),
-    ]
-    rows = document["comparison"]
-    for model, clients in dict.fromkeys((row["model"], row["clients"]) for row in rows):
+    blocks = []
+    for (model, clients), rows in harness.group(document["comparison"], _load).items():
+        heads = ["requests/s", "median, ms", "99 %, ms", "peak memory, MiB", "speed of snzoo"]
         table = [["", *heads]]
         for row in rows:
-            if (row["model"], row["clients"]) == (model, clients):
-                cells = [
-                    harness.show_spread(row["requests_per_s"], 1),
-                    harness.show_spread(row["p50_ms"], 0),
-                    harness.show_spread(row["p99_ms"], 0),
-                    f"{row['peak_mib']['median']:,.0f}",
-                    harness.show_spread(row["speed of snzoo"]),
-                ]
-                table.append([row["contender"], *cells])
-        lines += ["", f"`{model}`, {clients} clients:", "", *harness.table(*table)]
-    lines += ["", "Medians (least … most); each ratio is of one round."]
-    return "\n".join(lines) + "\n"
+            keys = {"requests_per_s": 1, "p50_ms": 0, "p99_ms": 0}
+            cells = [harness.show_spread(row[key], digits) for key, digits in keys.items()]
+            cells += [f"{row['peak_mib']['median']:,.0f}"]
+            cells += [harness.show_spread(row["speed of snzoo"])]
+            table.append([row["contender"], *cells])
+        blocks += [[f"`{model}`, {clients} clients:"], harness.table(*table)]
+    about = (
+        f"{document['photos']}; {document['seconds']} s for each measurement; rounds: "
+        f"{document['rounds']}."
+    )
+    note = "Medians (least … most); each ratio is of one round."
+    return harness.page(document, [about], *blocks, [note])
 
 
 if __name__ == "__main__":

@@ -21,14 +21,17 @@ from typing import Any
 
 import harness
 from harness import Document, Row
-from small_batches_summary import markdown, save_plot, summarize
+from small_batches_summary import STATISTICS, markdown, save_plot, summarize
 
 import snzoo
 from snzoo.environment import require_packages
 from snzoo.errors import CheckpointError, NonFiniteError, SnzooError
 from snzoo.files import write_json
+from snzoo.gates import load_gates
+from snzoo.gates.shares import average
 from snzoo.report.run_log import read_run
 
+MSRA_EPOCHS, MSRA_CROP = 1, 112  # of finetuning
 IMAGES = 32  # the images a step that the learning rates are for
 # The options of snzoo.train for each norm, from random weights.
 NORMS: dict[str, dict[str, Any]] = {
@@ -63,24 +66,21 @@ def main() -> int | str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = harness.make_parser(
+        __doc__,
+        rounds=None,
+        images=([32, 8, 4, 2], "images a step"),
+        seeds=(3, "runs of each configuration"),
+        epochs=(12, "epochs from random weights"),
+        width=(16, "channels of the stem"),
+        crop=(64, "pixels from random weights"),
+        jobs=(harness.cores(), "runs at a time, with a thread each"),
     )
-    add, positive = parser.add_argument, harness.positive
+    add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="a folder with train/, validation/ and test/")
     add("--runs", type=Path, required=True, metavar="FOLDER", help="a folder for the runs")
-    add("--output", type=Path, metavar="FILE", help="write FILE.json, and .md and .svg beside it")
-    add("--images", type=positive, nargs="+", default=[32, 8, 4, 2], help="images a step")
     add("--norms", nargs="+", choices=NORMS, default=[*NORMS], help="norms from random weights")
-    add("--seeds", type=positive, default=3, metavar="N", help="runs of each configuration")
-    add("--epochs", type=positive, default=12, help="epochs from random weights")
-    add("--width", type=positive, default=16, help="channels of the stem")
-    add("--crop", type=positive, default=64, help="pixels from random weights")
     add("--msra", type=Path, metavar="FILE", help="also finetune the network of MSRA in this file")
-    add("--msra-epochs", type=positive, default=1, help="epochs of finetuning")
-    add("--msra-crop", type=positive, default=112, help="pixels in finetuning")
-    add("--jobs", type=positive, default=harness.cores(), help="runs at a time, with a thread each")
     return parser.parse_args()
 
 
@@ -88,27 +88,22 @@ def measure(args: argparse.Namespace) -> Document:
     """Return the document of all runs, which are trained unless they are in ``args.runs``.
 
     The test photos are looked at after the last run.
-
-    Raises:
-        SnzooError: a run failed, or ``args.runs`` has runs with other options.
     """
     if args.output:
         require_packages("matplotlib", extra="plots", purpose="drawing the plot")
     check_paths(args)
     runs = {run: options_of(run, args) for run in plan_runs(args)}
-    if args.msra:
-        convert_start(args)
     folders = {args.runs / run.name: options for run, options in runs.items()}
     for folder, options in folders.items():
         check_options(folder, options)
     train_all({f: options for f, options in folders.items() if find_end(f) is None}, args.jobs)
     for experiment in dict.fromkeys(run.experiment for run in runs):
-        evaluate_runs([run for run in runs if run.experiment == experiment], args)
-    rows = [collect_figures(run, args) for run in runs]
-    names = ("epochs", "width", "crop", "seeds", "msra_epochs", "msra_crop")
+        evaluate_runs([args.runs / run.name for run in runs if run.experiment == experiment], args)
+    rows = [collect_figures(run, args.runs / run.name) for run in runs]
+    settings = {name: getattr(args, name) for name in ("epochs", "width", "crop", "seeds")}
     document = {
         "title": "Few images a step",
-        "settings": {name: getattr(args, name) for name in names},
+        "settings": settings | {"msra_epochs": MSRA_EPOCHS, "msra_crop": MSRA_CROP},
         "options": {run.name: drop_folders(options) for run, options in runs.items()},
         "summary": summarize(rows),
         "measurements": rows,
@@ -132,8 +127,8 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def drop_folders(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with the names of their files and folders, without the machine's paths."""
-    paths = {name: options[name] for name in ("data", "weights") if options.get(name)}
-    return options | {name: Path(path).name for name, path in paths.items()}
+    paths = ("data", "weights")
+    return {k: Path(v).name if v and k in paths else v for k, v in options.items()}
 
 
 def plan_runs(args: argparse.Namespace) -> Iterator[Run]:
@@ -153,10 +148,10 @@ def options_of(run: Run, args: argparse.Namespace) -> dict[str, Any]:
         options = NORMS[run.norm] | {"width": args.width, "weight_decay": 0.0005}
         lr, epochs, crop = 0.05, args.epochs, args.crop
     else:
-        lr, epochs, crop = 0.01, args.msra_epochs, args.msra_crop
+        lr, epochs, crop = 0.01, MSRA_EPOCHS, MSRA_CROP
         options = {"freeze": 2, "weights": str(args.msra), "model": "resnet50v1_bn_msra"}
         if run.norm.startswith("SN"):
-            start = path_of_start(args, float(run.norm.split()[1]))
+            start = convert_start(args, float(run.norm.split()[1]))
             options |= {"weights": str(start), "model": None}
         elif run.norm == "frozen BN":
             options |= {"statistics": "frozen"}
@@ -172,39 +167,31 @@ def options_of(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def path_of_start(args: argparse.Namespace, share: float) -> Path:
+def convert_start(args: argparse.Namespace, share: float) -> Path:
+    """Return the file of the network of MSRA with SN and a share of BN, and write it if needed."""
     with open(args.msra, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder: Path = args.runs
-    return folder / f"start-{share}-{digest[:8]}.safetensors"
-
-
-def convert_start(args: argparse.Namespace) -> None:
-    """Write the network of MSRA with SN, for each share of BN."""
-    for share in SHARES:
-        path = path_of_start(args, share)
-        if not path.exists():
-            model = snzoo.create_model("resnet50v1_bn_msra", weights=args.msra)
-            snzoo.nn.convert_to_switchnorm(model, share=share)
-            snzoo.save_pretrained(model, path)
+    path = folder / f"start-{share}-{digest[:8]}.safetensors"
+    if not path.exists():
+        model = snzoo.create_model("resnet50v1_bn_msra", weights=args.msra)
+        snzoo.nn.convert_to_switchnorm(model, share=share)
+        snzoo.save_pretrained(model, path)
+    return path
 
 
 def check_options(folder: Path, options: dict[str, Any]) -> None:
-    """Compare the options of a run with those that it began with, if it has begun.
-
-    Raises:
-        SnzooError: the run began with other options.
-    """
+    """Check that a run that has begun has the options that it began with."""
     path = options_file(folder)
     if not path.exists() or not folder.exists():
         return
     before = json.loads(path.read_text())
-    if changed := sorted(k for k in before | options if before.get(k) != options.get(k)):
-        name = changed[0]
-        raise SnzooError(
-            f"{folder.name} began with {name} {before.get(name)}, not {options.get(name)}; name "
-            "another folder: --runs"
-        )
+    for name in sorted(before | options):
+        if before.get(name) != options.get(name):
+            raise SnzooError(
+                f"{folder.name} began with {name} {before.get(name)}, not {options.get(name)}; "
+                "name another folder: --runs"
+            )
 
 
 def options_file(folder: Path) -> Path:
@@ -216,15 +203,14 @@ def train_all(runs: dict[Path, dict[str, Any]], jobs: int) -> None:
     # Fresh processes, because a thread of PyTorch does not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, max_tasks_per_child=1)
-    left = iter(runs.items())
-    numbers = count(1)
+    left, ended = iter(runs.items()), count(1)
     try:
         # A pool that has more tasks than processes starts one of them even when it shuts down.
         running = {pool.submit(train, *run) for run in islice(left, jobs)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                harness.say(f"{next(numbers)} of {len(runs)}: {future.result().name}")
+                harness.say(f"{next(ended)} of {len(runs)}: {future.result().name}")
             running |= {pool.submit(train, *run) for run in islice(left, len(done))}
     finally:
         pool.shutdown()
@@ -254,23 +240,18 @@ def find_end(folder: Path) -> str | None:
     return "finished" if begun and read_run(folder).finished else None
 
 
-def evaluate_runs(runs: list[Run], args: argparse.Namespace) -> None:
+def evaluate_runs(folders: list[Path], args: argparse.Namespace) -> None:
     """Evaluate the test photos once, in one pass for all runs, and remember the counts."""
-    folders = [args.runs / run.name for run in runs]
-    new = [
-        folder
-        for folder in folders
-        if (folder / "best.safetensors").exists() and not (folder / "test.json").exists()
-    ]
+    trained = [folder for folder in folders if (folder / "best.safetensors").exists()]
+    new = [folder for folder in trained if not (folder / "test.json").exists()]
     found = snzoo.evaluate(new, args.data / "test").models if new else ()
     for folder, model in zip(new, found, strict=True):
         figures = {"test": model.top1.correct, "test_images": model.top1.images}
         write_json(folder / "test.json", figures)
 
 
-def collect_figures(run: Run, args: argparse.Namespace) -> Row:
+def collect_figures(run: Run, folder: Path) -> Row:
     """Return the figures of a run."""
-    folder = args.runs / run.name
     epochs = read_run(folder).epochs
     row = asdict(run) | {
         "end": find_end(folder),
@@ -287,16 +268,13 @@ def collect_figures(run: Run, args: argparse.Namespace) -> Row:
 
 def read_gates(folder: Path) -> dict[str, Any] | None:
     """Return the average shares of a network with SN: {"mean": {"IN": …}, "var": …}."""
-    from snzoo.gates import load_gates
-    from snzoo.gates.shares import average
-
     try:
         mixed = average(load_gates(folder / "best.safetensors"))
     except CheckpointError:  # no SN
         return None
     return {
         which: {name: round(share, 4) for name, share in mixed.shares(which).items()}
-        for which in ("mean", "var")
+        for which in STATISTICS
     }
 
 

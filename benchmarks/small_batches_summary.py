@@ -13,6 +13,7 @@ from harness import Document, Row
 
 # The quantile 0.975 of Student's t distribution, by degrees of freedom.
 STUDENT = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
+STATISTICS = ("mean", "var")
 COLORS = {"BN": "#0072B2", "GN": "#CC79A7", "SN": "#D55E00", "SN without BN": "#E69F00"}
 
 
@@ -22,9 +23,7 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
     A run that diverged counts with the best network before, or with 0 if there is none.
     ``to_bn`` is the difference to BN with as many images a step, over runs with the same seeds.
     """
-    cells: dict[tuple[str, str, int], list[Row]] = {}
-    for row in rows:
-        cells.setdefault((row["experiment"], row["norm"], row["images"]), []).append(row)
+    cells = harness.group(rows, lambda row: (row["experiment"], row["norm"], row["images"]))
     summary = []
     for (experiment, norm, images), found in cells.items():
         tops, of_bn = accuracies(found), accuracies(cells.get((experiment, "BN", images), []))
@@ -35,7 +34,7 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
             | {"runs": [round(top, 2) for top in tops.values()]}
             | {"diverged": sum(row["end"] == "diverged" for row in found)}
             | {"to_bn": describe(differences) if differences else None}
-            | {"gates": average_gates(found)}
+            | {"gates": average_gates([row["gates"] for row in found if row["gates"]])}
         )
     return summary
 
@@ -56,53 +55,46 @@ def describe(values: Sequence[float]) -> Row:
     return {"mean": round(mean(values), 2), "half_interval": half and round(half, 2)}
 
 
-def average_gates(rows: Sequence[Row]) -> dict[str, dict[str, float]] | None:
+def average_gates(gates: Sequence[Row]) -> Row | None:
     """Return the average shares of runs with SN."""
-    found = [row["gates"] for row in rows if row["gates"]]
-    if not found:
+    if not gates:
         return None
     return {
-        which: {name: round(mean(g[which][name] for g in found), 3) for name in found[0][which]}
-        for which in ("mean", "var")
+        which: {name: round(mean(g[which][name] for g in gates), 3) for name in gates[0][which]}
+        for which in STATISTICS
     }
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single epochs."""
     settings, summary = document["settings"], document["summary"]
-    lines = [
-        *harness.heading(document),
-        "",
+    experiments = harness.group(summary, lambda row: row["experiment"])
+    text = (
         f"ResNet-18 of width {settings['width']} from random weights: {settings['crop']} pixels, "
         f"{settings['epochs']} epochs, learning rate 0.05 for 32 images and in proportion to the "
         f"images, {settings['seeds']} seeds. Test top-1 in percent of the best epoch by the "
-        "validation photos: the mean, and half its 95 % interval over the seeds.",
-        *("", *accuracy_table([row for row in summary if row["experiment"] == "scratch"])),
-    ]
-    finetuned = [row for row in summary if row["experiment"] == "finetuning"]
-    if finetuned:
-        lines += [
-            "",
+        "validation photos: the mean, and half its 95 % interval over the seeds."
+    )
+    blocks = [[text], accuracy_table(experiments["scratch"])]
+    if "finetuning" in experiments:
+        text = (
             "The ResNet-50 of MSRA, finetuned with 2 images a step: "
             f"{settings['msra_crop']} pixels, {settings['msra_epochs']} epoch(s), learning rate "
-            "0.01 for 32 images; the stem and two of the four stages are frozen.",
-            *("", *harness.table(*finetuning_table(finetuned))),
-        ]
-    if any(row["diverged"] for row in summary):
-        lines += [
-            "",
-            "A run that diverged counts with its best network before, or with 0 if there is none.",
-        ]
-    if gates := [row for row in summary if row["gates"]]:
-        lines += ["", "Average shares of IN, LN and BN:", ""]
-        lines += harness.table(
-            ["norm, images a step", "mean", "variance"],
-            *(
-                [f"{row['norm']}, {row['images']}", *map(show_gates, row["gates"].values())]
-                for row in gates
-            ),
+            "0.01 for 32 images; the stem and two of the four stages are frozen."
         )
-    return "\n".join(lines) + "\n"
+        blocks += [[text], finetuning_table(experiments["finetuning"])]
+    if any(row["diverged"] for row in summary):
+        text = "A run that diverged counts with its best network before, or with 0 if there is none"
+        blocks.append([f"{text}."])
+    gates = [
+        [f"{row['norm']}, {row['images']}", *map(show_gates, row["gates"].values())]
+        for row in summary
+        if row["gates"]
+    ]
+    if gates:
+        table = harness.table(["norm, images a step", "mean", "variance"], *gates)
+        blocks += [["Average shares of IN, LN and BN:"], table]
+    return harness.page(document, [], *blocks)
 
 
 def accuracy_table(rows: Sequence[Row]) -> list[str]:
@@ -118,12 +110,12 @@ def accuracy_table(rows: Sequence[Row]) -> list[str]:
     return harness.table(*table)
 
 
-def finetuning_table(rows: Sequence[Row]) -> list[list[str]]:
+def finetuning_table(rows: Sequence[Row]) -> list[str]:
     table = [["norm", "test top-1", "minus BN", "single runs"]]
     for row in rows:
         runs = ", ".join(f"{top:.2f}" for top in row["runs"])
         table.append([row["norm"], show(row), show(row, "to_bn"), runs])
-    return table
+    return harness.table(*table)
 
 
 def show(row: Row | None, key: str = "") -> str:
@@ -142,21 +134,17 @@ def show_gates(shares: dict[str, float]) -> str:
 def save_plot(document: Document, path: Path) -> None:
     """Draw the accuracy over the images a step: a line for each norm, intervals as bands."""
     import matplotlib
+    from matplotlib.figure import Figure
 
     settings: Any = {"svg.hashsalt": "snzoo", "svg.fonttype": "none", "font.size": 10}
+    scratch = [row for row in document["summary"] if row["experiment"] == "scratch"]
+    sizes = sorted({row["images"] for row in scratch}, reverse=True)
     with matplotlib.rc_context(settings):
-        from matplotlib.figure import Figure
-
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.subplots()
-        scratch = [row for row in document["summary"] if row["experiment"] == "scratch"]
-        sizes = sorted({row["images"] for row in scratch}, reverse=True)
-        places = {size: place for place, size in enumerate(sizes)}
-        for norm in dict.fromkeys(row["norm"] for row in scratch):
-            cells = sorted(
-                (row for row in scratch if row["norm"] == norm), key=lambda r: places[r["images"]]
-            )
-            x, y = [places[row["images"]] for row in cells], [row["mean"] for row in cells]
+        for norm, cells in harness.group(scratch, lambda row: row["norm"]).items():
+            cells.sort(key=lambda row: sizes.index(row["images"]))
+            x, y = [sizes.index(row["images"]) for row in cells], [row["mean"] for row in cells]
             axes.plot(x, y, marker="o", color=COLORS[norm], label=norm)
             half = [row["half_interval"] for row in cells]
             if None not in half:
@@ -164,8 +152,7 @@ def save_plot(document: Document, path: Path) -> None:
                 high = [min(100.0, v + h) for v, h in zip(y, half, strict=True)]
                 axes.fill_between(x, low, high, color=COLORS[norm], alpha=0.15, linewidth=0)
         axes.set_xticks(range(len(sizes)), list(map(str, sizes)))
-        axes.set_xlabel("images a step")
-        axes.set_ylabel("test top-1, %")
+        axes.set(xlabel="images a step", ylabel="test top-1, %")
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -9,137 +9,94 @@ server on the way, and fails if an answer is wrong or missing.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import random
+import socket
+import struct
 import sys
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import harness
-from serving import PHOTOS, started
+from processes import session_mib
+from serving import CLIENTS, PHOTOS, started
 
 import snzoo
 from snzoo.errors import SnzooError
 
 MODEL = "resnet18v1_sn_clothing"
 SHARES = {"good": 80, "broken": 8, "slow": 4, "cut": 4, "gone": 4}  # of 100 requests
+HEAD = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+HEAD += "Connection: close\r\nContent-Length: {}\r\n\r\n"
+RESET = struct.pack("ii", 1, 0)  # closing resets the connection
+BROKEN = (422, "an error")
 
 
-@dataclass
-class Soak:
-    """Where the requests go, the right answers, and what came of the requests.
+def run(requests: int) -> tuple[dict[str, int], list[str], dict[int, float]]:
+    """Start a server and send requests of all kinds.
 
-    Attributes:
-        port: the port of the server.
-        expected: the class of each photo.
-        outcomes: the number of requests of each kind that ended as they should.
-        wrong: a line for each request that did not.
-    """
-
-    port: int
-    expected: dict[Path, str]
-    outcomes: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-
-    async def send(self, kind: str, photo: Path) -> None:
-        """Send one request of a kind, and record what came of it."""
-        try:
-            async with asyncio.timeout(120):
-                status, document = await self._exchange(kind, photo)
-        except (OSError, TimeoutError, ValueError, IndexError) as error:
-            self.wrong.append(f"{kind}: {type(error).__name__} {error}")
-            return
-        found: tuple[int, object] = (0, None)
-        right: tuple[int, object] = (0, None)
-        if kind == "broken":
-            found, right = (status, bool(document["photos"][0]["error"])), (422, True)
-        elif kind in ("good", "slow"):
-            best = document["photos"][0]["predictions"][0]["classes"][0]["name"]
-            found, right = (status, best), (200, self.expected[photo])
-        if found == right:
-            self.outcomes[kind] += 1
-        else:
-            self.wrong.append(f"{kind}: {found} instead of {right}")
-
-    async def _exchange(self, kind: str, photo: Path) -> tuple[int, Any]:
-        body = photo.read_bytes()
-        if kind == "broken":
-            body = body[: len(body) // 2] if len(self.wrong) % 2 else b"no photo " * 100
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-            head += f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode())
-            if kind == "cut":
-                writer.write(body[: len(body) // 3])
-                await writer.drain()
-                return 0, {}
-            if kind == "slow":
-                for start in range(0, len(body), len(body) // 4 + 1):
-                    writer.write(body[start : start + len(body) // 4 + 1])
-                    await writer.drain()
-                    await asyncio.sleep(0.25)
-            else:
-                writer.write(body)
-                await writer.drain()
-            if kind == "gone":
-                return 0, {}
-            answer = await reader.read()
-        finally:
-            writer.transport.abort() if kind in ("cut", "gone") else writer.close()
-        status, _, rest = answer.partition(b"\r\n")
-        return int(status.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2])
-
-
-async def soak(
-    state: Soak, requests: int, *, clients: int, watch: Callable[[int], None], seed: int = 0
-) -> None:
-    """Send requests of all kinds, with some clients at once; ``watch`` gets the number so far."""
-    rng = random.Random(seed)
-    kinds = rng.choices(list(SHARES), list(SHARES.values()), k=requests)
-    work = iter([(kind, rng.choice(PHOTOS)) for kind in kinds])
-    done = 0
-
-    async def run_client() -> None:
-        nonlocal done
-        for kind, photo in work:
-            await state.send(kind, photo)
-            done += 1
-            watch(done)
-
-    await asyncio.gather(*(run_client() for _ in range(clients)))
-
-
-def resident_mib(pid: int) -> float:
-    """Return the resident memory of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return round(int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024, 1)
-
-
-def run(requests: int, *, clients: int = 16) -> tuple[Soak, dict[int, float]]:
-    """Start a server, send the requests, and return what came of them, and the memory in MiB.
-
-    The memory is that after a tenth, a half and all of the requests.
-
-    Raises:
-        SnzooError: the server does not start.
+    Returns:
+        The number of requests of each kind that ended as they should, a line for each other
+        request, and the memory in MiB after a tenth, a half and all of the requests.
     """
     predictions = snzoo.predict(MODEL, PHOTOS, topk=1)
-    expected = {photo: p.names[0] for photo, p in zip(PHOTOS, predictions, strict=True)}
-    memory: dict[int, float] = {}
-    with started(["-m", "snzoo", "serve", "--model", MODEL]) as (process, url):
-        state = Soak(int(url.split(":")[2].split("/")[0]), expected)
+    expected = {photo: (200, p.names[0]) for photo, p in zip(PHOTOS, predictions, strict=True)}
+    rng = random.Random(0)
+    kinds = rng.choices(list(SHARES), list(SHARES.values()), k=requests)
+    photos = [rng.choice(PHOTOS) for _ in kinds]
+    outcomes, wrong, memory = dict.fromkeys(SHARES, 0), [], {}
+    with (
+        started(["-m", "snzoo", "serve", "--model", MODEL]) as (process, url),
+        ThreadPoolExecutor(CLIENTS) as clients,
+    ):
+        port = int(url.split(":")[2].split("/")[0])
+        answers = clients.map(send, [port] * requests, kinds, photos)
+        for number, (kind, photo, found) in enumerate(zip(kinds, photos, answers, strict=True), 1):
+            right = {"broken": BROKEN, "cut": None, "gone": None}.get(kind, expected[photo])
+            if found == right:
+                outcomes[kind] += 1
+            else:
+                wrong.append(f"{kind}: {found} instead of {right}")
+            if number in (requests // 10, requests // 2, requests):
+                memory[number] = round(session_mib(process.pid, "VmRSS"), 1)
+    return outcomes, wrong, memory
 
-        def watch(done: int) -> None:
-            if done in (requests // 10, requests // 2, requests):
-                memory[done] = resident_mib(process.pid)
 
-        asyncio.run(soak(state, requests, clients=clients, watch=watch))
-    return state, memory
+def send(port: int, kind: str, photo: Path) -> tuple[int, str] | str | None:
+    """Return the status of the answer and what it says of the photo, or what went wrong.
+
+    A client that leaves before the answer returns None.
+    """
+    try:
+        answer = exchange(port, kind, photo)
+        if answer is None:
+            return None
+        status, _, rest = answer.partition(b"\r\n")
+        (found,) = json.loads(rest.partition(b"\r\n\r\n")[2])["photos"]
+        says = "an error" if found["error"] else found["predictions"][0]["classes"][0]["name"]
+        return int(status.split()[1]), says
+    except (OSError, ValueError, LookupError) as error:
+        return f"{type(error).__name__} {error}"
+
+
+def exchange(port: int, kind: str, photo: Path) -> bytes | None:
+    body = photo.read_bytes()
+    if kind == "broken":
+        body = body[: len(body) // 2] if photo.stat().st_size % 2 else b"no photo " * 100
+    length = len(body)
+    if kind == "cut":
+        body = body[: length // 3]
+    size = length // 4 + 1 if kind == "slow" else length
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+        connection.sendall(HEAD.format(length).encode())
+        for start in range(0, len(body), size):
+            connection.sendall(body[start : start + size])
+            time.sleep(0.25 if kind == "slow" else 0)
+        if kind in ("cut", "gone"):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            return None
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 def main() -> int | str:
@@ -147,15 +104,15 @@ def main() -> int | str:
     parser.add_argument("--requests", type=harness.positive, default=10_000, metavar="N")
     args = parser.parse_args()
     try:
-        state, memory = run(args.requests)
+        outcomes, wrong, memory = run(args.requests)
     except SnzooError as error:
         return f"soak.py: {error}"
     for done, size in memory.items():
         print(f"after {done:,} requests: {size:,.1f} MiB")
-    print(", ".join(f"{count:,} {kind}" for kind, count in sorted(state.outcomes.items())))
-    for line in state.wrong[:20]:
+    print(", ".join(f"{count:,} {kind}" for kind, count in sorted(outcomes.items())))
+    for line in wrong[:20]:
         print(line, file=sys.stderr)
-    return 1 if state.wrong else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

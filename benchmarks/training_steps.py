@@ -16,11 +16,12 @@ import torch
 from harness import Document, Row
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
 
 import snzoo
+from snzoo.errors import SnzooError
 from snzoo.inference.network import local_cores
 from snzoo.processes import Processes
-from snzoo.recipes import Recipe
 from snzoo.training.config import TrainingConfig
 from snzoo.training.devices import Figures
 from snzoo.training.log import RunLog
@@ -29,25 +30,25 @@ from snzoo.training.plan import Plan, make_plan
 from snzoo.training.state import Position
 from snzoo.training.step import Stepper
 
+MODEL = "resnet18v1_sn"
 WARM_UP = 3  # steps that are not timed
 
 
 def main() -> int | str:
-    parser = harness.make_parser(__doc__)
+    parser = harness.make_parser(
+        __doc__,
+        width=(32, "channels of the stem"),
+        crop=(128, "pixels"),
+        batch_size=(32, "images of a step"),
+        steps=(40, "timed steps"),
+    )
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="a folder with train/ and validation/")
-    add("--model", default="resnet18v1_sn")
-    add("--width", type=harness.positive, default=32)
-    add("--crop", type=harness.positive, default=128)
-    add("--batch-size", type=harness.positive, default=32)
-    add("--steps", type=harness.positive, default=40, metavar="N", help="timed steps")
     args = parser.parse_args()
     values = {"batch_size": args.batch_size, "crop": args.crop, "color_jitter": (0.0, 0.0, 0.0)}
 
     def measure() -> Document:
-        plan = make_plan(
-            TrainingConfig(args.path, model=args.model, width=args.width, overrides=values)
-        )
+        plan = make_plan(TrainingConfig(args.path, model=MODEL, width=args.width, overrides=values))
         contenders = {"snzoo": time_snzoo, "plain": time_plain_loop}
 
         def run(name: str) -> Row:
@@ -55,15 +56,10 @@ def main() -> int | str:
             speed = round(args.steps * args.batch_size / seconds, 2)
             return {"contender": name, "images_per_second": speed}
 
-        rows = harness.measure_in_turns(
-            [*contenders],
-            args.rounds,
-            run,
-            lambda row: f"{row['contender']}: {row['images_per_second']} images/s",
-        )
+        rows = harness.measure_in_turns([*contenders], args.rounds, run)
         return {
             "title": "Training steps",
-            "network": f"{args.model}, width {args.width}, {args.crop}x{args.crop} pixels",
+            "network": f"{MODEL}, width {args.width}, {args.crop}x{args.crop} pixels",
             "batch_size": args.batch_size,
             "steps": args.steps,
             "rounds": args.rounds,
@@ -89,13 +85,9 @@ def time_snzoo(plan: Plan, steps: int) -> float:
         config = TrainingConfig("", output=folder)
         device = torch.device("cpu")
         stepper = Timed(plan.create_network(), plan.recipe, config, device, Processes())
+        log = RunLog(Path(folder))
         loop = Loop(
-            plan,
-            config,
-            stepper,
-            Position(),
-            RunLog(Path(folder)),
-            Processes(),
+            *(plan, config, stepper, Position(), log, Processes()),
             identity={},
             workers=local_cores(),
             show=harness.say,
@@ -106,7 +98,7 @@ def time_snzoo(plan: Plan, steps: int) -> float:
             loop.run()
         except KeyboardInterrupt:
             return times[-1] - times[WARM_UP]
-    raise SystemExit("the data set has fewer steps than --steps; name fewer")
+    raise SnzooError("the data set has fewer steps than --steps; name fewer")
 
 
 def time_plain_loop(plan: Plan, steps: int) -> float:
@@ -114,8 +106,6 @@ def time_plain_loop(plan: Plan, steps: int) -> float:
 
     The photos are augmented, and the parameters are updated, as in the other contender.
     """
-    from torchvision import datasets, transforms
-
     recipe, preprocessing = plan.recipe, plan.spec.preprocessing
     augment = transforms.Compose(
         [
@@ -125,12 +115,13 @@ def time_plain_loop(plan: Plan, steps: int) -> float:
             transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
-    photos = datasets.ImageFolder(str(find_root(plan)), augment)
+    photos = datasets.ImageFolder(str(Path(plan.train.locate(0)).parents[1]), augment)
     loader = DataLoader(
         photos, recipe.batch_size, shuffle=True, drop_last=True, num_workers=local_cores()
     )
     model = plan.create_network()
-    optimizer = make_optimizer(model, recipe)
+    groups = snzoo.parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov)
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
     start = 0.0
     for number, (images, labels) in enumerate(itertools.islice(endless, WARM_UP + steps)):
@@ -141,42 +132,25 @@ def time_plain_loop(plan: Plan, steps: int) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if not loss.isfinite():
-            raise SystemExit("the loss is not finite")
+            raise SnzooError("the loss is not finite")
     return time.perf_counter() - start
-
-
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = snzoo.parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def find_root(plan: Plan) -> Path:
-    """Return the folder of the class folders of the training photos."""
-    return Path(plan.train.locate(0)).parents[1]
 
 
 def compare(rows: list[Row]) -> Row:
     """Return the images/s of both contenders, and their ratio in each round."""
-    rows = sorted(rows, key=lambda row: int(row["round"]))
-    speeds = {
-        name: [row["images_per_second"] for row in rows if row["contender"] == name]
-        for name in ("snzoo", "plain")
-    }
-    values = speeds | {"snzoo to plain": harness.divide(*speeds.values())}
-    return {name: harness.spread(each) for name, each in values.items()}
+    speeds = harness.by_round(rows, "images_per_second")
+    ratios = harness.divide(speeds["snzoo"], speeds["plain"])
+    return harness.spreads(speeds | {"snzoo to plain": ratios})
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown, without the single rounds."""
-    shown = [[name, harness.show_spread(row)] for name, row in document["comparison"].items()]
-    lines = [
-        *harness.heading(document),
+    about = (
         f"{document['network']}; {document['steps']} steps of {document['batch_size']} images; "
-        f"rounds: {document['rounds']}.",
-        *harness.describe_elsewhere(document),
-        *("", *harness.table(["", "images/s, or ratio of a round"], *shown)),
-    ]
-    return "\n".join(lines) + "\n"
+        f"rounds: {document['rounds']}."
+    )
+    table = harness.compare_table(document, "images/s, or ratio of a round")
+    return harness.page(document, [about], table)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ from jobs import Job
 from PIL import Image
 
 decode_jpeg: Any = find_spec("simplejpeg") and import_module("simplejpeg").decode_jpeg
-CHUNK = 8  # photos that a process takes at a time
 
 
 def batches(job: Job) -> Iterator[list[int]]:
-    """Yield the heights of decoded photos, one list per chunk, as proof that they were decoded."""
+    """Yield the height of each decoded photo, as proof that it was decoded."""
     paths = sorted(Path(job.folder).glob("*/*"))
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    yield from _processes(job.workers or 1).imap_unordered(_decode, chunks)
+    for height in _processes(job.workers or 1).imap_unordered(_decode, paths, chunksize=8):
+        yield [height]
 
 
 @cache
@@ -35,11 +34,8 @@ def _processes(count: int) -> Pool:
     return multiprocessing.Pool(count)
 
 
-def _decode(paths: list[Path]) -> list[int]:
-    return [_height(path.read_bytes()) for path in paths]
-
-
-def _height(content: bytes) -> int:
+def _decode(path: Path) -> int:
+    content = path.read_bytes()
     if decode_jpeg:
         try:
             return int(decode_jpeg(content).shape[0])

@@ -21,28 +21,14 @@ from snzoo.inference import Network
 
 
 def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
-    samples = _samples(job)
-    # As in an evaluation, a GPU resizes the photos.
-    resize_on = torch.device(job.device) if job.device.startswith("cuda") else None
-    for batch in _read(job, batch_size=32, resize_on=resize_on):
+    samples = _find_samples(job)
+    for batch in _read(samples, job):
         for index, image in zip(batch.indices, batch.pixels, strict=True):
             yield samples.names[index], image.cpu()
 
 
 def batches(job: Job) -> Iterator[Tensor]:
-    for batch in _read(job, batch_size=job.batch_size or 32):
-        yield normalize(batch.pixels, job.preprocessing)
-
-
-def training_pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
-    samples = _samples(job)
-    for batch in _read_training(samples, job):
-        for index, image in zip(batch.indices, batch.pixels, strict=True):
-            yield samples.names[index], image
-
-
-def training_batches(job: Job) -> Iterator[Tensor]:
-    for batch in _read_training(_samples(job), job):
+    for batch in _read(_find_samples(job), job):
         yield normalize(batch.pixels, job.preprocessing)
 
 
@@ -53,28 +39,22 @@ def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int,
     return len(result.images()), result.top1().correct, result.top5().correct
 
 
-def _samples(job: Job) -> Samples:
+def _find_samples(job: Job) -> Samples:
     return find_samples(job.folder, tuple(sorted(os.listdir(job.folder))))
 
 
-def _read(job: Job, *, batch_size: int, resize_on: torch.device | None = None) -> Iterator[Batch]:
-    samples = _samples(job)
-    for batch in read_batches(
-        samples, job.preprocessing, batch_size=batch_size, workers=cores(), resize_on=resize_on
-    ):
-        for error in batch.errors.values():
-            raise error
-        yield batch
-
-
-def _read_training(samples: Samples, job: Job) -> Iterator[TrainingBatch]:
-    crop, resize, size = job.preprocessing.crop, job.preprocessing.resize, job.batch_size or 32
-    how = Augmentation(crop, resize, SCALE, RATIO, FLIP, (0, 0, 0), "none", 0)
-    order = shuffle(len(samples), seed=SEED, epoch=EPOCH).tolist()
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    for batch in read_training_batches(
-        samples, how, groups, seed=SEED, epoch=EPOCH, workers=cores()
-    ):
+def _read(samples: Samples, job: Job) -> Iterator[Batch | TrainingBatch]:
+    found: Iterator[Batch | TrainingBatch]
+    recipe, size = job.preprocessing, job.batch_size or 32
+    if job.training:
+        how = Augmentation(recipe.crop, recipe.resize, SCALE, RATIO, FLIP, (0, 0, 0), "none", 0)
+        order = shuffle(len(samples), seed=SEED, epoch=EPOCH).tolist()
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        found = read_training_batches(samples, how, groups, seed=SEED, epoch=EPOCH, workers=cores())
+    else:  # as in an evaluation, a GPU resizes the photos
+        resize_on = torch.device(job.device) if job.device.startswith("cuda") else None
+        found = read_batches(samples, recipe, batch_size=size, workers=cores(), resize_on=resize_on)
+    for batch in found:
         for error in batch.errors.values():
             raise error
         yield batch

@@ -20,6 +20,8 @@ from contenders.common import FLIP, RATIO, SCALE, count
 
 
 def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
+    if job.training:  # timm draws its crops with Python's generator, so they are others
+        return
     dataset = _loader(replace(job, workers=1, batch_size=1, device="cpu")).dataset
     for i in range(len(dataset)):
         yield dataset.filename(i), dataset[i][0]
@@ -27,38 +29,6 @@ def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
 
 def batches(job: Job) -> Iterator[Tensor]:
     for x, _ in _loader(job):
-        yield x
-
-
-def training_pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
-    """Yield nothing: timm draws its crops with Python's generator, so they are others."""
-    return iter(())
-
-
-def training_batches(job: Job) -> Iterator[Tensor]:
-    given, recipe = job.preprocessing, job.preprocessing.in_rgb()
-    dataset: Any = create_dataset(
-        name="", root=job.folder, split="train", is_training=True, input_img_mode="RGB"
-    )
-    no_jitter: Any = None  # 0 would draw numbers for nothing
-    loader = create_loader(
-        dataset,
-        input_size=(3, given.crop, given.crop),
-        batch_size=min(job.batch_size or 1, len(dataset)),  # it leaves out a smaller batch
-        is_training=True,
-        use_prefetcher=True,
-        scale=SCALE,
-        ratio=RATIO,
-        hflip=FLIP,
-        color_jitter=no_jitter,
-        interpolation="bilinear",
-        mean=recipe.mean,
-        std=recipe.std,
-        num_workers=job.workers or 0,
-        pin_memory=False,
-        device=torch.device(job.device),
-    )
-    for x, _ in loader:
         yield x
 
 
@@ -71,21 +41,29 @@ def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int,
 
 
 def _loader(job: Job, class_map: Any = None) -> Any:
-    given, recipe = job.preprocessing, job.preprocessing.in_rgb()
+    given, recipe, training = job.preprocessing, job.preprocessing.in_rgb(), job.training
     dataset: Any = create_dataset(
-        name="", root=job.folder, split="validation", class_map=class_map, input_img_mode="RGB"
+        name="",
+        root=job.folder,
+        split="train" if training else "validation",
+        is_training=training,
+        class_map=class_map,
+        input_img_mode="RGB",
     )
+    how: dict[str, Any] = {"crop_pct": given.crop / given.resize, "crop_mode": "center"}
+    if training:  # a jitter of 0 would draw numbers for nothing
+        how = {"scale": SCALE, "ratio": RATIO, "hflip": FLIP, "color_jitter": None}
     return create_loader(
         dataset,
         input_size=(3, given.crop, given.crop),
-        batch_size=job.batch_size or 1,
+        batch_size=min(job.batch_size or 1, len(dataset)),  # training leaves out a smaller batch
+        is_training=training,
         use_prefetcher=True,
         interpolation="bilinear",
         mean=recipe.mean,
         std=recipe.std,
         num_workers=job.workers or 0,
-        crop_pct=given.crop / given.resize,
-        crop_mode="center",
         pin_memory=False,
         device=torch.device(job.device),
+        **how,
     )

@@ -26,29 +26,15 @@ BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
 def pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
+    """Yield the pixels, in training for the random numbers of snzoo, which seeds as here."""
     dataset = _dataset(job, floats=False)
-    for i, (path, _) in enumerate(dataset.samples):
-        yield str(Path(path).relative_to(job.folder)), dataset[i][0]
-
-
-def batches(job: Job) -> Iterator[Tensor]:
-    for x, _ in DataLoader(_dataset(job), batch_size=job.batch_size, num_workers=job.workers or 0):
-        yield x
-
-
-def training_pixels(job: Job) -> Iterator[tuple[str, Tensor]]:
-    """Yield the pixels for the random numbers of snzoo, which also seeds PyTorch's generator."""
-    dataset = _training_dataset(job, floats=False)
     for i, (path, _) in enumerate(dataset.samples):
         torch.manual_seed(image_seed(SEED, EPOCH, i))
         yield str(Path(path).relative_to(job.folder)), dataset[i][0]
 
 
-def training_batches(job: Job) -> Iterator[Tensor]:
-    dataset = _training_dataset(job)
-    for x, _ in DataLoader(
-        dataset, batch_size=job.batch_size, shuffle=True, num_workers=job.workers or 0
-    ):
+def batches(job: Job) -> Iterator[Tensor]:
+    for x, _ in _loader(_dataset(job), job, shuffle=job.training):
         yield x
 
 
@@ -59,28 +45,25 @@ def evaluate(job: Job, model: nn.Module, classes: tuple[str, ...]) -> tuple[int,
     dataset = _dataset(job)
     # The class folders may be only a part of the network's classes.
     dataset.target_transform = partial(getitem, [classes.index(name) for name in dataset.classes])
-    loader: Any = DataLoader(
-        dataset, batch_size=job.batch_size, num_workers=job.workers or 0, pin_memory=cuda
-    )
-    return count(model, loader, job)
+    return count(model, _loader(dataset, job, pin_memory=cuda), job)
+
+
+def _loader(dataset: Any, job: Job, **options: Any) -> Any:
+    workers = job.workers or 0
+    return DataLoader(dataset, batch_size=job.batch_size, num_workers=workers, **options)
 
 
 def _dataset(job: Job, *, floats: bool = True) -> Any:
     recipe = job.preprocessing.in_rgb()
-    resize = transforms.Resize(recipe.resize, interpolation=BILINEAR)
-    return _images(job, [resize, transforms.CenterCrop(recipe.crop)], floats)
-
-
-def _training_dataset(job: Job, *, floats: bool = True) -> Any:
-    crop = transforms.RandomResizedCrop(
-        job.preprocessing.crop, scale=SCALE, ratio=RATIO, interpolation=BILINEAR
-    )
-    return _images(job, [crop, transforms.RandomHorizontalFlip(FLIP)], floats)
-
-
-def _images(job: Job, steps: list[Any], floats: bool) -> Any:
-    recipe = job.preprocessing.in_rgb()
-    steps = [*steps, transforms.PILToTensor()]
+    if job.training:
+        steps: list[Any] = [
+            transforms.RandomResizedCrop(recipe.crop, SCALE, RATIO, interpolation=BILINEAR),
+            transforms.RandomHorizontalFlip(FLIP),
+        ]
+    else:
+        resize = transforms.Resize(recipe.resize, interpolation=BILINEAR)
+        steps = [resize, transforms.CenterCrop(recipe.crop)]
+    steps.append(transforms.PILToTensor())
     if floats:
         steps.append(transforms.ConvertImageDtype(torch.float))
         steps.append(transforms.Normalize(recipe.mean, recipe.std))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,31 +12,18 @@ from torchvision import transforms
 from snzoo.spec import ModelSpec
 
 
-class Setup(NamedTuple):
-    """What a peer serves, and where."""
-
-    model: nn.Module
-    transform: Any
-    port: int
-
-
-def read_arguments() -> Setup:
+def read_arguments() -> tuple[nn.Module, Any, int]:
+    """Return the network, the transform and the port that the arguments name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--weights")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--threads", type=int, help="threads of PyTorch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     spec = ModelSpec.find(args.model, weights=args.weights)
     recipe = spec.preprocessing
-    transform = transforms.Compose(
-        [
-            transforms.Resize(recipe.resize),
-            transforms.CenterCrop(recipe.crop),
-            transforms.ToTensor(),
-            transforms.Normalize(recipe.mean, recipe.std),
-        ]
-    )
-    return Setup(spec.load().eval(), transform, args.port)
+    resize, crop = transforms.Resize(recipe.resize), transforms.CenterCrop(recipe.crop)
+    normalize = transforms.Normalize(recipe.mean, recipe.std)
+    transform = transforms.Compose([resize, crop, transforms.ToTensor(), normalize])
+    return spec.load().eval(), transform, args.port

@@ -35,7 +35,7 @@ if __name__ == "__main__":
     api = Classifier(max_batch_size=16, batch_timeout=0.005, api_path="/v1/predict")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(
-        port=read_arguments().port,
+        port=read_arguments()[2],
         host="127.0.0.1",
         generate_client_file=False,
         log_level="warning",

@@ -204,7 +204,7 @@ def test_other_pixels_than_the_references_stop_the_benchmark():
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_memory_is_that_of_all_processes_and_shared_pages_count_once():
-    from jobs import session_pss
+    from processes import session_mib
 
     code = (
         "import os, time; shared = bytearray(os.urandom(1)) * (64 << 20); os.fork(); "
@@ -216,7 +216,7 @@ def test_memory_is_that_of_all_processes_and_shared_pages_count_once():
     try:
         assert process.stdout.readline() and process.stdout.readline()
         time.sleep(0.1)
-        assert 128 <= session_pss(process.pid) / 1024 < 160
+        assert 128 <= session_mib(process.pid) < 160
     finally:
         os.killpg(process.pid, 9)
         process.wait()

@@ -163,7 +163,6 @@ def test_means_intervals_and_differences():
 
 
 def test_the_page_has_the_committed_figures():
-    from harness import table
     from small_batches_summary import accuracy_table, finetuning_table, markdown, summarize
 
     results = SCRIPT.parent / "results" / "small-batches-2core-cpu.json"
@@ -175,4 +174,4 @@ def test_the_page_has_the_committed_figures():
         parts.setdefault(row["experiment"], []).append(row)
     page = (SCRIPT.parents[1] / "docs" / "small-batches.md").read_text()
     assert "\n".join(accuracy_table(parts["scratch"])) in page
-    assert "\n".join(table(*finetuning_table(parts["finetuning"]))) in page
+    assert "\n".join(finetuning_table(parts["finetuning"])) in page
