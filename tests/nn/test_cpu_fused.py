@@ -158,6 +158,17 @@ def test_the_number_of_threads_does_not_matter(samples, layout, threads):
         assert error(fused(layer, x), right) < 3e-6
 
 
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+def test_no_thread_writes_over_what_another_one_reads(layout, threads):
+    torch.manual_seed(0)
+    layer, x = make((1, 64, 60, 61)), layout(torch.randn(1, 64, 60, 61))
+    x[:, ::2, 0, 0] = 1e4  # these sums are repeated
+    threads(4)
+    right = fused(layer, x)
+    for _ in range(50):
+        assert torch.equal(fused(layer, x.clone(), overwrite=True), right)
+
+
 def test_python_threads_run_at_once():
     layer, xs = make((2, 16, 40, 40)), torch.randn(8, 2, 16, 40, 40)
     rights, wrong = [exact(layer, x) for x in xs], []

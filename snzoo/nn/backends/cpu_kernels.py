@@ -71,7 +71,7 @@ class Kernel(ABC):
     shift: Value
 
     def __init__(self, values: Type, parameters: Type, openmp: OpenMP) -> None:
-        self.values, self.parameters = values, parameters
+        self.values, self.parameters, self._openmp = values, parameters, openmp
         self.module = ir.Module()
         work = add_function(self.module, "work", ir.VoidType(), POINTER)
         self.b = b = ir.IRBuilder(work.append_basic_block())
@@ -83,8 +83,7 @@ class Kernel(ABC):
             for address in (openmp.num_threads, openmp.thread_num)
         )
         self.set_up(thread)
-        first = b.sdiv(b.mul(self.units, thread), team)
-        last = b.sdiv(b.mul(self.units, b.add(thread, size(1))), team)
+        first, last = self.own_part(self.units, thread, team)
         only_running = [
             b.fcmp_ordered("==", shares[2], constant(DOUBLE, 1))
             for shares in (self.mean_shares, self.var_shares)
@@ -92,12 +91,22 @@ class Kernel(ABC):
         self.needs_sums = b.not_(b.and_(*only_running))
         with b.if_then(self.needs_sums):
             self.sum(first, last)
-        call_at(b, openmp.barrier, ir.VoidType())
+        self.wait_for_team()
+        self.join(thread, team)
         self.write(first, last)
         b.ret_void()
-        self._add_run(work, openmp)
+        self._add_run(work)
 
-    def _add_run(self, work: Any, openmp: OpenMP) -> None:
+    def own_part(self, count: Value, thread: Value, team: Value) -> tuple[Value, Value]:
+        """Return the range of a thread's share of ``count``."""
+        b = self.b
+        following = b.add(thread, size(1))
+        return b.sdiv(b.mul(count, thread), team), b.sdiv(b.mul(count, following), team)
+
+    def wait_for_team(self) -> None:
+        call_at(self.b, self._openmp.barrier, ir.VoidType())
+
+    def _add_run(self, work: Any) -> None:
         """Add the function that has a team of threads run ``work``, with memory for it.
 
         One thread needs no OpenMP. So a forked process with one thread, as a worker of a data
@@ -108,10 +117,10 @@ class Kernel(ABC):
         free = add_function(self.module, "free", ir.VoidType(), POINTER)
         self.b = b = ir.IRBuilder(run.append_basic_block())
         self._read(run.args[0])
-        # 2C doubles per unit, and 2C doubles and 4C floats per thread.
-        units, threads = b.mul(self.samples, self.parts), self.threads
-        doubles = b.add(b.mul(units, size(2)), b.mul(threads, size(4)))
-        scratch = b.call(malloc, [b.mul(b.mul(doubles, self.channels), size(8))])
+        # 2C doubles per part of a sample, and as many bytes per thread for up to 4C floats.
+        threads = self.threads
+        rows = b.add(b.mul(self.samples, self.parts), threads)
+        scratch = b.call(malloc, [b.mul(b.mul(rows, self.channels), size(16))])
         with b.if_then(b.icmp_unsigned("==", b.ptrtoint(scratch, INT64), size(0)), likely=False):
             b.ret(ir.Constant(INT32, 1))
         argument = b.bitcast(b.alloca(INT64, 2), POINTER)
@@ -123,7 +132,7 @@ class Kernel(ABC):
             with together:
                 none = ir.Constant(INT32, 0)
                 rest = work, argument, b.trunc(threads, INT32), none
-                call_at(b, openmp.parallel, ir.VoidType(), *rest)
+                call_at(b, self._openmp.parallel, ir.VoidType(), *rest)
         b.call(free, [scratch])
         b.ret(ir.Constant(INT32, 0))
 
@@ -134,6 +143,10 @@ class Kernel(ABC):
     @abstractmethod
     def sum(self, first: Value, last: Value) -> None:
         """Compute the sums, or the statistics, of units ``first`` to ``last``."""
+
+    @abstractmethod
+    def join(self, thread: Value, team: Value) -> None:
+        """Make statistics of the sums, where a sample has several."""
 
     @abstractmethod
     def write(self, first: Value, last: Value) -> None:
@@ -229,8 +242,10 @@ class Kernel(ABC):
             mixed_var = self._weighted_sum(self.var_shares, own[1], ln[1], bn[1])
             deviation = call_intrinsic(b, "sqrt", b.fadd(mixed_var, splat(b, self.eps, width)))
             factor = b.fdiv(self._parameter(self.weight, i, width), deviation)
-            offset = b.fsub(self._parameter(self.bias, i, width), b.fmul(mixed_mean, factor))
-            store(b, to_float(b, factor), self.scale, i)
+            factor = to_float(b, factor)  # whose rounding the offset cancels at the mean
+            product = b.fmul(mixed_mean, to_double(b, factor))
+            offset = b.fsub(self._parameter(self.bias, i, width), product)
+            store(b, factor, self.scale, i)
             store(b, to_float(b, offset), self.shift, i)
 
         for_lanes(b, b.sub(stop, start), write)
@@ -241,7 +256,7 @@ class Kernel(ABC):
         terms = []
         for share, statistic in zip(shares, statistics, strict=True):
             product = b.fmul(splat(b, share, getattr(zero.type, "count", 1)), statistic)
-            is_mixed = b.fcmp_ordered("!=", share, constant(DOUBLE, 0))
+            is_mixed = b.fcmp_unordered("!=", share, constant(DOUBLE, 0))
             terms.append(b.select(is_mixed, product, zero))
         return b.fadd(terms[0], b.fadd(terms[1], terms[2]))
 

@@ -28,7 +28,7 @@ from snzoo.llvm import (
 )
 from snzoo.nn.backends.cpu_kernels import Kernel
 
-BLOCK = 1 << 14  # positions that are added in float32
+BLOCK = 1 << 11  # positions that are added in float32
 TILE = 32  # positions that are read channel by channel, where the channels are last
 
 
@@ -85,6 +85,9 @@ class Contiguous(Kernel):
         sums = loop(b, size(0), self.positions, block, [zero, zero], BLOCK)
         return self.moments_from_sums(near, *sums)
 
+    def join(self, thread: Value, team: Value) -> None:
+        """Do nothing: a row has one sum."""
+
     def write(self, first: Value, last: Value) -> None:
         b, c = self.b, self.channels
         start = b.sdiv(first, c)
@@ -131,10 +134,8 @@ class ChannelsLast(Kernel):
         b, c = self.b, self.channels
         self.units = b.mul(self.samples, self.parts)
         sums = b.mul(b.mul(self.units, c), size(2))
-        own = b.add(sums, b.mul(b.mul(thread, c), size(4)))  # 2C doubles, 3C floats, and a gap
-        self.mean = address(b, self.scratch, own, DOUBLE)
-        self.var = address(b, self.mean, c, DOUBLE)
-        self.scale = address(b, self.var, c, DOUBLE)
+        own = b.add(sums, b.mul(b.mul(thread, c), size(2)))
+        self.scale = address(b, self.scratch, own, DOUBLE)
         self.shift = address(b, self.scale, c, FLOAT)
         self.near = address(b, self.shift, c, FLOAT)
 
@@ -208,15 +209,33 @@ class ChannelsLast(Kernel):
 
         def of_unit(i: Value) -> None:
             sample, start, stop = self._unit(reverse(b, first, last, i))
-            with b.if_then(self.needs_sums):
-                for_lanes(b, self.channels, partial(self._join, sample))
-                loop(b, size(0), self.channels, partial(self._repeat_far, sample))
-            self.mix(self.mean, self.var, size(0), self.channels)
+            self.mix(*self._statistics(sample), size(0), self.channels)
             self.for_both(
                 lambda with_shortcut: self._write_tiles(sample, start, stop, with_shortcut)
             )
 
         loop(b, first, last, of_unit)
+
+    def join(self, thread: Value, team: Value) -> None:
+        """Replace the sums of each sample's first part by the sample's statistics.
+
+        This reads ``x`` once more, so the threads wait before one of them may write over it.
+        """
+        b = self.b
+        first, last = self.own_part(self.channels, thread, team)
+
+        def of_sample(sample: Value) -> None:
+            join = partial(self._join, sample)
+            for_lanes(b, b.sub(last, first), lambda width, c: join(width, b.add(first, c)))
+            loop(b, first, last, partial(self._repeat_far, sample))
+
+        with b.if_then(self.needs_sums):
+            loop(b, size(0), self.samples, of_sample)
+        self.wait_for_team()
+
+    def _statistics(self, sample: Value) -> tuple[Value, Value]:
+        """Return the addresses of a sample's means and variances (C,)."""
+        return self._sums(self.b.mul(sample, self.parts))
 
     def _join(self, sample: Value, width: int, c: Value) -> None:
         """Write the statistics of a sample's channels; NaN for a variance that is too inexact."""
@@ -230,14 +249,16 @@ class ChannelsLast(Kernel):
         sums = loop(b, size(0), self.parts, add, [zero, zero])
         near = self._near_mean(sample, c, width)
         mean, var, is_far = self.moments_from_sums(near, *sums)
-        store(b, mean, self.mean, c)
-        store(b, b.select(is_far, constant(var.type, float("nan")), var), self.var, c)
+        var = b.select(is_far, constant(var.type, float("nan")), var)
+        for at, value in zip(self._statistics(sample), (mean, var), strict=True):
+            store(b, value, at, c)
 
     def _repeat_far(self, sample: Value, c: Value) -> None:
         b, zero = self.b, constant(DOUBLE, 0)
-        var = load(b, self.var, c, DOUBLE)
+        mean_at, var_at = self._statistics(sample)
+        var = load(b, var_at, c, DOUBLE)
         with b.if_then(b.fcmp_unordered("uno", var, var), likely=False):
-            near = to_float(b, load(b, self.mean, c, DOUBLE))
+            near = to_float(b, load(b, mean_at, c, DOUBLE))
 
             def add(position: Value, total: Value, squares: Value) -> list[Value]:
                 distance = b.fsub(self.load(self._index(sample, position, c)), near)
@@ -246,8 +267,8 @@ class ChannelsLast(Kernel):
 
             sums = loop(b, size(0), self.positions, add, [zero, zero])
             mean, var, _ = self.moments_from_sums(near, *sums)
-            store(b, mean, self.mean, c)
-            store(b, var, self.var, c)
+            store(b, mean, mean_at, c)
+            store(b, var, var_at, c)
 
     def _write_tiles(self, sample: Value, start: Value, stop: Value, with_shortcut: bool) -> None:
         b = self.b
