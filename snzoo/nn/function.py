@@ -52,6 +52,7 @@ def normalize(
             if config.shares:  # backends take logits
                 mean, var = to_logits(tensors.mean_weight), to_logits(tensors.var_weight)
                 tensors = tensors._replace(mean_weight=mean, var_weight=var)
+                config = config._replace(shares=False)
             if shortcut is None or (are_alike(x, shortcut) and not _needs_gradient(shortcut)):
                 return backend.infer(x, tensors, config, shortcut, relu, overwrite), None
             y = backend.infer(x, tensors, config, overwrite=overwrite)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snzoo.nn import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn import SparseSwitchNorm2d, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 from snzoo.nn.backends import cpu_fused
 from snzoo.nn.functional import switch_norm
 
@@ -134,6 +134,35 @@ def test_parameters_of_another_dtype_or_size_are_left_to_torch():
             layer(x)
         with pytest.raises(RuntimeError):
             layer.forward_relu(x)
+
+
+@pytest.mark.parametrize("layer", ["batch statistics", "shares"])
+def test_other_statistics_are_left_to_torch(layer):
+    """Without running ones, BN statistics are the batch's; the gates of SSN are shares."""
+    torch.manual_seed(0)
+    if layer == "shares":
+        layer = SparseSwitchNorm2d(8).eval()
+        nn.init.normal_(layer.mean_weight)
+    else:
+        layer = make((2, 8, 4, 4), track_running_stats=False)
+    x = torch.randn(2, 8, 4, 4) + torch.randn(2, 8, 1, 1)
+    with torch.inference_mode():
+        y = layer.forward_relu(x)
+        assert torch.allclose(y, F.relu(layer(x)), atol=1e-5)
+        assert error(y, exact(layer, x)) < 1e-5
+
+
+class _Logged(torch.Tensor):
+    """A subclass, which is left to torch."""
+
+
+def test_tensors_that_are_not_their_memory_are_left_to_torch():
+    layer, x = make((1, 8, 4, 4)), torch.randn(1, 8, 4, 4)
+    negated = torch._neg_view(x)
+    with torch.inference_mode():
+        assert error(layer.forward_relu(negated), exact(layer, -x)) < 1e-5
+        layer.running_mean = layer.running_mean.as_subclass(_Logged)
+        assert cpu_fused.infer(x, *layer.tensors_and_config(), None, True, False) is None
 
 
 @pytest.mark.parametrize("shortcut", ["other strides", "other dtype", "broadcast"])

@@ -10,13 +10,14 @@ from struct import Struct
 from threading import Lock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snzoo.nn.backends.openmp import find_openmp
 from snzoo.nn.functional import Config, LayerTensors
 
 HAS_LLVM = importlib.util.find_spec("llvmlite") is not None
 DTYPES = torch.float32, torch.bfloat16
+PLAIN = Tensor, nn.Parameter  # a subclass may have no memory of its own
 # Fewer values than this are one thread's work, as for the operations of torch.
 GRAIN = 1 << 15
 FIELDS = Struct("15qd")  # of cpu_kernels
@@ -42,9 +43,9 @@ def infer(
         MemoryError: there is no memory for the statistics.
     """
     is_contiguous = x.is_contiguous()
-    if not (
-        HAS_LLVM and x.dtype in DTYPES and x.is_cpu and (is_contiguous or _has_channels_last(x))
-    ):
+    if not (HAS_LLVM and x.dtype in DTYPES and x.is_cpu) or config.batch or config.shares:
+        return None
+    if not (is_contiguous or _has_channels_last(x)) or x.is_neg():
         return None
     size = samples, channels, *sides = x.shape
     count, dtype = x.numel(), tensors.weight.dtype
@@ -82,6 +83,10 @@ def _has_channels_last(x: Tensor) -> bool:
     return x.movedim(1, -1).is_contiguous()
 
 
+def _is_plain(t: Tensor) -> bool:
+    return t.is_cpu and t.is_contiguous() and not t.is_neg()
+
+
 def _addresses(
     tensors: LayerTensors, channels: int, config: Config, dtype: torch.dtype
 ) -> list[int] | None:
@@ -92,7 +97,7 @@ def _addresses(
     for t, size in zip(tensors, sizes, strict=True):
         if t is None:
             found.append(0)
-        elif t.dtype is dtype and t.is_cpu and t.is_contiguous() and t.numel() == size:
+        elif type(t) in PLAIN and t.dtype is dtype and t.numel() == size and _is_plain(t):
             found.append(t.data_ptr())
         else:
             return None
