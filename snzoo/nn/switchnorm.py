@@ -124,15 +124,15 @@ class SwitchNorm(nn.Module):
     def tensors_and_config(self) -> tuple[LayerTensors, Config]:
         """Return the arguments of :func:`snzoo.nn.functional.switch_norm` after the input."""
         own, buffers = self._parameters, self._buffers  # attributes of a module are slow to find
-        running_mean, running_var = buffers["running_mean"], buffers["running_var"]
-        batch = self.using_bn and (self.training or running_mean is None)
-        if batch:
-            running_mean = running_var = None
         try:
             found = own["weight"], own["bias"], own["mean_weight"], own["var_weight"]
-        except KeyError:  # a parametrization
+            running = buffers["running_mean"], buffers["running_var"]
+        except KeyError:  # a parametrization, or a buffer that was made a parameter
             found = self.weight, self.bias, self.mean_weight, self.var_weight
-        tensors = LayerTensors(*found, running_mean, running_var)  # type: ignore[arg-type]
+            running = self.running_mean, self.running_var
+        batch = self.using_bn and (self.training or running[0] is None)
+        running = (None, None) if batch else running
+        tensors = LayerTensors(*found, *running)  # type: ignore[arg-type]
         return tensors, Config(self.instance, batch, self.eps)
 
     def shares(self) -> tuple[Tensor, Tensor]:

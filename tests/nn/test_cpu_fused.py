@@ -165,10 +165,11 @@ def test_tensors_that_are_not_their_memory_are_left_to_torch():
         assert cpu_fused.infer(x, *layer.tensors_and_config(), None, True, False) is None
 
 
-@pytest.mark.parametrize("shortcut", ["other strides", "other dtype", "broadcast"])
+@pytest.mark.parametrize("shortcut", ["negative view", "other strides", "other dtype", "broadcast"])
 def test_any_shortcut_is_added(shortcut):
     layer, x = make((2, 8, 40, 40)), torch.randn(2, 8, 40, 40)
     other = {
+        "negative view": lambda: torch._neg_view(torch.randn_like(x)),
         "other strides": lambda: channels_last(torch.randn_like(x)),
         "other dtype": lambda: torch.randn_like(x).double(),
         "broadcast": lambda: torch.randn(2, 8, 1, 1),
@@ -196,6 +197,38 @@ def test_no_thread_writes_over_what_another_one_reads(layout, threads):
     right = fused(layer, x)
     for _ in range(50):
         assert torch.equal(fused(layer, x.clone(), overwrite=True), right)
+
+
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("distance", [1.9, 2.1, 3.9])
+def test_sums_next_to_a_value_at_some_distance_are_exact(distance, layout):
+    torch.manual_seed(0)
+    layer, x = make((2, 8, 50, 50)), torch.randint(0, 2, (2, 8, 50, 50)).float() * 2 - 1
+    x[:, :, 0, 0] = distance
+    assert error(fused(layer, layout(x)), exact(layer, layout(x))) < 3e-6
+
+
+def test_a_running_statistic_may_be_a_parameter():
+    layer, x = make((2, 8, 4, 4)), torch.randn(2, 8, 4, 4)
+    right = exact(layer, x)
+    mean = layer.running_mean
+    del layer.running_mean
+    layer.running_mean = nn.Parameter(mean)
+    with torch.inference_mode():
+        assert error(layer.forward_relu(x), right) < 1e-5
+
+
+def test_it_runs_within_a_team_of_the_same_library():
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    if not hasattr(library, "GOMP_parallel"):
+        pytest.skip("this build of torch has no OpenMP")
+    layer, x = make((1, 8, 4, 4)), torch.randn(1, 8, 4, 4)
+    right, errors = exact(layer, x), []
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
+        lambda _: errors.append(error(fused(layer, x), right))
+    )
+    library.GOMP_parallel(callback, None, 2, 0)
+    assert len(errors) == 2 and max(errors) < 3e-6
 
 
 def test_python_threads_run_at_once():

@@ -211,3 +211,17 @@ def test_a_group_is_served_by_the_plain_formula():
     assert backends.select_mixing(triton, config) is triton
     assert backends.select_mixing(triton, config._replace(group=object())) is plain
     assert backends.select_mixing(plain, config) is plain
+
+
+def test_parameters_of_any_strides_are_read_and_of_other_sizes_refused():
+    torch.manual_seed(0)
+    layer, x = SwitchNorm2d(8).eval(), torch.randn(2, 8, 3, 3)
+    layer.weight = torch.nn.Parameter(torch.randn(1, 1, 1, 1).expand(1, 8, 1, 1))
+    layer.bias = torch.nn.Parameter(torch.randn(1, 16, 1, 1)[:, ::2])
+    tensors, config = layer.tensors_and_config()
+    right, _ = switch_norm(x, tensors, config)
+    with torch.no_grad():
+        assert torch.allclose(triton.infer(x, tensors, config), right, atol=1e-5)
+        tensors = tensors._replace(weight=torch.ones(4))
+        with pytest.raises(ValueError, match="weight has 4 values; a layer of this input has 8"):
+            triton.infer(x, tensors, config)

@@ -55,7 +55,7 @@ def infer(
         return None
     out = x if overwrite else torch.empty_like(x)
     if shortcut is not None:
-        if shortcut.shape != size or shortcut.dtype != x.dtype or not shortcut.is_cpu:
+        if shortcut.shape != size or shortcut.dtype != x.dtype or not _is_in_memory(shortcut):
             return None
         if shortcut.stride() != x.stride():
             shortcut = torch.empty_like(x).copy_(shortcut)
@@ -83,8 +83,9 @@ def _has_channels_last(x: Tensor) -> bool:
     return x.movedim(1, -1).is_contiguous()
 
 
-def _is_plain(t: Tensor) -> bool:
-    return t.is_cpu and t.is_contiguous() and not t.is_neg()
+def _is_in_memory(t: Tensor) -> bool:
+    plain = type(t) in PLAIN and t.layout == torch.strided
+    return plain and t.is_cpu and not t.is_neg()
 
 
 def _addresses(
@@ -97,7 +98,7 @@ def _addresses(
     for t, size in zip(tensors, sizes, strict=True):
         if t is None:
             found.append(0)
-        elif type(t) in PLAIN and t.dtype is dtype and t.numel() == size and _is_plain(t):
+        elif _is_in_memory(t) and t.is_contiguous() and t.dtype is dtype and t.numel() == size:
             found.append(t.data_ptr())
         else:
             return None

@@ -51,8 +51,8 @@ SIZES = ("samples", "channels", "positions", "threads", "instance", "relu")
 NUMBERS = ("eps",)
 
 # Where the mean is so many standard deviations away from the value that distances are taken to,
-# E[d²] − E[d]² loses more than 4 bits, and is computed once more.
-FAR = 4.0
+# E[d²] − E[d]² loses more than 2 bits, and is computed once more.
+FAR = 2.0
 INFINITY = float("inf")
 
 
@@ -78,9 +78,10 @@ class Kernel(ABC):
         fields, self.scratch = (load_address(b, work.args[0], size(i)) for i in range(2))
         self._read(fields)
         self.mean_shares, self.var_shares = map(self._softmax, (self.mean_weight, self.var_weight))
+        alone = b.icmp_signed("==", self.threads, size(1))  # perhaps within another team
         team, thread = (
-            b.sext(call_at(b, address, INT32), INT64)
-            for address in (openmp.num_threads, openmp.thread_num)
+            b.select(alone, size(one), b.sext(call_at(b, address, INT32), INT64))
+            for one, address in ((1, openmp.num_threads), (0, openmp.thread_num))
         )
         self.set_up(thread)
         first, last = self.own_part(self.units, thread, team)
@@ -104,7 +105,9 @@ class Kernel(ABC):
         return b.sdiv(b.mul(count, thread), team), b.sdiv(b.mul(count, following), team)
 
     def wait_for_team(self) -> None:
-        call_at(self.b, self._openmp.barrier, ir.VoidType())
+        b = self.b
+        with b.if_then(b.icmp_signed(">", self.threads, size(1))):
+            call_at(b, self._openmp.barrier, ir.VoidType())
 
     def _add_run(self, work: Any) -> None:
         """Add the function that has a team of threads run ``work``, with memory for it.

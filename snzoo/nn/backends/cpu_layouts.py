@@ -163,8 +163,9 @@ class ChannelsLast(Kernel):
         total = constant(vector(FLOAT, width), 0)
         for i in range(8):
             position = b.sdiv(b.mul(self.positions, size(i)), size(8))
-            total = b.fadd(total, self.load(self._index(sample, position, channel), width))
-        return b.fmul(total, constant(vector(FLOAT, width), 1 / 8))
+            value = self.load(self._index(sample, position, channel), width)
+            total = b.fadd(total, b.fmul(value, constant(value.type, 1 / 8)))
+        return total
 
     def sum(self, first: Value, last: Value) -> None:
         b = self.b

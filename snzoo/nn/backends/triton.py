@@ -40,7 +40,7 @@ def infer(
     overwrite: bool = False,
 ) -> Tensor:
     """Normalize, add and rectify in three launches."""
-    x, tensors = prepare(x), tensors.flat()
+    x, tensors = prepare(x), _in_rows(tensors.flat(), x.shape[1], config)
     positions = num_positions(x)
     mean, var = moments(x, config.variance_factor(positions))
     mixed, scale = torch.empty_like(mean), torch.empty_like(mean)
@@ -76,6 +76,7 @@ def coefficients(
 ) -> tuple[Mixture, Tensor]:
     """Mix in one launch, or in two if BN statistics are the batch's."""
     n, c = mean.shape
+    tensors = _in_rows(tensors, c, config)
     mean, var = mean.contiguous(), var.contiguous()
     stats = [Statistics(mean, var)] if config.instance else []
     ln_mean, ln_var = mean.new_empty(n, 1), mean.new_empty(n, 1)
@@ -94,6 +95,21 @@ def coefficients(
     kept = mixed_var, ln_mean, ln_var
     _mix_rows(mean, var, tensors, config, positions, bn, mixed, scale, *kept)
     return Mixture(mixed, mixed_var, stats), scale
+
+
+def _in_rows(tensors: LayerTensors, channels: int, config: Config) -> LayerTensors:
+    """Return the tensors as the kernels read them, contiguous.
+
+    Raises:
+        ValueError: one of them has another number of values than the layer needs.
+    """
+    with_bn = config.batch or tensors.running_mean is not None
+    gates = config.instance + 1 + with_bn
+    sizes = channels, channels, gates, gates, channels, channels
+    for name, t, size in zip(tensors._fields, tensors, sizes, strict=True):
+        if t is not None and t.numel() != size:
+            raise ValueError(f"{name} has {t.numel()} values; a layer of this input has {size}")
+    return LayerTensors(*(None if t is None else t.contiguous() for t in tensors))  # type: ignore[arg-type]
 
 
 def _mix_rows(
@@ -173,7 +189,7 @@ def gradient_coefficients(
     n, c = mean.shape
     ln, *bn = mixture.stats[int(config.instance) :]
     bn_mean, bn_var = bn[0][:2] if bn else (None, None)
-    weight, bias, mean_gates, var_gates, *_ = tensors
+    weight, bias, mean_gates, var_gates, *_ = _in_rows(tensors, c, config)
     grads = tuple(torch.empty_like(t) for t in (weight, bias, mean_gates, var_gates))
     own = (weight, *(values.contiguous() for values in (total, centered, mixture.var, mean)))
     flags = (config.instance, not config.shares)
