@@ -11,6 +11,7 @@ import torch
 
 import snzoo
 from snzoo.nn import SwitchNorm2d, backends
+from snzoo.nn.backends import cpu_fused
 from snzoo.nn.functional import Config, LayerTensors
 
 triton = pytest.importorskip("snzoo.nn.backends.triton", reason="needs Triton")
@@ -47,6 +48,11 @@ FAR += [((1, 9, 75), MANY_TILES)]
 cases = pytest.mark.parametrize("shape, dtype, constants", CASES)
 layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 dtypes = pytest.mark.parametrize("dtype", [FLOAT, HALF, BRAIN])
+
+
+@pytest.fixture(autouse=True)
+def no_loops_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(cpu_fused, "HAS_LLVM", False)
 
 
 @pytest.fixture(autouse=True)
