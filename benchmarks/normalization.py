@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> Document:
     Raises:
         SnzooError: snzoo's results are not the textbook's, or the device does not exist.
     """
-    setting = Setting(args.device, args.precision)
-    device = _device(setting.device)
+    setting = Setting(args.device, args.precision, args.compile)
+    device = _device(setting.device) | ({"compiled by": "Inductor"} if args.compile else {})
     rows = []
     for case in cases(args):
         say(f"{case.part}: {case.label}, batch {case.shape[0]}, {case.layout}")
@@ -142,6 +142,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
     add("--precision", choices=PRECISIONS, default="fp32", help="precision; training uses autocast")
+    add("--compile", action="store_true", help="compile all contenders with torch.compile")
     many: Any = {"nargs": "+", "default": argparse.SUPPRESS}
     add(
         "--batch-size",

@@ -47,6 +47,7 @@ class Setting:
 
     device: str
     precision: str
+    compile: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,6 +77,10 @@ def prepare(case: Case, setting: Setting) -> dict[str, Contender]:
     x = x.to(setting.device, memory_format=layout)
     gradient = gradient.to(setting.device, memory_format=layout)
     check_agreement(modules["snzoo"], modules["textbook"], case, x, gradient)
+    if setting.compile:
+        torch._dynamo.reset()  # or, after 8 cases, layers are no longer compiled
+        for module in modules.values():
+            module.compile(dynamic=False, fullgraph=True)
     make = _training if case.training else _inference
     return {name: make(module, x, gradient, case, setting) for name, module in modules.items()}
 

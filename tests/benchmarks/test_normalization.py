@@ -137,6 +137,14 @@ def test_parts_in_low_precision(capsys):
     assert "## Layers, inference" not in shown and "## Memory" not in shown
 
 
+@pytest.mark.slow
+def test_compiled_layers(capsys):
+    from normalization import main
+
+    assert main([*TINY, "--only", "layers", "--compile"]) == 0
+    assert "compiled by Inductor" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cuda(precision, capsys):
