@@ -53,7 +53,12 @@ def whole(colors, tmp_path_factory):
 
 def wait_for(condition, process, seconds=60):
     end = time.monotonic() + seconds
-    while not condition():
+    while True:
+        process.send_signal(signal.SIGSTOP)  # or the run might end while a file is read
+        is_met = condition()
+        process.send_signal(signal.SIGCONT)
+        if is_met:
+            return
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.01)
 
