@@ -69,6 +69,11 @@ def vector(kind: Type, width: int) -> Type:
     return kind if width == 1 else ir.VectorType(kind, width)
 
 
+def lanes(value: Value) -> int:
+    """Return the number of lanes of a vector; 1 for any other value."""
+    return getattr(value.type, "count", 1)
+
+
 def constant(kind: Type, value: float) -> Value:
     """Return a constant; for the type of a vector, one in each lane."""
     if isinstance(kind, ir.VectorType):
@@ -89,9 +94,9 @@ def splat(b: Any, value: Value, width: int) -> Value:
     return take(b, first, [0] * width)
 
 
-def take(b: Any, value: Value, lanes: Iterable[int], other: Value = None) -> Value:
+def take(b: Any, value: Value, places: Iterable[int], other: Value = None) -> Value:
     """Return a vector of the lanes of a vector, whose numbers go on in another one."""
-    numbers = list(lanes)
+    numbers = list(places)
     order = ir.Constant(ir.VectorType(INT32, len(numbers)), numbers)
     other = ir.Constant(value.type, ir.Undefined) if other is None else other
     return b.shuffle_vector(value, other, order)
@@ -178,8 +183,8 @@ def for_lanes(b: Any, count: Value, body: Callable[[int, Value], None]) -> None:
 
 def sum_lanes(b: Any, value: Value, width: int = 1) -> Value:
     """Return a vector of floats with its lanes added in pairs until ``width`` are left."""
-    while isinstance(value.type, ir.VectorType) and value.type.count > width:
-        half = value.type.count // 2
+    while lanes(value) > width:
+        half = lanes(value) // 2
         if half == 1:
             return b.fadd(*(b.extract_element(value, ir.Constant(INT32, i)) for i in range(2)))
         value = b.fadd(take(b, value, range(half)), take(b, value, range(half, 2 * half)))
@@ -205,12 +210,12 @@ def sum_over(
 
 def to_double(b: Any, value: Value) -> Value:
     """Return a float, or a vector of floats, as doubles."""
-    return b.fpext(value, vector(DOUBLE, getattr(value.type, "count", 1)))
+    return b.fpext(value, vector(DOUBLE, lanes(value)))
 
 
 def to_float(b: Any, value: Value) -> Value:
     """Return a double, or a vector of doubles, as floats."""
-    return b.fptrunc(value, vector(FLOAT, getattr(value.type, "count", 1)))
+    return b.fptrunc(value, vector(FLOAT, lanes(value)))
 
 
 def call_intrinsic(b: Any, name: str, *values: Value) -> Value:
@@ -251,11 +256,11 @@ def load_bfloats(b: Any, base: Value, index: Value, width: int = 1) -> Value:
 
 def store_bfloats(b: Any, value: Value, base: Value, index: Value) -> None:
     """Write floats over an array of bfloat16, each rounded to the nearest, or to the even one."""
-    whole = vector(INT32, getattr(value.type, "count", 1))
+    whole = vector(INT32, lanes(value))
     bits = b.bitcast(value, whole)
     is_odd = b.and_(b.lshr(bits, constant(whole, 16)), constant(whole, 1))
     rounded = b.add(b.add(bits, constant(whole, 0x7FFF)), is_odd)
     not_number = b.fcmp_unordered("uno", value, value)  # rounding could make it infinite
     rounded = b.select(not_number, constant(whole, 0x7FC00000), rounded)
     upper = b.lshr(rounded, constant(whole, 16))
-    store(b, b.trunc(upper, vector(INT16, getattr(whole, "count", 1))), base, index)
+    store(b, b.trunc(upper, vector(INT16, lanes(value))), base, index)

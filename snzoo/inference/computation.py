@@ -88,14 +88,18 @@ def check_names(specs: Sequence[ModelSpec]) -> None:
 
 def number_names(specs: Sequence[ModelSpec]) -> list[str]:
     """Return the names of models in predictions, with a number if several share a name."""
-    names = [spec.called for spec in specs]
-    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+    return _tell_apart([spec.called for spec in specs], range(1, len(specs) + 1))
 
 
 def distinct_names(specs: Sequence[ModelSpec]) -> list[str]:
     """Return the names of models, with the weights or a number if several models share a name."""
-    names = [spec.name for spec in specs]
+    marks = [spec.weights or i for i, spec in enumerate(specs, 1)]
+    return _tell_apart([spec.name for spec in specs], marks)
+
+
+def _tell_apart(names: Sequence[str], marks: Sequence[object]) -> list[str]:
+    """Return the names, with its mark after each that is there more than once."""
     return [
-        f"{spec.name} ({spec.weights or i})" if names.count(spec.name) > 1 else spec.name
-        for i, spec in enumerate(specs, 1)
+        f"{name} ({mark})" if names.count(name) > 1 else name
+        for name, mark in zip(names, marks, strict=True)
     ]

@@ -25,6 +25,9 @@ _are_transforms_active = _find("_C._are_functorch_transforms_active")
 _count_dispatch_modes = _find("_C._len_torch_dispatch_stack")
 _is_batched_tensor = _find("_C._functorch.is_legacy_batchedtensor")
 
+# Return how many modes see the calls of torch's functions.
+count_function_modes: Callable[[], int] = _find("_C._len_torch_function_stack", lambda: 1)
+
 # Return whether torch.jit.trace runs, in which the sizes of a shape are tensors. torch.compile
 # knows this function, and not the faster one above.
 is_jit_tracing: Callable[[], bool] = _find("jit.is_tracing", lambda: False)

@@ -148,17 +148,12 @@ def switch_norm(x: Tensor, tensors: LayerTensors, config: Config) -> tuple[Tenso
     count = num_positions(x)
     shape, channels = (*x.shape[:2], *(1,) * len(dims)), (1, -1, *(1,) * len(dims))
     for_inductor = x.is_cpu and torch.compiler.is_dynamo_compiling()
-    if not dims:  # (N, C) is (N, C, 1)
-        var_in, mean_in = torch.zeros_like(wide), wide
-    elif for_inductor:  # its var_mean updates both value by value, which is slow
-        mean_in = wide.mean(dims)
-        distance = wide - mean_in.view(shape)
-        # Long sums of values far from 0 are not exact; those of distances are.
-        mean_in, var_in = mean_in + distance.mean(dims), distance.square().mean(dims)
-    else:
-        var_in, mean_in = torch.var_mean(wide, dims, correction=0)
     if dims:
+        var_mean = _var_mean_of_sums if for_inductor else torch.var_mean
+        var_in, mean_in = var_mean(wide, dims, correction=0)
         var_in = var_in * config.variance_factor(count)
+    else:  # (N, C) is (N, C, 1)
+        var_in, mean_in = torch.zeros_like(wide), wide
     mixture = mix(mean_in, var_in, tensors, config, count)
     mean, scale = mixture.mean, tensors.weight * torch.rsqrt(mixture.var + config.eps)
     if for_inductor:  # it would compute the scale anew at each position, but stores what is stacked
@@ -166,6 +161,19 @@ def switch_norm(x: Tensor, tensors: LayerTensors, config: Config) -> tuple[Tenso
     centered = wide - mean.view(shape)
     y = torch.addcmul(tensors.bias.view(channels), centered, scale.view(shape))
     return y.to(x.dtype), mixture
+
+
+def _var_mean_of_sums(
+    x: Tensor, dims: tuple[int, ...], *, correction: int
+) -> tuple[Tensor, Tensor]:
+    """Return ``torch.var_mean`` without correction, which Inductor would update value by value.
+
+    Long sums of values far from 0 are not exact, but those of distances are.
+    """
+    assert correction == 0
+    mean = x.mean(dims)
+    distance = x - mean.view(*mean.shape, *(1,) * len(dims))
+    return distance.square().mean(dims), mean + distance.mean(dims)
 
 
 def mix(mean: Tensor, var: Tensor, tensors: LayerTensors, config: Config, count: int) -> Mixture:

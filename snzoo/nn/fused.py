@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snzoo.nn._compat import has_hooks, is_traced
+from snzoo.nn._compat import count_function_modes, has_hooks, is_traced
 from snzoo.nn.backends._layout import add_relu_
 from snzoo.nn.switchnorm import SwitchNorm
 
@@ -65,4 +65,5 @@ def norm_relu(
 
 def keeps_no_output(module: nn.Module) -> bool:
     """Return whether only the caller of a convolution holds its output."""
-    return type(module) is nn.Conv2d and not has_hooks(module)
+    plain = type(module) is nn.Conv2d and not has_hooks(module)
+    return plain and not count_function_modes()

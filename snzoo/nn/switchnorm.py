@@ -93,7 +93,7 @@ class SwitchNorm(nn.Module):
         if isinstance(x, Proxy) and (path := x.tracer.path_of_module(self)):
             # torch.fx: one node that calls this layer, as for the layers of torch.nn.
             return x.tracer.create_proxy("call_module", path, (x,), {})
-        return self._normalize(x)
+        return self._normalize(x, *self.tensors_and_config())
 
     def forward_relu(
         self, x: Tensor, shortcut: Tensor | None = None, *, overwrite: bool = False
@@ -102,21 +102,24 @@ class SwitchNorm(nn.Module):
 
         With ``overwrite`` it may be written over ``x``, where no gradient is needed.
         """
+        tensors, config = self.tensors_and_config()
         if x.ndim in self.input_ranks and not (self.training or torch.is_grad_enabled()):
-            y = cpu_fused.infer(x, *self.tensors_and_config(), shortcut, True, overwrite)
+            y = cpu_fused.infer(x, tensors, config, shortcut, True, overwrite)
             if y is not None:
                 return y
-        return self._normalize(x, shortcut, relu=True, overwrite=overwrite)
+        return self._normalize(x, tensors, config, shortcut, True, overwrite)
 
     def _normalize(
         self,
         x: Tensor,
+        tensors: LayerTensors,
+        config: Config,
         shortcut: Tensor | None = None,
         relu: bool = False,
         overwrite: bool = False,
     ) -> Tensor:
         self._check_input(x)
-        y, batch = normalize(x, *self.tensors_and_config(), shortcut, relu, overwrite)
+        y, batch = normalize(x, tensors, config, shortcut, relu, overwrite)
         if batch is not None and self.training and self.track_running_stats:
             self.update_running_statistics(*batch)
         return y

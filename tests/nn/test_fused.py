@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import snzoo
 from snzoo.nn import SwitchNorm2d, norm_relu
@@ -167,6 +168,26 @@ def test_only_a_plain_convolution_without_hooks_keeps_no_output():
     assert not keeps_no_output(conv)
     handle.remove()
     assert keeps_no_output(conv)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if function is F.conv2d:
+            self.kept.append((output, output.clone()))
+        return output
+
+
+def test_a_function_mode_may_keep_what_a_convolution_returns():
+    model = snzoo.create_model("resnet18v1_sn", width=8, num_classes=3).eval()
+    with torch.inference_mode(), _Recorder() as recorder:
+        model(torch.randn(1, 3, 64, 64))
+    assert len(recorder.kept) == 20
+    assert all(torch.equal(output, before) for output, before in recorder.kept)
 
 
 @pytest.mark.parametrize("name", ["resnet18v1_sn", "resnet50v1_sn", "resnet50v2_sn"])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 from math import prod
 from struct import Struct
-from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,6 @@ PLAIN = Tensor, nn.Parameter  # a subclass may have no memory of its own
 GRAIN = 1 << 15
 FIELDS = Struct("15qd")  # of cpu_kernels
 Kernel = Callable[[bytes], int]
-
-_compiling = Lock()
 
 
 def infer(
@@ -113,21 +110,20 @@ def _load_kernel(
     openmp = find_openmp()
     if openmp is None or parameters not in DTYPES:
         return None
-    with _compiling:
-        try:
-            from snzoo.llvm import FLOAT, INT16, compile_functions
-            from snzoo.nn.backends.cpu_layouts import ChannelsLast, Contiguous
+    try:
+        from snzoo.llvm import FLOAT, INT16, compile_functions
+        from snzoo.nn.backends.cpu_layouts import ChannelsLast, Contiguous
 
-            kinds = {torch.float32: FLOAT, torch.bfloat16: INT16}
-            layout = ChannelsLast if channels_last else Contiguous
-            module = layout(kinds[values], kinds[parameters], openmp).module
-            (address,) = compile_functions(module, ["run"])
-        except Exception as error:  # what another version of llvmlite or a processor may raise
-            logging.getLogger("snzoo").warning(
-                "SwitchNorm uses the operations of PyTorch, which are slower: llvmlite can't "
-                "compile its loops (%s)",
-                next(iter(str(error).splitlines()), type(error).__name__),
-            )
-            return None
+        kinds = {torch.float32: FLOAT, torch.bfloat16: INT16}
+        layout = ChannelsLast if channels_last else Contiguous
+        module = layout(kinds[values], kinds[parameters], openmp).module
+        (address,) = compile_functions(module, ["run"])
+    except Exception as error:  # what another version of llvmlite or a processor may raise
+        logging.getLogger("snzoo").warning(
+            "SwitchNorm uses the operations of PyTorch, which are slower: llvmlite can't "
+            "compile its loops (%s)",
+            next(iter(str(error).splitlines()), type(error).__name__),
+        )
+        return None
     # The call does not hold the GIL.
     return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)

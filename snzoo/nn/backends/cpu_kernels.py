@@ -27,6 +27,7 @@ from snzoo.llvm import (
     call_intrinsic,
     constant,
     for_lanes,
+    lanes,
     load,
     load_address,
     load_bfloats,
@@ -258,7 +259,7 @@ class Kernel(ABC):
         b, zero = self.b, constant(statistics[0].type, 0)
         terms = []
         for share, statistic in zip(shares, statistics, strict=True):
-            product = b.fmul(splat(b, share, getattr(zero.type, "count", 1)), statistic)
+            product = b.fmul(splat(b, share, lanes(statistic)), statistic)
             is_mixed = b.fcmp_unordered("!=", share, constant(DOUBLE, 0))
             terms.append(b.select(is_mixed, product, zero))
         return b.fadd(terms[0], b.fadd(terms[1], terms[2]))
@@ -272,7 +273,7 @@ class Kernel(ABC):
             near: what distances were taken to, as floats.
             total, squares: the sums of the distances and of their squares, as doubles.
         """
-        b, width = self.b, getattr(total.type, "count", 1)
+        b, width = self.b, lanes(total)
         share = splat(b, self.share, width)
         distance = b.fmul(total, share)
         offset = b.fmul(distance, distance)

@@ -57,14 +57,16 @@ class Contiguous(Kernel):
             mean, var = self._statistics(b.sdiv(row, self.channels))
             channel = b.srem(row, self.channels)
             line = b.mul(row, self.positions)
-            near = self.load(line)
-            own_mean, own_var, is_far = self._moments(line, near)
-            store(b, own_mean, mean, channel)
-            store(b, own_var, var, channel)
-            with b.if_then(is_far, likely=False):
-                own_mean, own_var, _ = self._moments(line, to_float(b, own_mean))
+
+            def write(near: Value) -> tuple[Value, Value]:
+                own_mean, own_var, is_far = self._moments(line, near)
                 store(b, own_mean, mean, channel)
                 store(b, own_var, var, channel)
+                return own_mean, is_far
+
+            own_mean, is_far = write(self.load(line))
+            with b.if_then(is_far, likely=False):
+                write(to_float(b, own_mean))
 
         loop(b, first, last, one)
 
