@@ -172,13 +172,18 @@ def loop(
     return phis[1:]
 
 
-def for_lanes(b: Any, count: Value, body: Callable[[int, Value], None]) -> None:
-    """Run ``body(width, i)`` for vectors of ``WIDTHS`` that together cover ``count`` values."""
-    start = size(0)
-    for width in WIDTHS:
-        stop = b.and_(count, size(-width))
-        loop(b, start, stop, partial(body, width), step=width)
-        start = stop
+def for_lanes(
+    b: Any,
+    start: Value,
+    stop: Value,
+    body: Callable[[int, Value], None],
+    widths: Sequence[int] = WIDTHS,
+) -> None:
+    """Run ``body(width, i)`` for vectors that together cover the values from start to stop."""
+    for width in widths:
+        end = b.sub(stop, b.and_(b.sub(stop, start), size(width - 1)))
+        loop(b, start, end, partial(body, width), step=width)
+        start = end
 
 
 def sum_lanes(b: Any, value: Value, width: int = 1) -> Value:

@@ -29,7 +29,7 @@ def test_vectors_cover_each_value_once(count):
             before = llvm.load(b, y, i, llvm.FLOAT, width)
             llvm.store(b, b.fadd(before, b.fadd(value, value)), y, i)
 
-        llvm.for_lanes(b, n, body)
+        llvm.for_lanes(b, llvm.size(0), n, body)
 
     x, y = torch.randn(count), torch.zeros(count)
     compiled(double)(x, y)
@@ -52,12 +52,16 @@ def test_a_sum_is_of_the_values_in_between(start, count):
 
 def test_bfloat16_is_rounded_as_torch_rounds_it():
     def convert(b, x, y, n):
-        llvm.for_lanes(
-            b, n, lambda w, i: llvm.store_bfloats(b, llvm.load(b, x, i, llvm.FLOAT, w), y, i)
-        )
+        def convert_lanes(width, i):
+            llvm.store_bfloats(b, llvm.load(b, x, i, llvm.FLOAT, width), y, i)
+
+        llvm.for_lanes(b, llvm.size(0), n, convert_lanes)
 
     def convert_back(b, x, y, n):
-        llvm.for_lanes(b, n, lambda w, i: llvm.store(b, llvm.load_bfloats(b, x, i, w), y, i))
+        def convert_lanes(width, i):
+            llvm.store(b, llvm.load_bfloats(b, x, i, width), y, i)
+
+        llvm.for_lanes(b, llvm.size(0), n, convert_lanes)
 
     halves = torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16
     ends = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)

@@ -13,6 +13,7 @@ from snzoo.nn.backends._layout import add_relu_, are_alike
 from snzoo.nn.functional import (
     Config,
     LayerTensors,
+    Mixture,
     num_positions,
     switch_norm,
     to_logits,
@@ -104,6 +105,46 @@ def _like(x: Tensor, other: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(other)
 
 
+class _PassByPass:
+    """A training step that is put together of the passes of a backend; see ``backends.Step``."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+
+    def forward(
+        self, x: Tensor, tensors: LayerTensors, config: Config
+    ) -> tuple[Tensor, tuple[Tensor, Mixture], tuple[Tensor, ...]]:
+        dtype, x = x.dtype, self._passes.prepare(x)
+        flat = tensors.flat(torch.promote_types(dtype, torch.float32))
+        positions = num_positions(x)
+        mean, var = self._passes.moments(x, config.variance_factor(positions))
+        mixing = backends.select_mixing(self._passes, config)
+        mixture, scale = mixing.coefficients(mean, var, flat, config, positions)
+        y = self._passes.affine(x, mixture.mean, scale, flat.bias)
+        return y.to(dtype), (mean, mixture), mixture.batch_stats() or ()
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        kept: tuple[Tensor, Mixture],
+        tensors: LayerTensors,
+        config: Config,
+        needs_x: bool,
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        mean, mixture = kept
+        dtype, x = x.dtype, self._passes.prepare(x)
+        grad = _like(x, grad)
+        total, centered = self._passes.gradient_sums(grad, x, mixture.mean)
+        mixing = backends.select_mixing(self._passes, config)
+        (a, b, c), grads = mixing.gradient_coefficients(
+            total, centered, mixture, mean, tensors.flat(mean.dtype), config, num_positions(x)
+        )
+        if not needs_x:
+            return None, grads
+        return self._passes.input_gradient(grad, x, mean, a, b, c).to(dtype), grads
+
+
 class _SwitchNormFunction(torch.autograd.Function):
     """The layer with its gradient in closed form.
 
@@ -121,18 +162,16 @@ class _SwitchNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, config: Config, passes: Passes, *tensors: Any) -> Any:
         ctx.save_for_backward(x, *tensors)
-        dtype, x = x.dtype, passes.prepare(x)
-        flat = LayerTensors(*tensors).flat(torch.promote_types(dtype, torch.float32))
-        positions = num_positions(x)
-        mean, var = passes.moments(x, config.variance_factor(positions))
-        mixing = backends.select_mixing(passes, config)
-        mixture, scale = mixing.coefficients(mean, var, flat, config, positions)
-        y = passes.affine(x, mixture.mean, scale, flat.bias)
-        ctx.passes, ctx.config, ctx.statistics = passes, config, (mean, mixture)
-        batch = mixture.batch_stats() or ()
+        step = backends.select_step(passes, config)
+        found = step.forward(x, LayerTensors(*tensors), config) if step else None
+        if found is None:
+            step = _PassByPass(passes)
+            found = step.forward(x, LayerTensors(*tensors), config)
+        y, ctx.kept, batch = found
+        ctx.step, ctx.config = step, config
         ctx.mark_non_differentiable(*batch)
         ctx.set_materialize_grads(False)  # zeros for the batch's statistics cost two launches
-        return y.to(dtype), *batch
+        return y, *batch
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
@@ -146,19 +185,11 @@ class _SwitchNormFunction(torch.autograd.Function):
                     "batches of gradients, over several processes: use SwitchNorm for them"
                 )
             return _plain_gradient(ctx, grad, x, tensors)
-        passes, config, (mean, mixture) = ctx.passes, ctx.config, ctx.statistics
-        dtype, x = x.dtype, passes.prepare(x)
-        grad = _like(x, grad)
-        flat = LayerTensors(*tensors).flat(mean.dtype)
-        total, centered = passes.gradient_sums(grad, x, mixture.mean)
-        mixing = backends.select_mixing(passes, config)
-        (a, b, c), flat_grads = mixing.gradient_coefficients(
-            total, centered, mixture, mean, flat, config, num_positions(x)
+        needs_x = ctx.needs_input_grad[0]
+        to_x, flat = ctx.step.backward(
+            grad, x, ctx.kept, LayerTensors(*tensors), ctx.config, needs_x
         )
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = passes.input_gradient(grad, x, mean, a, b, c).to(dtype)
-        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat_grads, tensors[:4], strict=True))
+        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 
 

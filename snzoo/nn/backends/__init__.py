@@ -6,14 +6,15 @@ float64 for float64 ``x``: the dtype of all statistics and coefficients, which a
 
 import logging
 import os
+from collections.abc import Sequence
 from functools import cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 # Not "import torch": in this package, torch is the module of that name.
 from torch import OutOfMemoryError, Tensor, device, zeros
 
 from snzoo.nn._compat import is_traced
-from snzoo.nn.backends import cpu, torch
+from snzoo.nn.backends import cpu, cpu_fused, torch
 from snzoo.nn.functional import Config, LayerTensors, Mixture
 
 # Triton reads it when the kernels are defined: they run on CPU tensors then, for tests.
@@ -76,6 +77,29 @@ class Mixing(Protocol):
         """
 
 
+class Step(Protocol):
+    """The training step of a layer as a whole, which a backend may have for some inputs."""
+
+    def forward(
+        self, x: Tensor, tensors: LayerTensors, config: Config
+    ) -> tuple[Tensor, Any, tuple[Tensor, ...]] | None:
+        """Return the output, what ``backward`` needs, and with ``config.batch`` BN statistics.
+
+        None if this step is not for these arguments.
+        """
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        kept: Any,
+        tensors: LayerTensors,
+        config: Config,
+        needs_x: bool,
+    ) -> tuple[Tensor | None, Sequence[Tensor]]:
+        """Return the gradients of ``x``, if it is needed, and of the four flat parameters."""
+
+
 class Backend(Passes, Protocol):
     """The functions of a device: those of training, and a whole layer in evaluation mode."""
 
@@ -109,6 +133,12 @@ def select_untraced(x: Tensor) -> Backend | None:
     if x.is_cpu and not _INTERPRETED:
         return cpu if cpu.supports(x) else None
     return _load_triton(x.device) if x.is_cuda or x.is_cpu else None
+
+
+def select_step(passes: Passes, config: Config) -> Step | None:
+    """Return the step that the backend of ``passes`` has, if it has one."""
+    has_own = passes is cpu and config.group is None
+    return cast(Step, cpu_fused) if has_own else None
 
 
 def select_mixing(passes: Passes, config: Config) -> Mixing:

@@ -1,16 +1,22 @@
-"""A layer in evaluation mode on the CPU in one call of compiled loops (extra ``[fast]``)."""
+"""A layer on the CPU in one call of compiled loops, and its gradients in another one.
+
+The extra ``[fast]`` has the compiler. Little Python is run here, because the loops take some 20 µs
+for the small maps of a network.
+"""
 
 import ctypes
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from struct import Struct
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from snzoo.nn.backends._layout import to_dense
 from snzoo.nn.backends.openmp import find_openmp
 from snzoo.nn.functional import Config, LayerTensors
 
@@ -19,8 +25,8 @@ DTYPES = torch.float32, torch.bfloat16
 PLAIN = Tensor, nn.Parameter  # a subclass may have no memory of its own
 # Fewer values than this are one thread's work, as for the operations of torch.
 GRAIN = 1 << 15
-FIELDS = Struct("15qd")  # of cpu_kernels
-Kernel = Callable[[bytes], int]
+Task = Literal["Inference", "Forward", "Backward"]
+Kernel = Callable[..., int]  # of the fields of cpu_kernels
 
 
 def infer(
@@ -33,45 +39,114 @@ def infer(
 ) -> Tensor | None:
     """Return the layer's output, see :class:`snzoo.nn.backends.Backend`.
 
-    None if there are no loops for these arguments. Little Python is run here, because the loops
-    take some 20 µs for the small maps of a network. ``x`` has at least one position.
+    None if there are no loops for these arguments. ``x`` has at least one position.
 
     Raises:
         MemoryError: there is no memory for the statistics.
     """
-    is_contiguous = x.is_contiguous()
-    if not (HAS_LLVM and x.dtype in DTYPES and x.is_cpu) or config.batch or config.shares:
-        return None
-    if not (is_contiguous or _has_channels_last(x)) or x.is_neg():
-        return None
-    size = samples, channels, *sides = x.shape
-    count, dtype = x.numel(), tensors.weight.dtype
-    kernel = _load_kernel(x.dtype, dtype, not is_contiguous) if count else None
-    parameters = _addresses(tensors, channels, config, dtype)
+    dtype = tensors.weight.dtype
+    kernel = None if config.batch else _find_kernel("Inference", x, dtype)
+    parameters = _addresses(tensors, x.shape[1], config, dtype)
     if kernel is None or parameters is None:
         return None
     out = x if overwrite else torch.empty_like(x)
     if shortcut is not None:
-        if shortcut.shape != size or shortcut.dtype != x.dtype or not _is_in_memory(shortcut):
+        if shortcut.shape != x.shape or shortcut.dtype != x.dtype or not _is_in_memory(shortcut):
             return None
         if shortcut.stride() != x.stride():
             shortcut = torch.empty_like(x).copy_(shortcut)
-    fields = FIELDS.pack(
-        x.data_ptr(),
-        out.data_ptr(),
-        0 if shortcut is None else shortcut.data_ptr(),
-        *parameters,
+    added = 0 if shortcut is None else shortcut.data_ptr()
+    _run(kernel, x, (x.data_ptr(), out.data_ptr(), added, *parameters), config, relu)
+    return out
+
+
+def forward(
+    x: Tensor, tensors: LayerTensors, config: Config
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]] | None:
+    """Return the output, what :func:`backward` needs, and with ``config.batch`` BN statistics.
+
+    None if there are no loops for these arguments.
+
+    Raises:
+        MemoryError: there is no memory for the statistics.
+    """
+    samples, channels = x.shape[:2]
+    kernel = _find_kernel("Forward", x, torch.float32)
+    tensors = tensors.flat(torch.float32)
+    parameters = _addresses(tensors, channels, config, torch.float32)
+    if kernel is None or parameters is None:
+        return None
+    out = torch.empty_like(x)
+    kept = torch.empty(2 * (samples * channels + samples + channels), dtype=torch.float64)
+    batch = tuple(torch.empty(channels) for _ in range(2 * config.batch))
+    to = [t.data_ptr() for t in batch] or [0, 0]
+    fields = x.data_ptr(), out.data_ptr(), 0, *parameters, kept.data_ptr(), *to
+    _run(kernel, x, fields, config)
+    return out, kept, batch
+
+
+def backward(
+    grad: Tensor, x: Tensor, kept: Tensor, tensors: LayerTensors, config: Config, needs_x: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Return the gradient of ``x``, if it is needed, and those of the parameters, float32.
+
+    Args:
+        grad: the gradient of the output.
+        x, tensors, config: the arguments of :func:`forward`.
+        kept: what it returned.
+        needs_x: whether the gradient of ``x`` is needed.
+
+    Raises:
+        MemoryError: there is no memory for the sums.
+    """
+    x = to_dense(x if x.dtype in DTYPES else x.float())  # hooks may have changed what is saved
+    if grad.dtype != x.dtype or grad.stride() != x.stride() or not _is_in_memory(grad):
+        grad = torch.empty_like(x).copy_(grad)
+    contiguous = (t if t is None else t.contiguous() for t in tensors.flat(torch.float32))
+    flat = LayerTensors(*contiguous)  # type: ignore[arg-type]
+    kernel = _find_kernel("Backward", x, torch.float32)
+    parameters = _addresses(flat, x.shape[1], config, torch.float32)
+    if kernel is None or parameters is None:
+        raise RuntimeError(
+            "hooks of saved tensors replaced tensors of a SwitchNorm layer with others, which are "
+            "not in the memory of the CPU"
+        )
+    to_x = torch.empty_like(x) if needs_x else None
+    grads = [torch.empty_like(t) for t in flat[:4] if t is not None]
+    out = 0 if to_x is None else to_x.data_ptr()
+    fields = x.data_ptr(), out, grad.data_ptr(), *parameters, kept.data_ptr()
+    _run(kernel, x, (*fields, *(t.data_ptr() for t in grads)), config)
+    return to_x, grads
+
+
+def _find_kernel(task: Task, x: Tensor, parameters: torch.dtype) -> Kernel | None:
+    """Return the loops of a task for ``x``, or None if there are none."""
+    is_contiguous = x.is_contiguous()
+    if not (HAS_LLVM and x.dtype in DTYPES and _is_in_memory(x)):
+        return None
+    if not (is_contiguous or _has_channels_last(x)):
+        return None
+    return _load_kernel(task, x.dtype, parameters, not is_contiguous)
+
+
+def _run(
+    kernel: Kernel, x: Tensor, addresses: Sequence[int], config: Config, relu: bool = False
+) -> None:
+    samples, channels, *sides = x.shape
+    failed = kernel(
+        *addresses,
         samples,
         channels,
         prod(sides),
-        torch.get_num_threads() if count >= GRAIN else 1,
+        torch.get_num_threads() if x.numel() >= GRAIN else 1,
         config.instance,
+        config.batch,
+        not config.shares,
         relu,
         config.eps,
     )
-    if kernel(fields):
+    if failed:
         raise MemoryError(f"no memory for the statistics of {samples} x {channels} channels")
-    return out
 
 
 def _has_channels_last(x: Tensor) -> bool:
@@ -81,15 +156,15 @@ def _has_channels_last(x: Tensor) -> bool:
 
 
 def _is_in_memory(t: Tensor) -> bool:
-    plain = type(t) in PLAIN and t.layout == torch.strided
-    return plain and t.is_cpu and not t.is_neg()
+    plain = type(t) in PLAIN and t.layout == torch.strided and t.is_cpu
+    return plain and not t.is_neg() and t.data_ptr() != 0  # as it is for autograd's own zeros
 
 
 def _addresses(
     tensors: LayerTensors, channels: int, config: Config, dtype: torch.dtype
 ) -> list[int] | None:
     """Return the addresses of the tensors; None if the loops can't read one of them."""
-    gates = config.instance + 1 + (tensors.running_mean is not None)
+    gates = config.instance + 1 + (config.batch or tensors.running_mean is not None)
     found = []
     sizes = channels, channels, gates, gates, channels, channels
     for t, size in zip(tensors, sizes, strict=True):
@@ -104,7 +179,7 @@ def _addresses(
 
 @cache
 def _load_kernel(
-    values: torch.dtype, parameters: torch.dtype, channels_last: bool
+    task: Task, values: torch.dtype, parameters: torch.dtype, channels_last: bool
 ) -> Kernel | None:
     """Compile the loops, in some 0.1 s; return None, with a warning, where this is impossible."""
     openmp = find_openmp()
@@ -112,12 +187,18 @@ def _load_kernel(
         return None
     try:
         from snzoo.llvm import FLOAT, INT16, compile_functions
-        from snzoo.nn.backends.cpu_layouts import ChannelsLast, Contiguous
+        from snzoo.nn.backends.cpu_channels_last import ChannelsLast
+        from snzoo.nn.backends.cpu_contiguous import Contiguous
+        from snzoo.nn.backends.cpu_gradient import Backward
+        from snzoo.nn.backends.cpu_inference import Inference
+        from snzoo.nn.backends.cpu_kernels import SIZES
+        from snzoo.nn.backends.cpu_training import Forward
 
-        kinds = {torch.float32: FLOAT, torch.bfloat16: INT16}
+        base = {"Inference": Inference, "Forward": Forward, "Backward": Backward}[task]
         layout = ChannelsLast if channels_last else Contiguous
-        module = layout(kinds[values], kinds[parameters], openmp).module
-        (address,) = compile_functions(module, ["run"])
+        kinds = {torch.float32: FLOAT, torch.bfloat16: INT16}
+        kernel = type(task, (base, layout), {})(kinds[values], kinds[parameters], openmp)
+        (address,) = compile_functions(kernel.module, ["run"])
     except Exception as error:  # what another version of llvmlite or a processor may raise
         logging.getLogger("snzoo").warning(
             "SwitchNorm uses the operations of PyTorch, which are slower: llvmlite can't "
@@ -125,5 +206,6 @@ def _load_kernel(
             next(iter(str(error).splitlines()), type(error).__name__),
         )
         return None
-    # The call does not hold the GIL.
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)
+    pack = Struct(f"{len(base.ADDRESSES) + len(SIZES)}qd").pack
+    run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)  # without the GIL
+    return lambda *fields: run(pack(*fields))

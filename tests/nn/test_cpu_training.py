@@ -1,0 +1,239 @@
+"""The compiled loops of a training step against the formula in float64."""
+
+import importlib
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from snzoo.nn import SparseSwitchNorm2d, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn.backends import cpu_fused
+from snzoo.nn.functional import switch_norm
+
+pytest.importorskip("llvmlite", reason="needs the extra [fast]")
+LAYERS = {3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
+# Channels last, samples of fewer than 2,048 values are left to the formula.
+SHAPES = [(3, 100, 7, 7), (2, 33, 5, 41), (3, 64, 9, 31), (1, 2, 50, 90), (5, 512, 2, 3)]
+SHAPES += [(2, 40, 3, 5, 6), (3, 65, 33)]
+
+
+def channels_last(x):
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+LAYOUTS = [torch.Tensor.contiguous, channels_last]
+
+
+def make(shape, *, training=True, using_bn=True):
+    layer = LAYERS[len(shape)](shape[1], using_bn=using_bn).train(training)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    if using_bn:
+        nn.init.normal_(layer.running_mean)
+        nn.init.uniform_(layer.running_var, 0.5, 2)
+    return layer
+
+
+def step(layer, x, grad):
+    """Return the output and all gradients, and assert that loops computed them."""
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    assert y.grad_fn.step is cpu_fused
+    return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], grad)]
+
+
+def exact(layer, x, grad):
+    """Return what ``step`` returns, in float64."""
+    own = list(layer.parameters())
+    wide = [p.detach().double().requires_grad_() for p in own]
+    tensors, config = layer.tensors_and_config()
+    running = [None if t is None else t.double() for t in tensors[4:]]
+    x = x.detach().double().requires_grad_()
+    y, _ = switch_norm(x, type(tensors)(*wide, *running), config)
+    return [y.detach(), *torch.autograd.grad(y, [x, *wide], grad.double())]
+
+
+def errors(found, right):
+    """Return the errors of the output and of the gradients.
+
+    That of each is relative to its largest value; to the largest of those of all parameters, for
+    them, since the gradient of a gate is a difference of many sums.
+    """
+    scales = [t.abs().max().clamp_min(1e-3) for t in right]
+    scales[2:] = [max(scales[2:])] * 4
+    return [
+        ((a.double() - b).abs().max() / scale).item()
+        for a, b, scale in zip(found, right, scales, strict=True)
+    ]
+
+
+@pytest.fixture
+def threads():
+    """Return ``torch.set_num_threads``, which is undone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("values", ["float32", "bfloat16"])
+@pytest.mark.parametrize("training, using_bn", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_is_the_formula_and_its_gradient(shape, training, using_bn, values, layout):
+    torch.manual_seed(0)
+    layer = make(shape, training=training, using_bn=using_bn)
+    x, grad = (layout(torch.randn(shape).to(getattr(torch, values))) for _ in range(2))
+    right = exact(layer, x, grad)
+    found = step(layer, x, grad)
+    assert all(t.stride() == x.stride() and t.dtype == x.dtype for t in found[:2])
+    of_values, of_parameters = errors(found, right)[:2], errors(found, right)[2:]
+    assert max(of_values) < (1e-6 if values == "float32" else 2**-8)
+    assert max(of_parameters) < 2e-6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_running_statistics_are_those_of_the_formula(layout):
+    torch.manual_seed(0)
+    layer, x = make((4, 50, 9, 9)), layout(torch.randn(4, 50, 9, 9) + torch.randn(4, 50, 1, 1))
+    mean, var = layer.running_mean.double(), layer.running_var.double()
+    tensors, config = layer.tensors_and_config()
+    tensors = type(tensors)(*(t if t is None else t.double() for t in tensors))
+    bn = switch_norm(x.double(), tensors, config)[1].batch_stats()
+    layer(x)
+    assert torch.allclose(layer.running_mean.double(), 0.9 * mean + 0.1 * bn[0][:, None], atol=1e-6)
+    assert torch.allclose(layer.running_var.double(), 0.9 * var + 0.1 * bn[1][:, None], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mean", [30, 1e3])
+def test_a_far_mean_costs_no_accuracy(mean, layout):
+    torch.manual_seed(0)
+    layer, x = make((3, 64, 20, 33)), layout(torch.randn(3, 64, 20, 33) + mean)
+    x[:, ::5, 0, 0] = 0  # next to which the mean is looked for
+    grad = layout(torch.randn(x.shape))
+    y, *gradients = errors(step(layer, x, grad), exact(layer, x, grad))
+    # The output depends on the input's own rounding, half a unit in its last place.
+    assert y < 1e-5 + mean * 2**-24 and max(gradients) < 2e-6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("samples", [1, 3, 8])
+def test_the_number_of_threads_does_not_matter(samples, layout, threads):
+    torch.manual_seed(0)
+    layer, x = make((samples, 40, 30, 31)), layout(torch.randn(samples, 40, 30, 31))
+    grad = layout(torch.randn(x.shape))
+    right = exact(layer, x, grad)
+    for number in (1, 2, 3, 5):
+        threads(number)
+        found = step(layer, x, grad)
+        assert max(errors(found, right)) < 2e-6
+        assert all(map(torch.equal, found, step(layer, x, grad)))  # the same bits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gates_of_sparse_sn_are_shares(layout):
+    torch.manual_seed(0)
+    layer, x = SparseSwitchNorm2d(64), layout(torch.randn(4, 64, 9, 9) + torch.randn(4, 64, 1, 1))
+    nn.init.normal_(layer.mean_weight), nn.init.normal_(layer.var_weight)
+    grad = layout(torch.randn(x.shape))
+    found = step(layer, x, grad)
+    wide, own = x.double().requires_grad_(), layer.double()
+    y = own(wide)
+    right = [y.detach(), *torch.autograd.grad(y, [wide, *own.parameters()], grad.double())]
+    assert max(errors(found, right)) < 1e-5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_input_may_need_no_gradient(layout):
+    layer, x = make((2, 64, 9, 9)), layout(torch.randn(2, 64, 9, 9))
+    grad = layout(torch.randn(x.shape))
+    found = torch.autograd.grad(layer(x), list(layer.parameters()), grad)
+    assert all(map(torch.equal, found, step(layer, x, grad)[2:]))
+
+
+@pytest.mark.parametrize("grad", ["expanded", "other strides", "negative view", "zeros", "double"])
+def test_any_gradient_of_the_output(grad):
+    layer, x = make((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).requires_grad_()
+    given = {
+        "expanded": lambda: torch.randn(()).expand(x.shape),
+        "other strides": lambda: channels_last(torch.randn(x.shape)),
+        "negative view": lambda: torch._neg_view(torch.randn(x.shape)),
+        "zeros": lambda: torch._efficientzerotensor(x.shape),
+        "double": lambda: torch.randn(x.shape).double(),
+    }[grad]()
+    y = layer(x)
+    found = y.grad_fn.apply(given) if grad == "double" else None  # autograd itself would convert it
+    found = found or torch.autograd.grad(y, x, given)
+    assert errors([y, found[0], *layer.parameters()], exact(layer, x, given))[1] < 1e-6
+
+
+@pytest.mark.parametrize("change", ["strides", "half", "slice"])
+def test_hooks_may_change_what_is_saved(change):
+    layer, x = make((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).half().float()
+    unpack = {
+        "strides": lambda t: channels_last(t) if t.ndim == 4 else t,
+        "half": lambda t: t.half() if t.shape == x.shape else t,
+        "slice": lambda t: torch.cat([t, t], -1)[..., : t.shape[-1]],
+    }[change]
+    grad = torch.randn(x.shape)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), unpack):
+        found = step(layer, x, grad)
+    limit = 1e-2 if change == "half" else 2e-6
+    assert max(errors(found, exact(layer, x, grad))) < limit
+
+
+def test_what_is_kept_is_the_input_and_its_statistics():
+    layer, x = make((8, 64, 14, 14)), torch.randn(8, 64, 14, 14).requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = layer(x)
+    assert sum(t.numel() for t in saved if t.shape == x.shape) == x.numel()
+    assert y.grad_fn.kept.numel() == 2 * (8 * 64 + 8 + 64)
+
+
+def test_a_gradient_can_be_taken_twice_and_of_itself():
+    layer, x = make((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).requires_grad_()
+    y = layer(x)
+    first, second = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (of_grad,) = torch.autograd.grad(grad.square().sum(), x)
+    assert of_grad.isfinite().all() and of_grad.abs().max() > 0
+
+
+def test_python_threads_run_at_once():
+    layer, xs = make((2, 64, 20, 20)), torch.randn(6, 2, 64, 20, 20)
+    rights, wrong = [exact(layer, x, x) for x in xs], []
+    layer.eval()
+    rights = [exact(layer, x, x) for x in xs]
+
+    def work(i):
+        for _ in range(10):
+            if max(errors(step(layer, xs[i], xs[i]), rights[i])) > 2e-6:
+                wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(xs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+def test_where_nothing_can_be_compiled_torch_computes_the_same(monkeypatch):
+    layer, x, grad = make((2, 64, 9, 9)), *torch.randn(2, 2, 64, 9, 9)
+
+    def fail(module, names):
+        raise RuntimeError("no such processor")
+
+    monkeypatch.setattr(importlib.import_module("snzoo.llvm"), "compile_functions", fail)
+    cpu_fused._load_kernel.cache_clear()
+    try:
+        x.requires_grad_()
+        y = layer(x)
+        found = [y, *torch.autograd.grad(y, [x, *layer.parameters()], grad)]
+        assert y.grad_fn.step is not cpu_fused
+    finally:
+        cpu_fused._load_kernel.cache_clear()
+    assert max(errors(found, exact(layer, x, grad))) < 1e-5
