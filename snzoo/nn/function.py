@@ -186,9 +186,10 @@ class _SwitchNormFunction(torch.autograd.Function):
                 )
             return _plain_gradient(ctx, grad, x, tensors)
         needs_x = ctx.needs_input_grad[0]
-        to_x, flat = ctx.step.backward(
-            grad, x, ctx.kept, LayerTensors(*tensors), ctx.config, needs_x
-        )
+        found = ctx.step.backward(grad, x, ctx.kept, LayerTensors(*tensors), ctx.config, needs_x)
+        if found is None:
+            return _plain_gradient(ctx, grad, x, tensors)
+        to_x, flat = found
         grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat, tensors[:4], strict=True))
         return to_x, None, None, *grads, None, None
 

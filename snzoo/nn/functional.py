@@ -213,10 +213,10 @@ def to_logits(shares: Tensor) -> Tensor:
 
 
 def _weighted_sum(shares: Tensor, statistics: list[Tensor]) -> Tensor:
-    first, *others = shares.unbind()
-    mixed = first * statistics[0]
-    for share, statistic in zip(others, statistics[1:], strict=True):
-        mixed = mixed + share * statistic
+    # Inductor of torch 2.6 computes a wrong gradient of shares.unbind().
+    mixed = shares[0] * statistics[0]
+    for i, statistic in enumerate(statistics[1:], 1):
+        mixed = mixed + shares[i] * statistic
     return mixed
 
 

@@ -1,5 +1,6 @@
 """What follows a norm in a residual network: the addition of the shortcut, and the ReLU."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -65,5 +66,7 @@ def norm_relu(
 
 def keeps_no_output(module: nn.Module) -> bool:
     """Return whether only the caller of a convolution holds its output."""
+    if torch.compiler.is_compiling():  # it may not know the functions below
+        return False
     plain = type(module) is nn.Conv2d and not has_hooks(module)
     return plain and not count_function_modes()

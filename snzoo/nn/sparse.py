@@ -59,9 +59,11 @@ class SparseSwitchNorm2d(SwitchNorm2d):
                 nn.init.zeros_(self.get_buffer(name))
 
     def tensors_and_config(self) -> tuple[LayerTensors, Config]:
-        tensors, config = super().tensors_and_config()
+        (weight, bias, _, _, *running), config = super().tensors_and_config()
         mean, var = self._sparse_shares().unbind()
-        return tensors._replace(mean_weight=mean, var_weight=var), config._replace(shares=True)
+        # Dynamo of torch 2.6 can't trace _replace.
+        tensors = LayerTensors(weight, bias, mean, var, *running)
+        return tensors, Config(config.instance, config.batch, config.eps, shares=True)
 
     def shares(self) -> tuple[Tensor, Tensor]:
         mean, var = self._sparse_shares().detach().double().unbind()

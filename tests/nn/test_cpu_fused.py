@@ -11,30 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from norm_layers import LAYOUTS, channels_last, make_layer
 from torch import nn
 
-from snzoo.nn import SparseSwitchNorm2d, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn import SparseSwitchNorm2d
 from snzoo.nn.backends import cpu_fused
 from snzoo.nn.functional import switch_norm
 
 pytest.importorskip("llvmlite", reason="needs the extra [fast]")
-LAYERS = {3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
 SHAPES = [(2, 3, 7), (1, 5, 40), (2, 3, 1, 1), (3, 100, 7, 7), (2, 33, 5, 41)]
 SHAPES += [(1, 8, 1, 3), (3, 64, 9, 31), (1, 257, 3, 3), (1, 2, 150, 150), (2, 4, 3, 5, 6)]
 
 
-def channels_last(x):
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
 def make(shape, dtype=torch.float32, **options):
-    layer = LAYERS[len(shape)](shape[1], **options).eval()
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter)
-    if layer.running_mean is not None:
-        nn.init.normal_(layer.running_mean)
-        nn.init.uniform_(layer.running_var, 0.5, 2)
-    return layer.to(dtype)
+    return make_layer(shape, **options).eval().to(dtype)
 
 
 def exact(layer, x, shortcut=None, relu=True):
@@ -56,15 +46,7 @@ def error(y, right):
     return ((y.double() - right).abs().max() / right.abs().max().clamp_min(1)).item()
 
 
-@pytest.fixture
-def threads():
-    """Return ``torch.set_num_threads``, which is undone."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("parameters", ["float32", "bfloat16"])
 @pytest.mark.parametrize("values", ["float32", "bfloat16"])
 @pytest.mark.parametrize("using_bn", [True, False])
@@ -85,7 +67,7 @@ def test_it_is_the_formula(shape, using_bn, values, parameters, layout):
         assert over.data_ptr() == x.data_ptr() and torch.equal(over, y)
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mean", [30, 1e3, 1e5])
 def test_a_far_mean_costs_no_accuracy(mean, layout):
     torch.manual_seed(0)
@@ -99,7 +81,7 @@ def test_a_far_mean_costs_no_accuracy(mean, layout):
         assert error(fused(layer, x), right) < 1e-5 + 3 * mean * 2**-24 * max(1, scale.item())
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_variance_keeps_its_precision_next_to_an_outlier(layout):
     """An outlier where distances are taken to is far from the mean, so the sums are repeated."""
     torch.manual_seed(0)
@@ -112,7 +94,7 @@ def test_a_variance_keeps_its_precision_next_to_an_outlier(layout):
     assert error(fused(layer, x), exact(layer, x)) < 1e-5
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_value_that_is_not_finite_stays_where_only_batch_statistics_are_mixed(layout):
     layer = make((2, 8, 9, 9))
     with torch.no_grad():
@@ -138,7 +120,7 @@ def test_parameters_of_another_dtype_or_size_are_left_to_torch():
 
 
 @pytest.mark.parametrize("layer", ["batch statistics", "shares"])
-def test_other_statistics_are_left_to_torch(layer):
+def test_other_statistics_and_gates_are_those_of_the_formula(layer):
     """Without running ones, BN statistics are the batch's; the gates of SSN are shares."""
     torch.manual_seed(0)
     if layer == "shares":
@@ -179,7 +161,7 @@ def test_any_shortcut_is_added(shortcut):
         assert error(layer.forward_relu(x, other), exact(layer, x, other)) < 1e-5
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("samples", [1, 3, 8])
 def test_the_number_of_threads_does_not_matter(samples, layout, threads):
     layer, x = make((samples, 40, 30, 31)), layout(torch.randn(samples, 40, 30, 31))
@@ -189,7 +171,7 @@ def test_the_number_of_threads_does_not_matter(samples, layout, threads):
         assert error(fused(layer, x), right) < 3e-6
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("samples, number", [(1, 4), (3, 2), (4, 3)])
 def test_no_thread_writes_over_what_another_one_reads(samples, number, layout, threads):
     """Several samples with parts of two threads would be wrong in each call, not by chance."""
@@ -202,7 +184,7 @@ def test_no_thread_writes_over_what_another_one_reads(samples, number, layout, t
         assert torch.equal(fused(layer, x.clone(), overwrite=True), right)
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("distance", [1.9, 2.1, 3.9])
 def test_sums_next_to_a_value_at_some_distance_are_exact(distance, layout):
     torch.manual_seed(0)

@@ -1,38 +1,22 @@
 """The compiled loops of a training step against the formula in float64."""
 
+import copy
 import importlib
 import threading
 
 import pytest
 import torch
+from norm_layers import LAYOUTS, channels_last, make_layer
 from torch import nn
 
-from snzoo.nn import SparseSwitchNorm2d, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snzoo.nn import SparseSwitchNorm2d
 from snzoo.nn.backends import cpu_fused
 from snzoo.nn.functional import switch_norm
 
 pytest.importorskip("llvmlite", reason="needs the extra [fast]")
-LAYERS = {3: SwitchNorm1d, 4: SwitchNorm2d, 5: SwitchNorm3d}
 # Channels last, samples of fewer than 2,048 values are left to the formula.
 SHAPES = [(3, 100, 7, 7), (2, 33, 5, 41), (3, 64, 9, 31), (1, 2, 50, 90), (5, 512, 2, 3)]
 SHAPES += [(2, 40, 3, 5, 6), (3, 65, 33)]
-
-
-def channels_last(x):
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-LAYOUTS = [torch.Tensor.contiguous, channels_last]
-
-
-def make(shape, *, training=True, using_bn=True):
-    layer = LAYERS[len(shape)](shape[1], using_bn=using_bn).train(training)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter)
-    if using_bn:
-        nn.init.normal_(layer.running_mean)
-        nn.init.uniform_(layer.running_var, 0.5, 2)
-    return layer
 
 
 def step(layer, x, grad):
@@ -68,21 +52,13 @@ def errors(found, right):
     ]
 
 
-@pytest.fixture
-def threads():
-    """Return ``torch.set_num_threads``, which is undone."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("values", ["float32", "bfloat16"])
 @pytest.mark.parametrize("training, using_bn", [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_is_the_formula_and_its_gradient(shape, training, using_bn, values, layout):
     torch.manual_seed(0)
-    layer = make(shape, training=training, using_bn=using_bn)
+    layer = make_layer(shape, using_bn=using_bn).train(training)
     x, grad = (layout(torch.randn(shape).to(getattr(torch, values))) for _ in range(2))
     right = exact(layer, x, grad)
     found = step(layer, x, grad)
@@ -95,12 +71,12 @@ def test_it_is_the_formula_and_its_gradient(shape, training, using_bn, values, l
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_running_statistics_are_those_of_the_formula(layout):
     torch.manual_seed(0)
-    layer, x = make((4, 50, 9, 9)), layout(torch.randn(4, 50, 9, 9) + torch.randn(4, 50, 1, 1))
+    layer, x = make_layer((4, 50, 9, 9)), torch.randn(4, 50, 9, 9) + torch.randn(4, 50, 1, 1)
     mean, var = layer.running_mean.double(), layer.running_var.double()
     tensors, config = layer.tensors_and_config()
     tensors = type(tensors)(*(t if t is None else t.double() for t in tensors))
     bn = switch_norm(x.double(), tensors, config)[1].batch_stats()
-    layer(x)
+    layer(layout(x))
     assert torch.allclose(layer.running_mean.double(), 0.9 * mean + 0.1 * bn[0][:, None], atol=1e-6)
     assert torch.allclose(layer.running_var.double(), 0.9 * var + 0.1 * bn[1][:, None], atol=1e-6)
 
@@ -109,7 +85,7 @@ def test_the_running_statistics_are_those_of_the_formula(layout):
 @pytest.mark.parametrize("mean", [30, 1e3])
 def test_a_far_mean_costs_no_accuracy(mean, layout):
     torch.manual_seed(0)
-    layer, x = make((3, 64, 20, 33)), layout(torch.randn(3, 64, 20, 33) + mean)
+    layer, x = make_layer((3, 64, 20, 33)), layout(torch.randn(3, 64, 20, 33) + mean)
     x[:, ::5, 0, 0] = 0  # next to which the mean is looked for
     grad = layout(torch.randn(x.shape))
     y, *gradients = errors(step(layer, x, grad), exact(layer, x, grad))
@@ -121,7 +97,7 @@ def test_a_far_mean_costs_no_accuracy(mean, layout):
 @pytest.mark.parametrize("samples", [1, 3, 8])
 def test_the_number_of_threads_does_not_matter(samples, layout, threads):
     torch.manual_seed(0)
-    layer, x = make((samples, 40, 30, 31)), layout(torch.randn(samples, 40, 30, 31))
+    layer, x = make_layer((samples, 40, 30, 31)), layout(torch.randn(samples, 40, 30, 31))
     grad = layout(torch.randn(x.shape))
     right = exact(layer, x, grad)
     for number in (1, 2, 3, 5):
@@ -146,7 +122,7 @@ def test_the_gates_of_sparse_sn_are_shares(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_input_may_need_no_gradient(layout):
-    layer, x = make((2, 64, 9, 9)), layout(torch.randn(2, 64, 9, 9))
+    layer, x = make_layer((2, 64, 9, 9)), layout(torch.randn(2, 64, 9, 9))
     grad = layout(torch.randn(x.shape))
     found = torch.autograd.grad(layer(x), list(layer.parameters()), grad)
     assert all(map(torch.equal, found, step(layer, x, grad)[2:]))
@@ -154,7 +130,7 @@ def test_the_input_may_need_no_gradient(layout):
 
 @pytest.mark.parametrize("grad", ["expanded", "other strides", "negative view", "zeros", "double"])
 def test_any_gradient_of_the_output(grad):
-    layer, x = make((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).requires_grad_()
+    layer, x = make_layer((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).requires_grad_()
     given = {
         "expanded": lambda: torch.randn(()).expand(x.shape),
         "other strides": lambda: channels_last(torch.randn(x.shape)),
@@ -162,15 +138,17 @@ def test_any_gradient_of_the_output(grad):
         "zeros": lambda: torch._efficientzerotensor(x.shape),
         "double": lambda: torch.randn(x.shape).double(),
     }[grad]()
-    y = layer(x)
-    found = y.grad_fn.apply(given) if grad == "double" else None  # autograd itself would convert it
-    found = found or torch.autograd.grad(y, x, given)
-    assert errors([y, found[0], *layer.parameters()], exact(layer, x, given))[1] < 1e-6
+    y, wanted = layer(x), [x, *layer.parameters()]
+    if grad == "double":  # autograd itself would convert it
+        found = [g for g in y.grad_fn.apply(given) if g is not None]
+    else:
+        found = torch.autograd.grad(y, wanted, given)
+    assert max(errors([y, *found], exact(layer, x, given))) < 2e-6
 
 
 @pytest.mark.parametrize("change", ["strides", "half", "slice"])
 def test_hooks_may_change_what_is_saved(change):
-    layer, x = make((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).half().float()
+    layer, x = make_layer((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).half().float()
     unpack = {
         "strides": lambda t: channels_last(t) if t.ndim == 4 else t,
         "half": lambda t: t.half() if t.shape == x.shape else t,
@@ -184,7 +162,7 @@ def test_hooks_may_change_what_is_saved(change):
 
 
 def test_what_is_kept_is_the_input_and_its_statistics():
-    layer, x = make((8, 64, 14, 14)), torch.randn(8, 64, 14, 14).requires_grad_()
+    layer, x = make_layer((8, 64, 14, 14)), torch.randn(8, 64, 14, 14).requires_grad_()
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         y = layer(x)
@@ -193,7 +171,7 @@ def test_what_is_kept_is_the_input_and_its_statistics():
 
 
 def test_a_gradient_can_be_taken_twice_and_of_itself():
-    layer, x = make((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).requires_grad_()
+    layer, x = make_layer((2, 64, 9, 9)), torch.randn(2, 64, 9, 9).requires_grad_()
     y = layer(x)
     first, second = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -203,10 +181,9 @@ def test_a_gradient_can_be_taken_twice_and_of_itself():
 
 
 def test_python_threads_run_at_once():
-    layer, xs = make((2, 64, 20, 20)), torch.randn(6, 2, 64, 20, 20)
+    layer, xs = make_layer((2, 64, 20, 20)), torch.randn(6, 2, 64, 20, 20)
+    layer.eval()  # in training mode, the running statistics depend on the order
     rights, wrong = [exact(layer, x, x) for x in xs], []
-    layer.eval()
-    rights = [exact(layer, x, x) for x in xs]
 
     def work(i):
         for _ in range(10):
@@ -221,13 +198,68 @@ def test_python_threads_run_at_once():
     assert wrong == []
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("using_bn", [True, False])
+def test_a_sample_that_is_not_finite_spoils_no_other_one(using_bn, layout):
+    """Without statistics of the batch, samples do not depend on each other."""
+    layer, x = make_layer((3, 64, 9, 9), using_bn=using_bn).eval(), torch.randn(3, 64, 9, 9)
+    grad = layout(torch.randn(x.shape))
+    x[1, 2, 3, 4] = torch.nan
+    y, to_x, *_ = step(layer, layout(x), grad)
+    right = exact(layer, x, grad)
+    for values, exact_values in ((y, right[0]), (to_x, right[1])):
+        assert not values[1].isfinite().all()
+        assert torch.allclose(values[::2].double(), exact_values[::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16, "meta"])
+def test_the_defaults_of_new_tensors_do_not_matter(default):
+    layer, x, grad = make_layer((4, 64, 9, 9)), *torch.randn(2, 4, 64, 9, 9)
+    other, right = copy.deepcopy(layer), exact(layer, x, grad)
+    layer(x)
+    before = torch.get_default_dtype()
+    try:
+        with torch.device("meta" if default == "meta" else "cpu"):
+            torch.set_default_dtype(before if default == "meta" else default)
+            y = other.forward(x.requires_grad_())
+            found = [y, *torch.autograd.grad(y, [x, *other.parameters()], grad)]
+    finally:
+        torch.set_default_dtype(before)
+    assert max(errors(found, right)) < 2e-6
+    for name, buffer in layer.named_buffers():
+        assert torch.equal(other.get_buffer(name), buffer)
+
+
+@pytest.mark.parametrize("tracking", [True, False])
+def test_statistics_of_the_batch_without_running_ones(tracking):
+    layer, x = make_layer((3, 64, 9, 9), track_running_stats=tracking), torch.randn(3, 64, 9, 9)
+    layer.train(tracking)
+    grad = torch.randn(x.shape)
+    assert max(errors(step(layer, x, grad), exact(layer, x, grad))) < 2e-6
+
+
+def test_where_the_gradient_can_not_be_compiled_torch_computes_it(monkeypatch):
+    layer, x, grad = make_layer((2, 64, 9, 9)), *torch.randn(2, 2, 64, 9, 9)
+    llvm = importlib.import_module("snzoo.llvm")
+    y = layer(x.requires_grad_())
+    monkeypatch.setattr(llvm, "compile_functions", _fail)
+    cpu_fused._load_kernel.cache_clear()
+    try:
+        found = [y, *torch.autograd.grad(y, [x, *layer.parameters()], grad)]
+    finally:
+        cpu_fused._load_kernel.cache_clear()
+    assert max(errors(found, exact(layer, x, grad))) < 1e-5
+
+
+def _fail(module, names):
+    raise RuntimeError("no such processor")
+
+
 def test_where_nothing_can_be_compiled_torch_computes_the_same(monkeypatch):
-    layer, x, grad = make((2, 64, 9, 9)), *torch.randn(2, 2, 64, 9, 9)
+    layer, x, grad = make_layer((2, 64, 9, 9)), *torch.randn(2, 2, 64, 9, 9)
 
-    def fail(module, names):
-        raise RuntimeError("no such processor")
-
-    monkeypatch.setattr(importlib.import_module("snzoo.llvm"), "compile_functions", fail)
+    llvm = importlib.import_module("snzoo.llvm")
+    monkeypatch.setattr(llvm, "compile_functions", _fail)
     cpu_fused._load_kernel.cache_clear()
     try:
         x.requires_grad_()

@@ -96,8 +96,11 @@ class Step(Protocol):
         tensors: LayerTensors,
         config: Config,
         needs_x: bool,
-    ) -> tuple[Tensor | None, Sequence[Tensor]]:
-        """Return the gradients of ``x``, if it is needed, and of the four flat parameters."""
+    ) -> tuple[Tensor | None, Sequence[Tensor]] | None:
+        """Return the gradients of ``x``, if it is needed, and of the four flat parameters.
+
+        None if this step is not for these arguments.
+        """
 
 
 class Backend(Passes, Protocol):

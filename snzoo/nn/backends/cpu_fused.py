@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from snzoo.nn._compat import is_traced
 from snzoo.nn.backends._layout import to_dense
 from snzoo.nn.backends.openmp import find_openmp
 from snzoo.nn.functional import Config, LayerTensors
@@ -26,7 +27,7 @@ PLAIN = Tensor, nn.Parameter  # a subclass may have no memory of its own
 # Fewer values than this are one thread's work, as for the operations of torch.
 GRAIN = 1 << 15
 Task = Literal["Inference", "Forward", "Backward"]
-Kernel = Callable[..., int]  # of the fields of cpu_kernels
+Run = Callable[..., int]  # of the fields of cpu_kernels
 
 
 def infer(
@@ -39,7 +40,7 @@ def infer(
 ) -> Tensor | None:
     """Return the layer's output, see :class:`snzoo.nn.backends.Backend`.
 
-    None if there are no loops for these arguments. ``x`` has at least one position.
+    None if there are no loops for these arguments.
 
     Raises:
         MemoryError: there is no memory for the statistics.
@@ -77,18 +78,21 @@ def forward(
     if kernel is None or parameters is None:
         return None
     out = torch.empty_like(x)
-    kept = torch.empty(2 * (samples * channels + samples + channels), dtype=torch.float64)
-    batch = tuple(torch.empty(channels) for _ in range(2 * config.batch))
+    # The layout is that of cpu_training. Defaults of torch for new tensors are the user's.
+    kept = x.new_empty(2 * (samples * channels + samples + channels), dtype=torch.float64)
+    batch = tuple(x.new_empty(channels, dtype=torch.float32) for _ in range(2 * config.batch))
     to = [t.data_ptr() for t in batch] or [0, 0]
-    fields = x.data_ptr(), out.data_ptr(), 0, *parameters, kept.data_ptr(), *to
+    fields = x.data_ptr(), out.data_ptr(), *parameters, kept.data_ptr(), *to
     _run(kernel, x, fields, config)
     return out, kept, batch
 
 
 def backward(
     grad: Tensor, x: Tensor, kept: Tensor, tensors: LayerTensors, config: Config, needs_x: bool
-) -> tuple[Tensor | None, list[Tensor]]:
+) -> tuple[Tensor | None, list[Tensor]] | None:
     """Return the gradient of ``x``, if it is needed, and those of the parameters, float32.
+
+    None if there are no loops for these arguments, as for gradients that a compiler traces.
 
     Args:
         grad: the gradient of the output.
@@ -99,6 +103,8 @@ def backward(
     Raises:
         MemoryError: there is no memory for the sums.
     """
+    if is_traced(grad):
+        return None
     x = to_dense(x if x.dtype in DTYPES else x.float())  # hooks may have changed what is saved
     if grad.dtype != x.dtype or grad.stride() != x.stride() or not _is_in_memory(grad):
         grad = torch.empty_like(x).copy_(grad)
@@ -107,10 +113,7 @@ def backward(
     kernel = _find_kernel("Backward", x, torch.float32)
     parameters = _addresses(flat, x.shape[1], config, torch.float32)
     if kernel is None or parameters is None:
-        raise RuntimeError(
-            "hooks of saved tensors replaced tensors of a SwitchNorm layer with others, which are "
-            "not in the memory of the CPU"
-        )
+        return None
     to_x = torch.empty_like(x) if needs_x else None
     grads = [torch.empty_like(t) for t in flat[:4] if t is not None]
     out = 0 if to_x is None else to_x.data_ptr()
@@ -119,7 +122,7 @@ def backward(
     return to_x, grads
 
 
-def _find_kernel(task: Task, x: Tensor, parameters: torch.dtype) -> Kernel | None:
+def _find_kernel(task: Task, x: Tensor, parameters: torch.dtype) -> Run | None:
     """Return the loops of a task for ``x``, or None if there are none."""
     is_contiguous = x.is_contiguous()
     if not (HAS_LLVM and x.dtype in DTYPES and _is_in_memory(x)):
@@ -130,7 +133,7 @@ def _find_kernel(task: Task, x: Tensor, parameters: torch.dtype) -> Kernel | Non
 
 
 def _run(
-    kernel: Kernel, x: Tensor, addresses: Sequence[int], config: Config, relu: bool = False
+    kernel: Run, x: Tensor, addresses: Sequence[int], config: Config, relu: bool = False
 ) -> None:
     samples, channels, *sides = x.shape
     failed = kernel(
@@ -157,7 +160,8 @@ def _has_channels_last(x: Tensor) -> bool:
 
 def _is_in_memory(t: Tensor) -> bool:
     plain = type(t) in PLAIN and t.layout == torch.strided and t.is_cpu
-    return plain and not t.is_neg() and t.data_ptr() != 0  # as it is for autograd's own zeros
+    # Zeros that autograd makes have no memory, and neither have tensors without values.
+    return plain and not t.is_neg() and t.data_ptr() != 0
 
 
 def _addresses(
@@ -180,7 +184,7 @@ def _addresses(
 @cache
 def _load_kernel(
     task: Task, values: torch.dtype, parameters: torch.dtype, channels_last: bool
-) -> Kernel | None:
+) -> Run | None:
     """Compile the loops, in some 0.1 s; return None, with a warning, where this is impossible."""
     openmp = find_openmp()
     if openmp is None or parameters not in DTYPES:
@@ -191,13 +195,13 @@ def _load_kernel(
         from snzoo.nn.backends.cpu_contiguous import Contiguous
         from snzoo.nn.backends.cpu_gradient import Backward
         from snzoo.nn.backends.cpu_inference import Inference
-        from snzoo.nn.backends.cpu_kernels import SIZES
+        from snzoo.nn.backends.cpu_kernels import NUMBERS, SIZES
         from snzoo.nn.backends.cpu_training import Forward
 
-        base = {"Inference": Inference, "Forward": Forward, "Backward": Backward}[task]
+        of_task = {"Inference": Inference, "Forward": Forward, "Backward": Backward}[task]
         layout = ChannelsLast if channels_last else Contiguous
         kinds = {torch.float32: FLOAT, torch.bfloat16: INT16}
-        kernel = type(task, (base, layout), {})(kinds[values], kinds[parameters], openmp)
+        kernel = type(task, (of_task, layout), {})(kinds[values], kinds[parameters], openmp)
         (address,) = compile_functions(kernel.module, ["run"])
     except Exception as error:  # what another version of llvmlite or a processor may raise
         logging.getLogger("snzoo").warning(
@@ -206,6 +210,6 @@ def _load_kernel(
             next(iter(str(error).splitlines()), type(error).__name__),
         )
         return None
-    pack = Struct(f"{len(base.ADDRESSES) + len(SIZES)}qd").pack
+    pack = Struct(f"{len(of_task.ADDRESSES) + len(SIZES)}q{len(NUMBERS)}d").pack
     run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)  # without the GIL
     return lambda *fields: run(pack(*fields))

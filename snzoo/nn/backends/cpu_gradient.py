@@ -22,7 +22,7 @@ from snzoo.llvm import (
     to_float,
     vector,
 )
-from snzoo.nn.backends.cpu_kernels import PARAMETERS
+from snzoo.nn.backends.cpu_kernels import ARRAYS, PARAMETERS
 from snzoo.nn.backends.cpu_training import Training
 
 COLUMNS = 6  # arrays (C,) of sums over samples that a gradient needs
@@ -30,14 +30,16 @@ NARROW = (8, 1)  # lanes where there are many sums at a time
 
 
 class Backward(Training):
-    """It computes the gradients of the parameters and, unless ``out`` is 0, that of the input."""
+    """The gradients of the parameters and, unless ``out`` is 0, that of the input."""
 
     ADDRESSES: ClassVar[tuple[str, ...]] = (
         *("x", "out", "grad", *PARAMETERS, "kept"),
         *("weight_grad", "bias_grad", "mean_grad", "var_grad"),
     )
     EXTRA_ROWS = COLUMNS // 2
-    COEFFICIENTS = 4
+    COEFFICIENTS = ARRAYS
+
+    columns: list[Value]  # the addresses of COLUMNS arrays (C,), see ``_reduce_samples``
 
     def compute(self, first: Value, last: Value) -> None:
         b = self.b
@@ -93,8 +95,7 @@ class Backward(Training):
             by_mean = b.fneg(b.fmul(scale, total))
             half = b.fmul(constant(scale.type, -0.5), b.fmul(scale, b.fmul(rstd, rstd)))
             by_var = b.fmul(half, centered)
-            at = self.sums_of(b.mul(n, self.parts))
-            for sums, value in zip(at, (by_mean, by_var), strict=True):
+            for sums, value in zip(self.sums_of_sample(n), (by_mean, by_var), strict=True):
                 store(b, value, sums, c)
             added = b.fmul(rstd, centered), total, by_mean, by_var
             products = [
@@ -117,17 +118,17 @@ class Backward(Training):
         b = self.b
 
         def add(width: int, c: Value, *totals: Value) -> list[Value]:
-            by_mean, by_var, *products = (
-                load(b, column, c, DOUBLE, width) for column in self.columns
-            )
+            columns = (load(b, column, c, DOUBLE, width) for column in self.columns)
+            by_mean, by_var, mean_in, mean_ln, var_in, var_ln = columns
             mean, var = self.find_bn(c, width)
-            products[2:2] = [b.fmul(by_mean, mean)]
-            products += [b.fmul(by_var, var)]
-            return [b.fadd(t, value) for t, value in zip(totals, products, strict=True)]
+            of_mean = mean_in, mean_ln, b.fmul(by_mean, mean)
+            of_var = var_in, var_ln, b.fmul(by_var, var)
+            return [b.fadd(t, value) for t, value in zip(totals, of_mean + of_var, strict=True)]
 
-        sums = sum_over(b, DOUBLE, size(0), self.channels, add, 6)
-        self._write_gate_gradients(self.mean_shares, sums[:3], self.mean_grad)
-        self._write_gate_gradients(self.var_shares, sums[3:], self.var_grad)
+        kinds = len(self.mean_shares)
+        sums = sum_over(b, DOUBLE, size(0), self.channels, add, 2 * kinds)
+        self._write_gate_gradients(self.mean_shares, sums[:kinds], self.mean_grad)
+        self._write_gate_gradients(self.var_shares, sums[kinds:], self.var_grad)
 
     def _write_gate_gradients(self, shares: list[Value], sums: list[Value], at: Value) -> None:
         """Write what the gradients of the shares, which are ``sums``, are for the gates."""
@@ -148,14 +149,14 @@ class Backward(Training):
         """Write the coefficients of ``a * grad + b * (x - near) + c``: a, b, c and near."""
         b = self.b
         from_ln = self._spread_over_channels(sample)
-        twice = b.fmul(constant(DOUBLE, 2), b.fmul(self.variance_factor, self.share))
+        of_var = b.fmul(constant(DOUBLE, 2), b.fmul(self.variance_factor, self.share))
 
         def write(width: int, c: Value) -> None:
             own, ln, bn, (_, mixed_var) = self._mix_of(sample, c, width)
             of_ln = [splat(b, value, width) for value in from_ln]
             pooled = (ln, of_ln), (bn, self._spread_over_samples(c, width))
             by_mean, by_var = self._gradients_of_in(sample, c, own[0], pooled)
-            near, factor = to_float(b, own[0]), to_float(b, b.fmul(by_var, splat(b, twice, width)))
+            near, factor = to_float(b, own[0]), to_float(b, b.fmul(by_var, splat(b, of_var, width)))
             offset = b.fmul(to_double(b, factor), b.fsub(to_double(b, near), own[0]))
             offset = b.fadd(b.fmul(by_mean, splat(b, self.share, width)), offset)
             scale = self._scale(c, mixed_var)[1]
@@ -168,7 +169,7 @@ class Backward(Training):
     def _spread_over_channels(self, sample: Value) -> list[Value]:
         """Return what each channel of a sample gets of the gradients of LN's mean and variance."""
         b, count = self.b, self.b.sitofp(self.channels, DOUBLE)
-        at = self.sums_of(b.mul(sample, self.parts))
+        at = self.sums_of_sample(sample)
 
         def add(width: int, c: Value, *totals: Value) -> list[Value]:
             values = (load(b, sums, c, DOUBLE, width) for sums in at)
@@ -183,12 +184,16 @@ class Backward(Training):
 
         They are 0 where BN statistics are the running ones.
         """
-        b, zero = self.b, constant(DOUBLE, 0)
+        b, zero = self.b, constant(vector(DOUBLE, width), 0)
         each = b.fdiv(constant(DOUBLE, 1), b.sitofp(self.samples, DOUBLE))
         shares = self.mean_shares[2], b.fmul(self.var_shares[2], self.bn_factor)
-        factors = (b.select(self.has_batch, b.fmul(of, each), zero) for of in shares)
+        factors = (b.fmul(of, each) for of in shares)
         return [
-            b.fmul(splat(b, factor, width), load(b, column, c, DOUBLE, width))
+            b.select(
+                self.has_batch,
+                b.fmul(splat(b, factor, width), load(b, column, c, DOUBLE, width)),
+                zero,
+            )
             for factor, column in zip(factors, self.columns[:2], strict=True)
         ]
 
@@ -198,7 +203,7 @@ class Backward(Training):
         ``pooled`` has the statistics of LN and of BN, each with their gradients.
         """
         b, width = self.b, lanes(mean)
-        at, shares = self.sums_of(b.mul(sample, self.parts)), (self.mean_shares, self.var_shares)
+        at, shares = self.sums_of_sample(sample), (self.mean_shares, self.var_shares)
         by_mean, by_var = (
             b.fmul(splat(b, of[0], width), load(b, sums, c, DOUBLE, width))
             for of, sums in zip(shares, at, strict=True)

@@ -1,9 +1,9 @@
-"""The task of a layer in evaluation mode on the CPU: ``x * scale + shift [+ shortcut] [ReLU]``."""
+"""The task of a layer in evaluation mode on the CPU."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 from snzoo.llvm import (
     DOUBLE,
@@ -24,37 +24,18 @@ from snzoo.nn.backends.cpu_kernels import INFINITY, PARAMETERS
 from snzoo.nn.backends.cpu_layout import Layout
 
 
-class Inference(Layout):
-    """It computes the output with running BN statistics."""
+class Normalization(Layout):
+    """The last pass of a task that writes a layer's output: ``x * scale + shift``."""
 
-    ADDRESSES: ClassVar[tuple[str, ...]] = ("x", "out", "shortcut", *PARAMETERS)
     COEFFICIENTS = 2
 
-    def compute(self, first: Value, last: Value) -> None:
-        b, one = self.b, constant(DOUBLE, 1)
-        self.set_floor()
-        shares = self.mean_shares, self.var_shares
-        only_running = [b.fcmp_ordered("==", bn, one) for _, _, bn in shares]
-        needs_sums = b.not_(b.and_(*only_running))
-        with b.if_then(needs_sums):
-            self.sum_moments(first, last)
-        self.wait_for_team()
-        self.join_moments(needs_sums)
-        self.write(first, last)
-
-    def set_floor(self) -> None:
-        """Set the least value of the output: 0, or with no ReLU that of any."""
-        b, zero, none = self.b, constant(FLOAT, 0), constant(FLOAT, -INFINITY)
-        self.floor = b.select(b.icmp_signed("!=", self.relu, size(0)), zero, none)
-
+    @abstractmethod
     def find_ln(self, sample: Value) -> tuple[Value, Value]:
         """Return the LN mean and variance of a sample."""
-        return self.pool_channels(*self.statistics_of(sample))
 
+    @abstractmethod
     def find_bn(self, channel: Value, width: int) -> tuple[Value, Value]:
         """Return the BN means and variances of ``width`` channels."""
-        mean, var = self.running_mean, self.running_var
-        return self.parameter(mean, channel, width), self.parameter(var, channel, width)
 
     def prepare(self, sample: Value, start: Value, stop: Value) -> None:
         """Write ``scale`` and ``shift``."""
@@ -75,6 +56,41 @@ class Inference(Layout):
 
         for_lanes(b, start, stop, write)
 
+    def put(self, index: Value, coefficients: list[Value], with_shortcut: bool) -> None:
+        self.store_to(self.out, self.normalize(index, *coefficients), index)
+
+    def normalize(self, index: Value, scale: Value, shift: Value) -> Value:
+        """Return values of the layer's output from the ``index``-th on."""
+        x = self.load_from(self.x, index, lanes(scale))
+        return call_intrinsic(self.b, "fmuladd", x, scale, shift)
+
+
+class Inference(Normalization):
+    """The output of a layer with running BN statistics [+ shortcut] [ReLU]."""
+
+    ADDRESSES = ("x", "out", "shortcut", *PARAMETERS)
+
+    floor: Value  # the least value of the output
+
+    def compute(self, first: Value, last: Value) -> None:
+        b, zero, one = self.b, constant(FLOAT, 0), constant(DOUBLE, 1)
+        has_relu = b.icmp_signed("!=", self.relu, size(0))
+        self.floor = b.select(has_relu, zero, constant(FLOAT, -INFINITY))
+        shares = self.mean_shares, self.var_shares
+        only_running = [b.fcmp_ordered("==", bn, one) for _, _, bn in shares]
+        needs_sums = b.not_(b.and_(*only_running))
+        with b.if_then(needs_sums):
+            self.sum_moments(first, last)
+        self.wait_for_team()
+        self.join_moments(needs_sums)
+        self.write(first, last)
+
+    def find_ln(self, sample: Value) -> tuple[Value, Value]:
+        return self.pool_channels(*self.statistics_of(sample))
+
+    def find_bn(self, channel: Value, width: int) -> tuple[Value, Value]:
+        return self.find_running(channel, width)
+
     def for_variants(self, emit: Callable[[bool], None]) -> None:
         with self.b.if_else(self.is_given(self.shortcut)) as (given, absent):
             with given:
@@ -83,11 +99,9 @@ class Inference(Layout):
                 emit(False)
 
     def put(self, index: Value, coefficients: list[Value], with_shortcut: bool) -> None:
-        b, (scale, shift) = self.b, coefficients
-        width = lanes(scale)
-        y = call_intrinsic(b, "fmuladd", self.load_from(self.x, index, width), scale, shift)
+        b, y = self.b, self.normalize(index, *coefficients)
         if with_shortcut:
-            y = b.fadd(y, self.load_from(self.shortcut, index, width))
-        floor = splat(b, self.floor, width)
+            y = b.fadd(y, self.load_from(self.shortcut, index, lanes(y)))
+        floor = splat(b, self.floor, lanes(y))
         y = b.select(b.fcmp_ordered("<", y, floor), floor, y)  # NaN stays
         self.store_to(self.out, y, index)

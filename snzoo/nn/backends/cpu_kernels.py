@@ -51,7 +51,9 @@ SIZES = ("samples", "channels", "positions", "threads", "instance", "batch", "lo
 NUMBERS = ("eps",)
 PARAMETERS = ("weight", "bias", "mean_weight", "var_weight", "running_mean", "running_var")
 
+ARRAYS = 4  # of floats: as many bytes as two of doubles
 INFINITY = float("inf")
+TRUE = ir.Constant(ir.IntType(1), 1)
 
 
 class Kernel(ABC):
@@ -63,11 +65,13 @@ class Kernel(ABC):
     """
 
     ADDRESSES: ClassVar[tuple[str, ...]]
-    EXTRA_ROWS: ClassVar[int] = 0  # of 2C doubles, in ``extra``, which the threads share
-    COEFFICIENTS: ClassVar[int]  # arrays that the last pass reads
+    EXTRA_ROWS: ClassVar[int] = 0
+    COEFFICIENTS: ClassVar[int]  # how many of the arrays the last pass reads
 
     statistics: Value  # the address of the IN means and variances (C,) of each sample
     stride: Value  # from those of a sample to those of the next one, in doubles
+    arrays: list[Value]  # the addresses of ARRAYS arrays (C,) of floats, of this thread alone
+    extra: Value  # the address of EXTRA_ROWS · 2C doubles, which the threads share
 
     def __init__(self, values: Type, parameters: Type, openmp: OpenMP) -> None:
         self.values, self.parameters, self._openmp = values, parameters, openmp
@@ -125,7 +129,7 @@ class Kernel(ABC):
             call_at(b, self._openmp.barrier, ir.VoidType())
 
     def _divide_memory(self) -> None:
-        """Divide the memory: sums of each part of a sample, arrays of each thread, and the rest."""
+        """Divide the memory: two sums of each part of a sample, ``arrays``, and ``extra``."""
         b, c = self.b, self.channels
         self.stride = b.mul(b.mul(c, size(2)), self.parts)
         self.statistics = self.scratch
@@ -134,7 +138,7 @@ class Kernel(ABC):
             address(b, self.scratch, b.mul(b.mul(c, size(2)), b.add(rows, more)), DOUBLE)
             for more in (self.thread, self.threads)
         )
-        self.arrays = [address(b, memory, b.mul(c, size(i)), FLOAT) for i in range(4)]
+        self.arrays = [address(b, memory, b.mul(c, size(i)), FLOAT) for i in range(ARRAYS)]
 
     def _add_run(self, work: Any) -> None:
         """Add the function that has a team of threads run ``work``, with memory for it.
@@ -207,7 +211,7 @@ class Kernel(ABC):
         b = self.b
         at_bn = b.select(self.has_bn, b.add(self.instance, size(1)), size(0))
         read = [self.parameter(gates, at) for at in (size(0), self.instance, at_bn)]
-        there = self.has_in, ir.Constant(ir.IntType(1), 1), self.has_bn
+        there = self.has_in, TRUE, self.has_bn
         zero, never = constant(DOUBLE, 0), constant(DOUBLE, -INFINITY)
         logits = [
             b.select(is_there, gate, never) for is_there, gate in zip(there, read, strict=True)
@@ -229,6 +233,11 @@ class Kernel(ABC):
         """Return ``width`` values of a parameter as doubles."""
         return to_double(self.b, _load_floats(self.b, base, index, self.parameters, width))
 
+    def find_running(self, channel: Value, width: int) -> tuple[Value, Value]:
+        """Return the running means and variances of ``width`` channels."""
+        mean, var = self.running_mean, self.running_var
+        return self.parameter(mean, channel, width), self.parameter(var, channel, width)
+
     def load_from(self, base: Value, index: Value, width: int = 1) -> Value:
         """Return ``width`` values of an activation as floats."""
         return _load_floats(self.b, base, index, self.values, width)
@@ -242,6 +251,10 @@ class Kernel(ABC):
         b = self.b
         total = address(b, self.scratch, b.mul(b.mul(row, self.channels), size(2)), DOUBLE)
         return total, address(b, total, self.channels, DOUBLE)
+
+    def sums_of_sample(self, sample: Value) -> tuple[Value, Value]:
+        """Return the addresses of the sums of a sample's first part."""
+        return self.sums_of(self.b.mul(sample, self.parts))
 
     def statistics_of(self, sample: Value) -> tuple[Value, Value]:
         """Return the addresses of the IN means and variances (C,) of a sample."""

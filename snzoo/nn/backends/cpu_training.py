@@ -20,12 +20,17 @@ from snzoo.llvm import (
     to_float,
     vector,
 )
-from snzoo.nn.backends.cpu_inference import Inference
+from snzoo.nn.backends.cpu_inference import Normalization
+from snzoo.nn.backends.cpu_kernels import PARAMETERS, TRUE
 from snzoo.nn.backends.cpu_layout import Layout
 
 
 class Training(Layout):
     """Where the statistics are that a step keeps for its gradient."""
+
+    ln: Value  # the addresses of the statistics of LN and of BN
+    bn: Value
+    bn_factor: Value  # unbiased / biased BN variance; 1 with IN
 
     def place_statistics(self) -> None:
         b, c = self.b, self.channels
@@ -52,18 +57,17 @@ class Training(Layout):
         return mean, var
 
 
-class Forward(Training, Inference):
-    """It computes the output, and with ``batch`` the BN statistics of the input."""
+class Forward(Training, Normalization):
+    """The output of a layer, and with ``batch`` the BN statistics of its input."""
 
-    ADDRESSES = (*Inference.ADDRESSES, "kept", "batch_mean", "batch_var")
+    ADDRESSES = ("x", "out", *PARAMETERS, "kept", "batch_mean", "batch_var")
 
     def compute(self, first: Value, last: Value) -> None:
         b = self.b
-        self.set_floor()
         self.place_statistics()
         self.sum_moments(first, last)
         self.wait_for_team()
-        self.join_moments(b.not_(constant(self.has_in.type, 0)))
+        self.join_moments(TRUE)
         loop(b, *self.own_part(self.samples), self._write_ln)
         with b.if_else(self.has_batch) as (batch, running):
             for block, write in ((batch, self._write_batch), (running, self._write_running)):
@@ -83,7 +87,7 @@ class Forward(Training, Inference):
         store(self.b, var, self.bn, self.b.add(self.channels, c))
 
     def _write_running(self, width: int, c: Value) -> None:
-        self._write_bn(c, *Inference.find_bn(self, c, width))
+        self._write_bn(c, *self.find_running(c, width))
 
     def _write_batch(self, width: int, c: Value) -> None:
         b, zero = self.b, constant(vector(DOUBLE, width), 0)
