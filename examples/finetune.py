@@ -48,6 +48,8 @@ def main() -> None:
     train = ImageFolder(args.data / "train", augment)
     validation = ImageFolder(args.data / split, to_input)
     batches = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, num_workers=2)
+    if not batches:
+        raise SystemExit(f"{len(train)} photos are fewer than --batch-size: make it smaller")
     held_out = DataLoader(validation, args.batch_size, num_workers=2)
 
     # Norms, biases and SN's gates have no weight decay.

@@ -196,7 +196,8 @@ def describe_plan(plan: Plan, config: TrainingConfig) -> Iterator[str]:
     yield f"network     {plan.name}, {plan.num_classes:,} {kind}, from {start}"
     yield f"training    {plan.train.description}"
     yield f"validation  {plan.validation.description}"
-    yield f"recipe      {plan.recipe_name}{f', except {names}' if names else ''}"
+    scaled = f"; lr {recipe.lr:g}, scaled with batch_size" if _scales_lr(config) else ""
+    yield f"recipe      {plan.recipe_name}{f', except {names}' if names else ''}{scaled}"
     at_a_time = f", {recipe.images_per_gpu} at a time" if recipe.images_per_gpu else ""
     yield (
         f"steps       {plan.steps:,}: {recipe.epochs} epochs of {plan.steps_per_epoch:,}, with "
@@ -204,11 +205,16 @@ def describe_plan(plan: Plan, config: TrainingConfig) -> Iterator[str]:
     )
 
 
+def _scales_lr(config: TrainingConfig) -> bool:
+    """Return whether the learning rate follows from another batch size than the recipe's."""
+    return "batch_size" in config.overrides and "lr" not in config.overrides
+
+
 def describe_recipe(plan: Plan, config: TrainingConfig) -> Iterator[str]:
     """Yield a line for each value of the recipe."""
     for name, value in dataclasses.asdict(plan.recipe).items():
         text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         mark = "  (given)" if name in config.overrides else ""
-        if name == "lr" and "batch_size" in config.overrides and not mark:
+        if name == "lr" and _scales_lr(config):
             mark = "  (scaled with batch_size)"
         yield f"  {name:<21} {'none' if value is None else text}{mark}".rstrip()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snzoo.nn import backends
-from snzoo.nn._compat import is_batched_gradient, is_jit_tracing
+from snzoo.nn._compat import is_batched_gradient, is_jit_tracing, is_traced
 from snzoo.nn.backends import Passes
 from snzoo.nn.backends import torch as torch_passes
 from snzoo.nn.backends._layout import add_relu_, are_alike
@@ -45,10 +45,12 @@ def normalize(
         # On two devices the plain formula raises; a kernel would read invalid memory.
         backend = select(x) if tensors.weight.device == x.device else None
         if backend is None:
+            if not is_traced(x):
+                tensors = _keep_running(x, tensors)
             y, mixture = switch_norm(x, tensors, config)
             batch = mixture.batch_stats()
         elif config.batch or _needs_gradient(x, *tensors):
-            y, batch = _apply(x, tensors, config, backend)
+            y, batch = _apply(x, _keep_running(x, tensors), config, backend)
         else:
             if config.shares:  # backends take logits
                 mean, var = to_logits(tensors.mean_weight), to_logits(tensors.var_weight)
@@ -98,11 +100,30 @@ def _needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def _keep_running(x: Tensor, tensors: LayerTensors) -> LayerTensors:
+    """Return ``tensors`` with copies of the running statistics, if a gradient needs them.
+
+    A training step may change them before the backward pass.
+    """
+    if tensors.running_mean is None or not _needs_gradient(x, *tensors):
+        return tensors
+    weight, bias, mean_weight, var_weight, *running = tensors
+    copies = (None if t is None else t.clone() for t in running)
+    return LayerTensors(weight, bias, mean_weight, var_weight, *copies)
+
+
 def _like(x: Tensor, other: Tensor) -> Tensor:
     """Return ``other`` in the layout and the dtype of ``x``."""
     if other.stride() == x.stride() and other.dtype == x.dtype:
         return other
     return torch.empty_like(x).copy_(other)
+
+
+def _as(parameter: Tensor, grad: Tensor) -> Tensor:
+    """Return ``grad`` in the shape and the dtype of a parameter."""
+    if grad.shape == parameter.shape and grad.dtype == parameter.dtype:
+        return grad
+    return grad.view_as(parameter).to(parameter.dtype)
 
 
 class _PassByPass:
@@ -162,11 +183,12 @@ class _SwitchNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, config: Config, passes: Passes, *tensors: Any) -> Any:
         ctx.save_for_backward(x, *tensors)
+        layer = LayerTensors(*tensors)
         step = backends.select_step(passes, config)
-        found = step.forward(x, LayerTensors(*tensors), config) if step else None
+        found = step.forward(x, layer, config) if step else None
         if found is None:
             step = _PassByPass(passes)
-            found = step.forward(x, LayerTensors(*tensors), config)
+            found = step.forward(x, layer, config)
         y, ctx.kept, batch = found
         ctx.step, ctx.config = step, config
         ctx.mark_non_differentiable(*batch)
@@ -190,7 +212,7 @@ class _SwitchNormFunction(torch.autograd.Function):
         if found is None:
             return _plain_gradient(ctx, grad, x, tensors)
         to_x, flat = found
-        grads = (g.view_as(t).to(t.dtype) for g, t in zip(flat, tensors[:4], strict=True))
+        grads = (_as(t, g) for t, g in zip(tensors[:4], flat, strict=True))
         return to_x, None, None, *grads, None, None
 
 

@@ -43,6 +43,11 @@ class SwitchNorm(nn.Module):
         super().__init__()
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
+        if using_moving_average and not 0 <= momentum <= 1:
+            raise ValueError(
+                "momentum is the share of the running statistics that a step keeps: 0 to 1, got "
+                f"{momentum}"
+            )
         if bias_correction and not (using_moving_average and 0 <= momentum < 1):
             raise ValueError(
                 "bias_correction is for moving averages: it needs using_moving_average=True and "
@@ -148,8 +153,8 @@ class SwitchNorm(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         # In torch.jit.trace a size is a tensor, and a comparison would fix it.
-        right_channels = is_jit_tracing() or x.shape[1] == self.num_features
-        if x.ndim not in self.input_ranks or not right_channels:
+        right_rank = x.ndim in self.input_ranks
+        if not right_rank or not (is_jit_tracing() or x.shape[1] == self.num_features):
             raise ValueError(
                 f"{type(self).__name__} expects {self.input_format} with C = "
                 f"{self.num_features}, got shape {tuple(x.shape)}"
@@ -182,6 +187,9 @@ def _move_average(running: Tensor, batch: Tensor, share: float | Tensor) -> None
 
     A share of a batch's variance fits float16 where the variance itself may not.
     """
+    if running.dtype == batch.dtype and isinstance(share, float):
+        running.lerp_(batch, share)
+        return
     wide = torch.promote_types(running.dtype, batch.dtype)
     share = share.to(wide) if isinstance(share, Tensor) else share
     if wide == running.dtype:
@@ -265,8 +273,9 @@ class SwitchNorm2d(SwitchNorm):
         - ``running_mean``, ``running_var``: (1, C, 1), starting at 0.
 
     Raises:
-        ValueError: for ``num_features`` below 1, or ``bias_correction`` without moving
-            averages; from ``forward``, for an input of another rank, channel count or dtype.
+        ValueError: for ``num_features`` below 1, ``momentum`` outside 0 to 1, or
+            ``bias_correction`` without moving averages; from ``forward``, for an input of another
+            rank, channel count or dtype.
     """
 
     input_ranks = (4,)

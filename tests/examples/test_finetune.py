@@ -18,20 +18,35 @@ def test_the_example_is_short():
     assert len(SCRIPT.read_text().splitlines()) < 80
 
 
-@pytest.mark.slow
-def test_it_learns_and_the_checkpoint_describes_itself(tmp_path):
-    for split, count in (("train", 12), ("validation", 4)):
+def make_photos(folder, counts):
+    for split, count in counts.items():
         for channel, name in ((0, "apple"), (2, "plum")):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             for i in range(count):
                 rng = np.random.default_rng([len(split), channel, i])
                 pixels = rng.integers(0, 120, (60, 70, 3), dtype=np.uint8)
                 pixels[:, :, channel] += 120
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    options = ["--pretrained", "--epochs", "5", "--batch-size", "6"]
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def run(folder, *options):
     command = [sys.executable, SCRIPT, "data", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+@pytest.mark.slow
+def test_fewer_photos_than_a_batch_are_an_error(tmp_path):
+    make_photos(tmp_path / "data", {"train": 5, "val": 1})
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "10 photos are fewer than --batch-size: make it smaller\n"
+    assert not (tmp_path / "finetuned.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_it_learns_and_the_checkpoint_describes_itself(tmp_path):
+    make_photos(tmp_path / "data", {"train": 12, "validation": 4})
+    done = run(tmp_path, "--pretrained", "--epochs", "5", "--batch-size", "6")
     assert done.returncode == 0, done.stderr
     assert "epoch 5: validation 8/8" in done.stdout
     best = tmp_path / "finetuned.safetensors"

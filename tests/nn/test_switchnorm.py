@@ -129,7 +129,9 @@ def test_half_precision_keeps_float32_statistics():
     [
         (SwitchNorm2d(4), (2, 5, 3, 3), "(N, C, H, W) with C = 4, got shape (2, 5, 3, 3)"),
         (SwitchNorm2d(4), (2, 4, 3), "(N, C, H, W) with C = 4, got shape (2, 4, 3)"),
+        (SwitchNorm2d(4), (), "(N, C, H, W) with C = 4, got shape ()"),
         (SwitchNorm1d(4), (2, 4, 3, 3), "(N, C) or (N, C, L) with C = 4"),
+        (SwitchNorm1d(4), (4,), "(N, C) or (N, C, L) with C = 4, got shape (4,)"),
     ],
 )
 def test_wrong_shapes_say_what_was_expected(layer, shape, expected):
@@ -193,6 +195,13 @@ def test_bias_correction_is_adams_and_evaluates_early(layer, shape):
     assert corrected.num_batches_tracked == 20
     error, wrong = ((each.eval()(x) - y).abs().mean() for each in (corrected, published))
     assert error < wrong / 2
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 5])
+def test_momentum_is_a_share(momentum):
+    with pytest.raises(ValueError, match=f"a step keeps: 0 to 1, got {momentum}"):
+        SwitchNorm2d(3, momentum=momentum)
+    SwitchNorm2d(3, momentum=momentum, using_moving_average=False)  # it is not used
 
 
 @pytest.mark.parametrize("options", [{"using_moving_average": False}, {"momentum": 1.0}])

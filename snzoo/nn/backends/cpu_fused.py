@@ -73,8 +73,7 @@ def forward(
     """
     samples, channels = x.shape[:2]
     kernel = _find_kernel("Forward", x, torch.float32)
-    tensors = tensors.flat(torch.float32)
-    parameters = _addresses(tensors, channels, config, torch.float32)
+    tensors, parameters = _make_readable(tensors, channels, config)
     if kernel is None or parameters is None:
         return None
     out = torch.empty_like(x)
@@ -108,14 +107,12 @@ def backward(
     x = to_dense(x if x.dtype in DTYPES else x.float())  # hooks may have changed what is saved
     if grad.dtype != x.dtype or grad.stride() != x.stride() or not _is_in_memory(grad):
         grad = torch.empty_like(x).copy_(grad)
-    contiguous = (t if t is None else t.contiguous() for t in tensors.flat(torch.float32))
-    flat = LayerTensors(*contiguous)  # type: ignore[arg-type]
     kernel = _find_kernel("Backward", x, torch.float32)
-    parameters = _addresses(flat, x.shape[1], config, torch.float32)
+    tensors, parameters = _make_readable(tensors, x.shape[1], config)
     if kernel is None or parameters is None:
         return None
     to_x = torch.empty_like(x) if needs_x else None
-    grads = [torch.empty_like(t) for t in flat[:4] if t is not None]
+    grads = [torch.empty_like(t) for t in tensors[:4] if t is not None]
     out = 0 if to_x is None else to_x.data_ptr()
     fields = x.data_ptr(), out, grad.data_ptr(), *parameters, kept.data_ptr()
     _run(kernel, x, (*fields, *(t.data_ptr() for t in grads)), config)
@@ -179,6 +176,21 @@ def _addresses(
         else:
             return None
     return found
+
+
+def _make_readable(
+    tensors: LayerTensors, channels: int, config: Config
+) -> tuple[LayerTensors, list[int] | None]:
+    """Return the tensors, or copies of them, and their addresses, float32 and contiguous.
+
+    The addresses are None if there is one that is not in memory.
+    """
+    found = _addresses(tensors, channels, config, torch.float32)
+    if found is None:
+        contiguous = (t if t is None else t.contiguous() for t in tensors.flat(torch.float32))
+        tensors = LayerTensors(*contiguous)  # type: ignore[arg-type]
+        found = _addresses(tensors, channels, config, torch.float32)
+    return tensors, found
 
 
 @cache
