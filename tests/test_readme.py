@@ -100,6 +100,20 @@ def test_the_operators_speeds_are_those_that_were_measured():
     assert f"what is kept for the backward pass is {share:.0%}" in " ".join(README.split())
 
 
+def test_the_page_of_the_operator_has_the_speeds_that_were_measured():
+    page = " ".join((ROOT / "docs" / "operator.md").read_text().split())
+
+    def speeds(name, part):
+        rows = results(f"normalization-{name}-2core-cpu.json")["comparisons"]
+        return [row["speed"]["bn"]["median"] for row in rows if row["part"] == part]
+
+    times = [1 / speed for speed in speeds("compiled", "networks")]
+    assert f"takes {min(times):.2f} to {max(times):.2f} times as long as with batch norm" in page
+    assert f"training has {speeds('bf16', 'networks-training')[0]:.2f} of that speed" in page
+    small = speeds("small", "networks-training")[0]
+    assert f"of 64×64 has [{small:.2f} of the speed]" in page
+
+
 def test_the_speeds_of_servers_are_those_that_were_measured():
     rows = results("serving-2core-cpu.json")["comparison"]
     titles = {"resnet18v1_sn_clothing": "demo network, 128×128"}
