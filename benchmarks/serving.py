@@ -132,10 +132,10 @@ def started(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes],
         finally:
             with suppress(ProcessLookupError):  # it ended before it answered
                 os.killpg(process.pid, signal.SIGTERM)
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+                # What the server started may go on computing beside the next one.
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> bool:
