@@ -9,7 +9,7 @@ from snzoo.nn import backends
 from snzoo.nn._compat import is_batched_gradient, is_jit_tracing, is_traced
 from snzoo.nn.backends import Passes
 from snzoo.nn.backends import torch as torch_passes
-from snzoo.nn.backends._layout import add_relu_, are_alike
+from snzoo.nn.backends._layout import add_relu_, are_alike, lay_out_like
 from snzoo.nn.functional import (
     Config,
     LayerTensors,
@@ -112,13 +112,6 @@ def _keep_running(x: Tensor, tensors: LayerTensors) -> LayerTensors:
     return LayerTensors(weight, bias, mean_weight, var_weight, *copies)
 
 
-def _like(x: Tensor, other: Tensor) -> Tensor:
-    """Return ``other`` in the layout and the dtype of ``x``."""
-    if other.stride() == x.stride() and other.dtype == x.dtype:
-        return other
-    return torch.empty_like(x).copy_(other)
-
-
 def _as(parameter: Tensor, grad: Tensor) -> Tensor:
     """Return ``grad`` in the shape and the dtype of a parameter."""
     if grad.shape == parameter.shape and grad.dtype == parameter.dtype:
@@ -155,7 +148,7 @@ class _PassByPass:
     ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         mean, mixture = kept
         dtype, x = x.dtype, self._passes.prepare(x)
-        grad = _like(x, grad)
+        grad = lay_out_like(x, grad)
         total, centered = self._passes.gradient_sums(grad, x, mixture.mean)
         mixing = backends.select_mixing(self._passes, config)
         (a, b, c), grads = mixing.gradient_coefficients(

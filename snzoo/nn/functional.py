@@ -46,6 +46,11 @@ class LayerTensors(NamedTuple):
             None if running_var is None else _flat(running_var, dtype),
         )
 
+    def sizes(self, channels: int, config: "Config") -> tuple[int, ...]:
+        """Return the numbers of values that the tensors of a layer of ``channels`` have."""
+        gates = config.instance + 1 + (config.batch or self.running_mean is not None)
+        return channels, channels, gates, gates, channels, channels
+
 
 def _flat(values: Tensor, dtype: torch.dtype | None) -> Tensor:
     values = values if values.ndim == 1 else values.reshape(-1)

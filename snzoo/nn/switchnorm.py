@@ -187,9 +187,6 @@ def _move_average(running: Tensor, batch: Tensor, share: float | Tensor) -> None
 
     A share of a batch's variance fits float16 where the variance itself may not.
     """
-    if running.dtype == batch.dtype and isinstance(share, float):
-        running.lerp_(batch, share)
-        return
     wide = torch.promote_types(running.dtype, batch.dtype)
     share = share.to(wide) if isinstance(share, Tensor) else share
     if wide == running.dtype:

@@ -26,6 +26,15 @@ def are_alike(x: Tensor, other: Tensor) -> bool:
     return (x.shape, x.dtype, x.device) == (other.shape, other.dtype, other.device)
 
 
+def lay_out_like(x: Tensor, other: Tensor) -> Tensor:
+    """Return ``other``, of the shape of ``x``, in the layout and the dtype of ``x``."""
+    if other.shape != x.shape:
+        raise ValueError(f"expected the shape of x, {tuple(x.shape)}, got {tuple(other.shape)}")
+    if other.stride() == x.stride() and other.dtype == x.dtype:
+        return other
+    return torch.empty_like(x).copy_(other)
+
+
 def add_relu_(y: Tensor, shortcut: Tensor | None) -> Tensor:
     """Return ``relu(y [+ shortcut])``, written over ``y`` where its dtype and shape allow it."""
     if shortcut is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from snzoo.nn._compat import is_traced
-from snzoo.nn.backends._layout import to_dense
+from snzoo.nn.backends._layout import lay_out_like, to_dense
 from snzoo.nn.backends.openmp import find_openmp
 from snzoo.nn.functional import Config, LayerTensors
 
@@ -47,15 +47,14 @@ def infer(
     """
     dtype = tensors.weight.dtype
     kernel = None if config.batch else _find_kernel("Inference", x, dtype)
-    parameters = _addresses(tensors, x.shape[1], config, dtype)
+    parameters = kernel and _addresses(tensors, x.shape[1], config, dtype)
     if kernel is None or parameters is None:
         return None
     out = x if overwrite else torch.empty_like(x)
     if shortcut is not None:
         if shortcut.shape != x.shape or shortcut.dtype != x.dtype or not _is_in_memory(shortcut):
             return None
-        if shortcut.stride() != x.stride():
-            shortcut = torch.empty_like(x).copy_(shortcut)
+        shortcut = lay_out_like(x, shortcut)
     added = 0 if shortcut is None else shortcut.data_ptr()
     _run(kernel, x, (x.data_ptr(), out.data_ptr(), added, *parameters), config, relu)
     return out
@@ -73,8 +72,10 @@ def forward(
     """
     samples, channels = x.shape[:2]
     kernel = _find_kernel("Forward", x, torch.float32)
+    if kernel is None:
+        return None
     tensors, parameters = _make_readable(tensors, channels, config)
-    if kernel is None or parameters is None:
+    if parameters is None:
         return None
     out = torch.empty_like(x)
     # The layout is that of cpu_training. Defaults of torch for new tensors are the user's.
@@ -165,10 +166,8 @@ def _addresses(
     tensors: LayerTensors, channels: int, config: Config, dtype: torch.dtype
 ) -> list[int] | None:
     """Return the addresses of the tensors; None if the loops can't read one of them."""
-    gates = config.instance + 1 + (config.batch or tensors.running_mean is not None)
     found = []
-    sizes = channels, channels, gates, gates, channels, channels
-    for t, size in zip(tensors, sizes, strict=True):
+    for t, size in zip(tensors, tensors.sizes(channels, config), strict=True):
         if t is None:
             found.append(0)
         elif _is_in_memory(t) and t.is_contiguous() and t.dtype is dtype and t.numel() == size:

@@ -15,7 +15,7 @@ from torch import Tensor
 from snzoo.nn.backends import triton_kernels as kernels
 from snzoo.nn.backends import triton_mix as mix
 from snzoo.nn.backends import triton_mix_backward as mix_backward
-from snzoo.nn.backends._layout import to_dense
+from snzoo.nn.backends._layout import lay_out_like, to_dense
 from snzoo.nn.functional import Config, LayerTensors, Mixture, Statistics, num_positions
 
 # Elements of a tile: 16 for each of the 128 threads of four warps. These are two 16-byte loads
@@ -103,9 +103,7 @@ def _in_rows(tensors: LayerTensors, channels: int, config: Config) -> LayerTenso
     Raises:
         ValueError: one of them has another number of values than the layer needs.
     """
-    with_bn = config.batch or tensors.running_mean is not None
-    gates = config.instance + 1 + with_bn
-    sizes = channels, channels, gates, gates, channels, channels
+    sizes = tensors.sizes(channels, config)
     for name, t, size in zip(tensors._fields, tensors, sizes, strict=True):
         if t is not None and t.numel() != size:
             raise ValueError(f"{name} has {t.numel()} values; a layer of this input has {size}")
@@ -160,7 +158,7 @@ def affine(
     ``overwrite`` the result is written over ``x``.
     """
     y = x if overwrite else torch.empty_like(x)
-    shortcut = None if shortcut is None else _laid_out_like(x, shortcut)
+    shortcut = None if shortcut is None else lay_out_like(x, shortcut)
     rows = (mean.contiguous(), scale.contiguous(), bias.contiguous())
     _cover(kernels.affine, _plan(x, split=False), x, *rows, shortcut, y, RELU=relu)
     return y
@@ -170,7 +168,7 @@ def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor
     plan = _plan(x, split=True)
     n, c, _ = _sizes(x)
     sums = _wide(x, 2, n, plan.parts, c)
-    pointers = (x, _laid_out_like(x, grad), mean.contiguous(), sums[0], sums[1])
+    pointers = (x, lay_out_like(x, grad), mean.contiguous(), sums[0], sums[1])
     _cover(kernels.gradient_sums, plan, *pointers, tiles=plan.tiles)
     total, centered = sums[:, :, 0] if plan.parts == 1 else sums.sum(2)
     return total, centered
@@ -215,7 +213,7 @@ def input_gradient(
 ) -> Tensor:
     dx = torch.empty_like(x)
     rows = (row.contiguous() for row in (mean, a, b, c))
-    _cover(kernels.input_gradient, _plan(x, split=False), x, _laid_out_like(x, grad), *rows, dx)
+    _cover(kernels.input_gradient, _plan(x, split=False), x, lay_out_like(x, grad), *rows, dx)
     return dx
 
 
@@ -273,14 +271,6 @@ def _is_channels_last(x: Tensor) -> bool:
         return True
     assert x.is_contiguous(), f"neither contiguous nor channels last: strides {x.stride()}"
     return False
-
-
-def _laid_out_like(x: Tensor, t: Tensor) -> Tensor:
-    if t.shape != x.shape:
-        raise ValueError(f"expected the shape of x, {tuple(x.shape)}, got {tuple(t.shape)}")
-    if t.stride() == x.stride():
-        return t
-    return torch.empty_like(x, dtype=t.dtype).copy_(t)
 
 
 def _wide(x: Tensor, *shape: int) -> Tensor:
