@@ -19,6 +19,11 @@ SHAPES = [(3, 100, 7, 7), (2, 33, 5, 41), (3, 64, 9, 31), (1, 2, 50, 90), (5, 51
 SHAPES += [(2, 40, 3, 5, 6), (3, 65, 33)]
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def step(layer, x, grad):
     """Return the output and all gradients, and assert that loops computed them."""
     x = x.detach().requires_grad_()
@@ -57,7 +62,6 @@ def errors(found, right):
 @pytest.mark.parametrize("training, using_bn", [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_is_the_formula_and_its_gradient(shape, training, using_bn, values, layout):
-    torch.manual_seed(0)
     layer = make_layer(shape, using_bn=using_bn).train(training)
     x, grad = (layout(torch.randn(shape).to(getattr(torch, values))) for _ in range(2))
     right = exact(layer, x, grad)
@@ -70,7 +74,6 @@ def test_it_is_the_formula_and_its_gradient(shape, training, using_bn, values, l
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_running_statistics_are_those_of_the_formula(layout):
-    torch.manual_seed(0)
     layer, x = make_layer((4, 50, 9, 9)), torch.randn(4, 50, 9, 9) + torch.randn(4, 50, 1, 1)
     mean, var = layer.running_mean.double(), layer.running_var.double()
     tensors, config = layer.tensors_and_config()
@@ -84,7 +87,6 @@ def test_the_running_statistics_are_those_of_the_formula(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mean", [30, 1e3])
 def test_a_far_mean_costs_no_accuracy(mean, layout):
-    torch.manual_seed(0)
     layer, x = make_layer((3, 64, 20, 33)), layout(torch.randn(3, 64, 20, 33) + mean)
     x[:, ::5, 0, 0] = 0  # next to which the mean is looked for
     grad = layout(torch.randn(x.shape))
@@ -96,7 +98,6 @@ def test_a_far_mean_costs_no_accuracy(mean, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("samples", [1, 3, 8])
 def test_the_number_of_threads_does_not_matter(samples, layout, threads):
-    torch.manual_seed(0)
     layer, x = make_layer((samples, 40, 30, 31)), layout(torch.randn(samples, 40, 30, 31))
     grad = layout(torch.randn(x.shape))
     right = exact(layer, x, grad)
@@ -109,7 +110,6 @@ def test_the_number_of_threads_does_not_matter(samples, layout, threads):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_gates_of_sparse_sn_are_shares(layout):
-    torch.manual_seed(0)
     layer, x = SparseSwitchNorm2d(64), layout(torch.randn(4, 64, 9, 9) + torch.randn(4, 64, 1, 1))
     nn.init.normal_(layer.mean_weight), nn.init.normal_(layer.var_weight)
     grad = layout(torch.randn(x.shape))
@@ -181,15 +181,15 @@ def test_a_gradient_can_be_taken_twice_and_of_itself():
 
 
 def test_python_threads_run_at_once():
-    layer, xs = make_layer((2, 64, 20, 20)), torch.randn(6, 2, 64, 20, 20)
+    layer, (xs, grads) = make_layer((2, 64, 20, 20)), torch.randn(2, 6, 2, 64, 20, 20)
 
-    def find_error(x):
+    def find_error(x, grad):
         own = copy.deepcopy(layer)  # with running statistics of its own
-        right = exact(own, x, x)
-        return max(max(errors(step(own, x, x), right)) for _ in range(10))
+        right = exact(own, x, grad)
+        return max(max(errors(step(own, x, grad), right)) for _ in range(10))
 
     with ThreadPoolExecutor(len(xs)) as pool:
-        assert max(pool.map(find_error, xs)) < 2e-6
+        assert max(pool.map(find_error, xs, grads)) < 2e-6
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
